@@ -1,0 +1,43 @@
+// Perplexity on windows of text (METHODS §7).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "dynslice/model/layer_walk.h"
+
+namespace dynslice {
+
+enum class PerplexityProtocol {
+  kFull,      // every token of a window but its first is scored: the papers' protocol
+  kLlamaCpp,  // only the second half of every window, as llama-perplexity does
+};
+
+// "full" or "llamacpp"; throws kUsage for anything else.
+PerplexityProtocol parse_protocol(const std::string& name);
+
+struct PerplexityOptions {
+  PerplexityProtocol protocol = PerplexityProtocol::kFull;
+  // Put in the place of every window's first token: llama-perplexity does so for models that begin with BOS.
+  std::optional<int32_t> first_token;
+  // Bytes that the residual stream of the windows walked together may take; more windows are walked in turns.
+  int64_t stream_bytes = int64_t{256} << 20;
+};
+
+struct Perplexity {
+  double value = 0;            // exp of the mean loss of the scored tokens
+  double standard_error = 0;   // of `value`, from the variance of the tokens' losses, as llama-perplexity has it
+  int64_t windows = 0;
+  int64_t tokens = 0;          // windows * seqlen: what went through the model
+  int64_t scored_tokens = 0;
+  int64_t seqlen = 0;
+  double seconds = 0;
+  double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+};
+
+// Throws kUsage for windows of fewer than 2 tokens (4 for llamacpp) or longer than the model's maximum.
+Perplexity measure_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TokenWindows windows,
+                              const PerplexityOptions& options, ProgressSink& progress);
+
+}  // namespace dynslice

@@ -1,0 +1,55 @@
+// Writes a checkpoint folder tensor by tensor, and lets it appear only when it is whole.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace dynslice {
+
+struct OutputTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  at::ScalarType dtype = at::ScalarType::BFloat16;
+};
+
+// Guarantees: everything is written into `OUT.partial/`, synced, and renamed to `OUT` by `commit`; without
+// `commit` the destructor removes it. The bytes of a file depend on the tensors only. Tensors may be written
+// in any order; their place in the files is the order in which they were announced.
+class CheckpointWriter {
+ public:
+  // Announces all tensors and lays out model.safetensors, or model-0000k-of-0000n.safetensors with an index
+  // when there is more than `max_shard_bytes`. Throws kUsage when `out` exists and not `force`;
+  // kOutOfResources, before anything is written, when the disk lacks the room.
+  CheckpointWriter(std::filesystem::path out, std::vector<OutputTensor> tensors, bool force,
+                   uint64_t max_shard_bytes = uint64_t{5} * 1000 * 1000 * 1000);
+  ~CheckpointWriter();
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+
+  // The folder that becomes OUT: where the other files (tokenizer) are put before `commit`.
+  const std::filesystem::path& folder() const;
+
+  // Converts to the announced dtype and writes. Throws std::logic_error when name or shape were not announced,
+  // or the tensor was written before; kOutOfResources when the disk is full; kBadInput when the values became
+  // NaN or Inf.
+  void write(const std::string& name, const at::Tensor& values);
+
+  // Writes a small file (config.json, dynslice.json) of the checkpoint.
+  void write_text(const std::string& file_name, const std::string& content);
+
+  // Checks that every announced tensor was written, syncs, and renames (replacing an existing OUT when `force`).
+  void commit();
+
+  uint64_t tensor_bytes() const;  // of all announced tensors
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace dynslice

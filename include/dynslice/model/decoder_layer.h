@@ -1,0 +1,61 @@
+// One decoder layer in memory and its forward. The same forward serves dense, sliced and modular layers of
+// every supported architecture; what differs are the shapes and which tensors are there.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+#include "dynslice/model/checkpoint.h"
+#include "dynslice/model/config.h"
+
+namespace dynslice {
+
+// y = x weightᵀ + bias. weight [out, in]; bias [out] or undefined.
+struct Linear {
+  at::Tensor weight;
+  at::Tensor bias;
+};
+
+// Linears that read the same input are packed into one matrix, so that one product serves them.
+struct DecoderLayer {
+  LayerShape shape;
+  at::Tensor input_norm;           // [input_width]; undefined when folded into qkv
+  Linear qkv;                      // rows: query heads, key heads, value heads
+  Linear o_proj;                   // [middle_width, heads * head_dim]
+  at::Tensor post_attention_norm;  // [middle_width]; undefined when folded into gate_up
+  Linear gate_up;                  // rows: gate, up; [2 * intermediate_size, middle_width]
+  Linear down_proj;                // [output_width, intermediate_size]
+  at::Tensor attn_shortcut;        // [middle_width, input_width]; undefined for the identity
+  at::Tensor mlp_shortcut;         // [output_width, middle_width]; undefined for the identity
+  bool is_sliding = false;         // attention sees the last `sliding_window` tokens only
+};
+
+// What all layers of a model share during a walk over windows of one length.
+struct LayerContext {
+  int64_t hidden_size = 0;  // the original one: the norms' divisor, whatever the width
+  int64_t head_dim = 0;
+  double rms_norm_eps = 0;
+  int64_t sliding_window = 0;  // 0: none
+  at::Tensor cos, sin;         // [T, head_dim / 2], fp32
+};
+
+LayerContext make_layer_context(const ModelConfig& config, int64_t window_length, at::Device device);
+
+// Names of the tensors of layer `index` in a checkpoint ("model.layers.3.self_attn.q_proj.weight").
+std::string layer_tensor_name(int64_t index, const std::string& suffix);
+
+// Loads layer `index`; linear weights in `dtype`, norms and shortcuts in fp32. Throws as Checkpoint::load does.
+DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at::ScalarType dtype, at::Device device);
+
+// Folds the norm weights into the linears that read them, which leaves weightless norms.
+void fold_norms(DecoderLayer& layer);
+
+// x [B, T, input_width] fp32 → the stream between attention and MLP [B, T, middle_width] fp32.
+at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
+
+// x [B, T, middle_width] fp32 → the stream that leaves the layer [B, T, output_width] fp32.
+at::Tensor forward_mlp(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
+
+}  // namespace dynslice

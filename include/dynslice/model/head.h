@@ -1,0 +1,39 @@
+// What follows the last layer: final norm and output matrix, and the loss computed from them without ever
+// holding the logits of more than one chunk of tokens for one block of the vocabulary.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string>
+
+#include "dynslice/model/layer_walk.h"
+
+namespace dynslice {
+
+// The final norm and where the output matrix comes from.
+struct Head {
+  int64_t vocab_size = 0;
+  int64_t width = 0;             // of the stream that enters the norm
+  at::Tensor norm;               // [width] fp32; undefined when folded into the matrix
+  int64_t norm_divisor = 0;      // the original hidden size
+  double rms_norm_eps = 0;
+  // Rows [begin, end) of the output matrix [vocab_size, width], on the walk's device and in its dtype.
+  std::function<at::Tensor(int64_t begin, int64_t end)> load_rows;
+};
+
+// The head of a checkpoint, tied or not.
+Head load_head(const LayerWalk& walk);
+
+// The stream after the final norm: x [..., width] → [..., width], fp32.
+at::Tensor final_norm(const Head& head, const at::Tensor& x);
+
+// Negative log-likelihood in nats of every next token: [windows, T - 1] fp64, on the CPU. Entry (w, t) is
+// -log p(token t+1 | tokens 0..t) of window w. `stream`, the one that leaves the last layer, is used up.
+at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualStream stream,
+                             const TokenWindows& windows, const std::string& task);
+
+// Logits of one chunk of tokens: x [n, width] → [n, vocab_size] fp32. For short texts and tests.
+at::Tensor logits(const Head& head, const at::Tensor& x);
+
+}  // namespace dynslice

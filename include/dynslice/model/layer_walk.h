@@ -1,0 +1,78 @@
+// One walk over the decoder layers: brings each layer's weights, and the residual stream that enters it, to
+// whoever asked. Scoring, slicing and perplexity are visitors of it. Never more than one layer is in memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "dynslice/model/checkpoint.h"
+#include "dynslice/model/decoder_layer.h"
+#include "dynslice/model/residual_stream.h"
+#include "dynslice/support/progress.h"
+#include "dynslice/support/token_windows.h"
+
+namespace dynslice {
+
+struct ComputeOptions {
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;  // of the linear layers and attention; the residual stream is fp32
+  int64_t chunk_tokens = 2048;        // tokens that go through a layer together, at least one window
+};
+
+// The device and dtype that `device` ("auto", "cpu", "cuda", "cuda:1") and `dtype` ("auto", "fp32", "bf16",
+// "fp16") mean here: CUDA when LibTorch sees one, fp32 on the CPU and bf16 on CUDA.
+// Throws kUsage for names that do not exist or a device that is not there.
+ComputeOptions resolve_compute(const std::string& device, const std::string& dtype);
+
+// What a visitor has in its hands at one layer.
+class LayerStep {
+ public:
+  LayerStep(int64_t index, DecoderLayer loaded_layer, const LayerContext& shared, ProgressTask& progress)
+      : layer(std::move(loaded_layer)), context(shared), index_(index), progress_(progress) {}
+
+  int64_t index() const { return index_; }
+
+  // Replaces every chunk of the stream by fn(chunk). Counts the tokens as progress, `passes` of them making a
+  // whole layer; stops with kInterrupted when asked to.
+  void transform(ResidualStream& stream, const std::function<at::Tensor(const at::Tensor&)>& fn, double passes = 1) const;
+
+  DecoderLayer layer;
+  const LayerContext& context;
+
+ private:
+  int64_t index_;
+  ProgressTask& progress_;
+};
+
+class LayerWalk {
+ public:
+  // `checkpoint` must outlive the walk. `window_length` is the T of all streams.
+  LayerWalk(const Checkpoint& checkpoint, const ComputeOptions& options, int64_t window_length, ProgressSink& progress);
+
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+  const ModelConfig& config() const { return checkpoint_.config(); }
+  const ComputeOptions& options() const { return options_; }
+  const LayerContext& context() const { return context_; }
+  ProgressSink& progress() const { return progress_; }
+
+  // The stream that enters layer 0: the rows of the embedding matrix, which is read in blocks.
+  // Throws kBadInput for a token id that the embedding does not have (tokenizer and model do not match).
+  ResidualStream embed(const TokenWindows& windows) const;
+
+  // Visits every layer in order. `tokens` (of all streams that the visitor transforms) is for the progress bar.
+  void run(const std::string& task, int64_t tokens, const std::function<void(LayerStep&)>& visit) const;
+
+ private:
+  const Checkpoint& checkpoint_;
+  ComputeOptions options_;
+  LayerContext context_;
+  ProgressSink& progress_;
+};
+
+// Walks the stream through all layers of the checkpoint as they are.
+void run_dense(const LayerWalk& walk, const std::string& task, ResidualStream& stream);
+
+}  // namespace dynslice

@@ -1,0 +1,48 @@
+// How much to slice where: a ratio and a width per layer. A JSON artefact that a person can read, edit and give
+// back with --plan.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "dynslice/model/config.h"
+#include "dynslice/support/json.h"
+
+namespace dynslice {
+
+struct SlicePlan {
+  std::string allocator;       // "constant", "lr"
+  double average_ratio = 0;    // that was asked for, in [0, 1)
+  double base = 0;             // slicing base of `lr`; the average for `constant`
+  int64_t round_to = 8;        // multiple that the widths are rounded to
+  int64_t hidden_size = 0;
+  std::vector<double> ratios;  // per layer, before rounding
+  std::vector<int64_t> dims;   // per layer: width D_i of the stream that enters it and of the one inside it
+  int64_t head_dim = 0;        // width of the stream that enters the final norm: hidden_size unless --slice-head
+  OrderedJson provenance = OrderedJson::object();
+};
+
+// The largest ratio that a plan may hold for a layer.
+inline constexpr double kLargestRatio = 0.95;
+
+OrderedJson to_json(const SlicePlan& plan);
+
+// Reads a plan for a model with `config`. `dims` may be missing (they are then rounded from `ratios`), or
+// `ratios` (then 1 - D/d). Throws kBadInput: not a plan, another model's plan (layers or hidden size differ),
+// a ratio outside [0, 0.95], a width outside [1, hidden_size], or ratio and width of a layer that disagree.
+SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config);
+
+// Throws kBadInput when the plan does not fit the model; `where` names the plan in the message.
+void check_plan(const SlicePlan& plan, const ModelConfig& config, const std::string& where);
+
+// Widths (1 - ratio) * hidden_size as multiples of `round_to`, by largest remainder: their mean is within half a
+// multiple of the exact one. Equal ratios give equal widths; `round_to` 1 rounds each to the nearest integer,
+// halves to even, as the reference code does. A ratio of 0 keeps hidden_size.
+std::vector<int64_t> round_dimensions(const std::vector<double>& ratios, int64_t hidden_size, int64_t round_to);
+
+// The configuration of the model that slicing `dense` by `plan` gives.
+ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan);
+
+}  // namespace dynslice

@@ -1,0 +1,38 @@
+// Layer scores: how much each layer changes the residual stream (METHODS §1).
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "dynslice/model/layer_scores.h"
+#include "dynslice/model/layer_walk.h"
+
+namespace dynslice {
+
+enum class MetricKind {
+  kLayerRedundancy,   // "lr": mean over tokens of cos(x_i, x_{i+1}) (DynamicSlicing, arXiv 2411.03513)
+  kBlockInfluence,    // "bi": 1 - lr (ShortGPT, arXiv 2403.03853)
+  kAngular,           // "angular": mean of arccos(cos) / pi (Gromov et al., arXiv 2403.17887)
+  kWindow,            // "window:n": mean cos(x_i, x_{i+n}) (LLM-Streamline, arXiv 2403.19135)
+};
+
+struct Metric {
+  MetricKind kind = MetricKind::kLayerRedundancy;
+  int64_t window = 1;  // layers that a window spans; 1 for all metrics but window:n
+  std::string name() const;
+};
+
+// Throws kUsage, listing the known ones, for any other name.
+Metric parse_metric(const std::string& name);
+
+struct ScoreOptions {
+  Metric metric;
+  // Reads the last layer's output after the final norm, as the authors' script for lr does. METHODS §1.
+  bool after_final_norm = false;
+};
+
+// Scores all layers in one walk. A token whose norm is 0 on either side is left out and counted.
+// Throws kBadInput naming layer and token for NaN or Inf in the stream, kUsage for a window longer than the model.
+LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options);
+
+}  // namespace dynslice

@@ -1,0 +1,44 @@
+// Progress of long work and the wish to stop it. The library reports here and never prints; the command
+// line program draws bars, a script's sink may do nothing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace dynslice {
+
+// Receives the progress of one task at a time. All calls come from the thread that runs the task.
+class ProgressSink {
+ public:
+  virtual ~ProgressSink() = default;
+  // `total` counts `unit`s ("tokens", "bytes"); 0 when it is not known.
+  virtual void start(const std::string& task, int64_t total, const std::string& unit) = 0;
+  virtual void advance(int64_t amount) = 0;
+  virtual void finish() = 0;
+};
+
+// Swallows everything.
+ProgressSink& no_progress();
+
+// One task on a sink: start in the constructor, finish in the destructor. `advance` throws
+// Error(kInterrupted) once interruption was requested, which makes every long task stop at its next step.
+class ProgressTask {
+ public:
+  ProgressTask(ProgressSink& sink, const std::string& task, int64_t total, const std::string& unit);
+  ~ProgressTask();
+  ProgressTask(const ProgressTask&) = delete;
+  ProgressTask& operator=(const ProgressTask&) = delete;
+  void advance(int64_t amount);
+
+ private:
+  ProgressSink& sink_;
+};
+
+// Asks running tasks to stop; safe to call from a signal handler.
+void request_interrupt() noexcept;
+bool interrupt_requested() noexcept;
+// Throws Error(kInterrupted) when interruption was requested.
+void check_interrupt();
+
+}  // namespace dynslice

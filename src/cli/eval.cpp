@@ -1,0 +1,45 @@
+#include <chrono>
+#include <iostream>
+
+#include "cli/inputs.h"
+#include "cli/verbs.h"
+#include "dynslice/evaluate/perplexity.h"
+
+namespace dynslice::cli {
+
+void run(const EvalOptions& options, TerminalProgress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  PerplexityOptions measure;
+  measure.protocol = parse_protocol(options.protocol);
+  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  const auto checkpoint = open_model(options.common, progress);
+  const LoadedText text = load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress);
+  if (measure.protocol == PerplexityProtocol::kLlamaCpp) measure.first_token = text.bos_id;
+  const Perplexity result = measure_perplexity(*checkpoint, compute, text.windows, measure, progress);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+
+  if (options.common.json) {
+    OrderedJson json;
+    json["perplexity"][text.source.name] = {{"value", result.value},
+                                            {"stderr", result.standard_error},
+                                            {"windows", result.windows},
+                                            {"tokens", result.tokens},
+                                            {"scored_tokens", result.scored_tokens},
+                                            {"seqlen", result.seqlen},
+                                            {"protocol", options.protocol}};
+    json["tokens_per_second"] = result.tokens_per_second();
+    json["wall_seconds"] = seconds;
+    json["peak_rss_bytes"] = peak_rss_bytes();
+    json["provenance"] = describe_run(options.common, compute, *checkpoint);
+    json["provenance"]["text"] = describe(text, options.text);
+    std::cout << json.dump(2) << '\n';
+    return;
+  }
+  std::cout << text.source.name << (text.source.split.empty() ? "" : " (" + text.source.split + ")") << " perplexity "
+            << format_fixed(result.value, 4) << " ± " << format_fixed(result.standard_error, 4) << "\n"
+            << result.windows << " windows of " << result.seqlen << " tokens, " << result.tokens << " tokens, "
+            << format_fixed(result.tokens_per_second(), 0) << " tokens/s in " << dtype_name(compute.dtype) << " on "
+            << compute.device.str() << ", " << format_duration(seconds) << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\n";
+}
+
+}  // namespace dynslice::cli

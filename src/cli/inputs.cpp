@@ -1,0 +1,128 @@
+#include "cli/inputs.h"
+
+#include <ATen/Parallel.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "dynslice/support/error.h"
+#include "dynslice/support/log.h"
+#include "dynslice/text/hub.h"
+#include "dynslice/text/tokenizer.h"
+
+namespace dynslice::cli {
+namespace {
+
+constexpr const char* kDefaultModel = "HuggingFaceTB/SmolLM2-135M-Instruct";
+constexpr const char* kDefaultModelFile = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : "";
+}
+
+// Where tools/fetch_model.sh puts the default model.
+std::filesystem::path cached_default_model() {
+  std::filesystem::path cache = environment("DYNSLICE_CACHE");
+  if (cache.empty() && !environment("XDG_CACHE_HOME").empty()) cache = std::filesystem::path(environment("XDG_CACHE_HOME")) / "dynslice";
+  if (cache.empty()) cache = std::filesystem::path(environment("HOME")) / ".cache" / "dynslice";
+  return cache / "models" / kDefaultModelFile;
+}
+
+std::filesystem::path default_model(ProgressSink& progress) {
+  const std::filesystem::path cached = cached_default_model();
+  if (std::filesystem::exists(cached)) {
+    log(LogLevel::kInfo, "No model given: using SmolLM2-135M-Instruct (" + cached.string() + ")");
+    return cached;
+  }
+  log(LogLevel::kInfo, std::string("No model given: using ") + kDefaultModel + " from the hub, which is downloaded once");
+  return hub_model(HubOptions::from_environment(), {kDefaultModel, "main"}, progress);
+}
+
+int64_t default_seqlen(const ModelConfig& config) { return std::min<int64_t>(2048, config.max_position_embeddings); }
+
+}  // namespace
+
+std::filesystem::path resolve_model(const std::string& model, ProgressSink& progress) {
+  const std::string name = !model.empty() ? model : environment("DYNSLICE_MODEL");
+  if (name.empty()) return default_model(progress);
+  std::error_code error;
+  if (std::filesystem::exists(name, error)) return name;
+  if (const auto id = parse_hub_id(name)) return hub_model(HubOptions::from_environment(), *id, progress);
+  throw_error(ErrorKind::kMissingData, name, ": no such folder or file, and not a hub id (org/name)");
+}
+
+std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, ProgressSink& progress) {
+  if (options.threads > 0) at::set_num_threads(options.threads);
+  return open_checkpoint(resolve_model(options.model, progress));
+}
+
+LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOptions& common, const Checkpoint& checkpoint,
+                        ProgressSink& progress) {
+  LoadedText text;
+  text.source = load_text(options.spec, use, common.data_dir, progress);
+  if (!text.source.notice.empty()) log(LogLevel::kInfo, text.source.notice);
+  const auto tokenizer = load_tokenizer(checkpoint.path());
+  const int64_t vocab = checkpoint.config().vocab_size;
+  text.stream = tokenizer->encode(text.source.text);
+  const auto largest = std::max_element(text.stream.begin(), text.stream.end());
+  if (largest != text.stream.end() && *largest >= vocab) {
+    throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": its tokenizer gave id ", *largest,
+                " but the model's vocabulary has ", vocab, " entries; the tokenizer belongs to another model");
+  }
+  if (tokenizer->adds_bos()) text.bos_id = tokenizer->bos_id();
+  text.cut = {options.seqlen > 0 ? options.seqlen : default_seqlen(checkpoint.config()), options.samples, std::nullopt, options.shuffle};
+  if (options.range) {
+    text.cut.range = TokenRange{options.range->begin, options.range->end.value_or(static_cast<int64_t>(text.stream.size()))};
+  }
+  text.windows = cut_windows(text.stream, text.cut);
+  return text;
+}
+
+OrderedJson describe(const LoadedText& text, const TextOptions& options) {
+  OrderedJson json;
+  json["spec"] = options.spec;
+  json["name"] = text.source.name;
+  json["split"] = text.source.split;
+  json["file"] = text.source.path.string();
+  json["sha256"] = text.source.sha256;
+  json["stream_tokens"] = text.stream.size();
+  json["range"] = text.cut.range ? OrderedJson{text.cut.range->begin, text.cut.range->end} : OrderedJson();
+  json["windows"] = text.windows.count;
+  json["seqlen"] = text.windows.length;
+  json["shuffle"] = options.shuffle ? OrderedJson(*options.shuffle) : OrderedJson();
+  return json;
+}
+
+OrderedJson describe_run(const CommonOptions& common, const ComputeOptions& compute, const Checkpoint& checkpoint) {
+  OrderedJson json;
+  json["dynslice"] = DYNSLICE_VERSION;
+  json["libtorch"] = TORCH_VERSION;
+  json["command_line"] = common.command_line;
+  json["model"] = checkpoint.path().string();
+  json["device"] = compute.device.str();
+  json["dtype"] = dtype_name(compute.dtype);
+  json["threads"] = at::get_num_threads();
+  return json;
+}
+
+std::string dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat: return "fp32";
+    case at::kBFloat16: return "bf16";
+    case at::kHalf: return "fp16";
+    default: return "unknown";
+  }
+}
+
+std::string torch_dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat: return "float32";
+    case at::kBFloat16: return "bfloat16";
+    case at::kHalf: return "float16";
+    default: return "unknown";
+  }
+}
+
+}  // namespace dynslice::cli

@@ -1,0 +1,43 @@
+// The program: parses the command line, then loads the library. LibTorch takes 0.2 s to load, which --help does
+// not wait for, and its OpenMP runtime reads OMP_WAIT_POLICY as it is loaded: threads that spin while they wait
+// make everything 10 to 40 times slower as soon as another process wants the cores.
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <system_error>
+
+#include "cli/parse.h"
+#include "cli/run.h"
+
+namespace {
+
+std::filesystem::path library_path() {
+  std::error_code error;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return "libdynslice_cli.so";
+  const auto beside = program.parent_path().parent_path() / "lib" / "libdynslice_cli.so";
+  return std::filesystem::exists(beside) ? beside : std::filesystem::path("libdynslice_cli.so");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto parsed = dynslice::cli::parse_command_line(argc, argv);
+  if (const int* exit_code = std::get_if<int>(&parsed)) return *exit_code;
+
+  ::setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);
+  void* library = ::dlopen(library_path().c_str(), RTLD_NOW | RTLD_GLOBAL);
+  if (library == nullptr) {
+    std::cerr << "dynslice: cannot load its library: " << ::dlerror() << "; build it again with tools/setup.sh\n";
+    return 1;
+  }
+  const auto run = reinterpret_cast<decltype(&dynslice_run_command)>(::dlsym(library, "dynslice_run_command"));
+  if (run == nullptr) {
+    std::cerr << "dynslice: " << ::dlerror() << "; program and library are of different versions\n";
+    return 1;
+  }
+  return run(std::get<dynslice::cli::Command>(parsed));
+}

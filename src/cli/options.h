@@ -1,0 +1,85 @@
+// What the command line says, as plain data. Filled by parse.cpp, read by the verbs; knows nothing of LibTorch,
+// so that --help answers without loading it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace dynslice::cli {
+
+struct RangeOption {
+  int64_t begin = 0;
+  std::optional<int64_t> end;  // the stream's end when not given
+};
+
+struct CommonOptions {
+  std::string model;            // folder, .gguf file or hub id; empty for the default model
+  std::string device = "auto";
+  std::string dtype = "auto";
+  int threads = 0;              // 0: LibTorch's choice
+  std::string data_dir;         // where text data sets are looked for first
+  bool json = false;            // one JSON object on stdout
+  bool quiet = false;
+  bool verbose = false;
+  std::vector<std::string> command_line;  // for provenance
+};
+
+struct TextOptions {
+  std::string spec = "wikitext2";
+  std::optional<RangeOption> range;  // of the token stream
+  int64_t samples = 0;               // windows; 0: all
+  int64_t seqlen = 0;                // tokens a window; 0: 2048 or the model's maximum
+  std::optional<uint64_t> shuffle;   // seed
+};
+
+struct ScoreOptions {
+  CommonOptions common;
+  TextOptions calibration;
+  std::string metric = "lr";
+  std::string preset;           // "" or "paper"
+  std::string output;           // scores.json
+};
+
+// What `plan` and `slice` share.
+struct PlanningOptions {
+  CommonOptions common;
+  TextOptions calibration;
+  std::optional<double> average;  // ratio in [0, 1)
+  std::string allocator = "lr";
+  std::optional<double> base;     // slicing base of lr
+  bool base_auto = false;
+  int64_t sweep_samples = 8;      // calibration windows of every trial of --base auto
+  std::optional<double> max_ratio;
+  std::optional<int64_t> round_to;
+  bool slice_head = false;
+  std::string preset;             // "" or "paper"
+  std::string scores;             // file
+  std::string out_dtype;          // "", "fp32", "bf16", "fp16"
+};
+
+struct PlanOptions : PlanningOptions {
+  std::string output;             // plan.json
+};
+
+struct SliceOptions : PlanningOptions {
+  std::string plan;               // file; replaces planning
+  std::string output;             // folder
+  bool force = false;
+};
+
+struct EvalOptions {
+  CommonOptions common;
+  TextOptions text;
+  std::string protocol = "full";
+};
+
+struct InspectOptions {
+  CommonOptions common;
+};
+
+using Command = std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, InspectOptions>;
+
+}  // namespace dynslice::cli

@@ -1,0 +1,192 @@
+#include "cli/planning.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <limits>
+#include <numeric>
+
+#include "cli/terminal.h"
+#include "dynslice/allocate/allocate.h"
+#include "dynslice/model/tensor_layout.h"
+#include "dynslice/score/score.h"
+#include "dynslice/slice/slice.h"
+#include "dynslice/support/error.h"
+#include "dynslice/support/log.h"
+
+namespace dynslice::cli {
+namespace {
+
+constexpr double kDefaultBaseShare = 0.6;
+
+bool is_paper(const PlanningOptions& options) { return options.preset == "paper"; }
+
+AllocateOptions allocate_options(const PlanningOptions& options, double base) {
+  AllocateOptions allocate;
+  allocate.average = *options.average;
+  allocate.base = base;
+  // The reference has no cap; a ratio that a layer cannot have is then refused by the plan's own check.
+  allocate.max_ratio = options.max_ratio.value_or(is_paper(options) ? std::numeric_limits<double>::infinity() : allocate.max_ratio);
+  return allocate;
+}
+
+SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& config, std::vector<double> ratios, double base) {
+  SlicePlan plan;
+  plan.allocator = options.allocator;
+  plan.average_ratio = *options.average;
+  plan.base = base;
+  plan.round_to = options.round_to.value_or(is_paper(options) ? 1 : plan.round_to);
+  plan.hidden_size = config.hidden_size;
+  plan.ratios = std::move(ratios);
+  plan.dims = round_dimensions(plan.ratios, config.hidden_size, plan.round_to);
+  plan.head_dim = options.slice_head ? round_dimensions({plan.average_ratio}, config.hidden_size, plan.round_to).front() : config.hidden_size;
+  check_plan(plan, config, "the plan");
+  return plan;
+}
+
+// Layer redundancies out of a score file.
+std::vector<double> redundancies(const LayerScores& scores, const std::string& where, const ModelConfig& config) {
+  if (scores.metric != "lr" && scores.metric != "bi") {
+    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate lr needs lr or bi");
+  }
+  if (static_cast<int64_t>(scores.values.size()) != config.num_layers()) {
+    throw_error(ErrorKind::kBadInput, where, ": has ", scores.values.size(), " scores; the model has ", config.num_layers(), " layers");
+  }
+  std::vector<double> values = scores.values;
+  if (scores.metric == "bi") {
+    for (double& value : values) value = 1 - value;
+  }
+  return values;
+}
+
+LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
+                          Calibration& calibration, ProgressSink& progress) {
+  if (!options.scores.empty()) return read_scores(options.scores);
+  const LoadedText& text = calibration.text();
+  const LayerWalk walk(checkpoint, compute, text.windows.length, progress);
+  LayerScores scores = score_layers(walk, text.windows, {.metric = {}, .after_final_norm = is_paper(options)});
+  scores.provenance["calibration"] = describe(text, options.calibration);
+  scores.provenance["after_final_norm"] = is_paper(options);
+  return scores;
+}
+
+TokenWindows subset(const TokenWindows& windows, int64_t first, int64_t count) {
+  const auto begin = windows.ids.begin() + first * windows.length;
+  return {std::vector<int32_t>(begin, begin + count * windows.length), count, windows.length};
+}
+
+// Tries every base on a part of the calibration windows and measures the loss on windows that follow them, which
+// calibrate nothing. Returns the best base and reports all of them.
+double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
+                  const std::vector<double>& redundancy, Calibration& calibration, ProgressSink& progress, OrderedJson& report) {
+  const LoadedText& text = calibration.text();
+  const int64_t trial = std::min(options.sweep_samples, text.windows.count), held = std::max<int64_t>(1, trial / 2);
+  WindowOptions cut = text.cut;
+  cut.samples = text.windows.count + held;
+  const TokenWindows all = cut_windows(text.stream, cut);
+  const TokenWindows sample = subset(all, 0, trial), held_out = subset(all, text.windows.count, held);
+
+  const LayerWalk walk(checkpoint, compute, sample.length, progress);
+  double best_base = 0, best_loss = std::numeric_limits<double>::infinity();
+  for (const double base : base_candidates(*options.average)) {
+    const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, base));
+    const SlicePlan plan = plan_of_ratios(options, checkpoint.config(), ratios, base);
+    const double loss = *slice_model(walk, plan, sample, {}, &held_out).held_out_loss;
+    report.push_back({{"base", base}, {"held_out_loss", loss}, {"held_out_perplexity", std::exp(loss)}});
+    log(LogLevel::kInfo, "base " + format_percent(base) + ": held-out perplexity " + format_fixed(std::exp(loss), 3));
+    if (loss < best_loss) {
+      best_loss = loss;
+      best_base = base;
+    }
+  }
+  return best_base;
+}
+
+}  // namespace
+
+const LoadedText& Calibration::text() {
+  if (!text_) text_ = load_windows(options_.calibration, TextUse::kCalibration, options_.common, checkpoint_, progress_);
+  return *text_;
+}
+
+Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
+                  Calibration& calibration, ProgressSink& progress) {
+  if (!options.average) throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%");
+  const ModelConfig& config = checkpoint.config();
+  if (options.allocator == "constant") {
+    const auto ratios = allocate_constant(config.layers.size(), allocate_options(options, *options.average));
+    return {plan_of_ratios(options, config, ratios, *options.average), std::nullopt};
+  }
+  double base = options.base.value_or(kDefaultBaseShare * *options.average);
+  check_options(allocate_options(options, base));  // before the work, not after it
+  const LayerScores scores = obtain_scores(options, checkpoint, compute, calibration, progress);
+  const auto redundancy = redundancies(scores, options.scores.empty() ? "the scores" : options.scores, config);
+  OrderedJson sweep;
+  if (options.base_auto) base = sweep_base(options, checkpoint, compute, redundancy, calibration, progress, sweep);
+  const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, base));
+  Planned planned{plan_of_ratios(options, config, ratios, base), scores};
+  if (!sweep.is_null()) planned.plan.provenance["base_sweep"] = sweep;
+  return planned;
+}
+
+SizeChange size_change(const Checkpoint& checkpoint, const ModelConfig& sliced, at::ScalarType out_dtype) {
+  SizeChange change{count_cost(checkpoint.config()), count_cost(sliced), 0, 0, 0};
+  const uint64_t item = c10::elementSize(out_dtype);
+  for (const TensorInfo& tensor : checkpoint.tensors()) change.bytes_before += tensor.bytes;
+  change.bytes_after = static_cast<uint64_t>(change.after.parameters) * item;
+  change.bytes_before_at_output_dtype = static_cast<uint64_t>(change.before.parameters) * item;
+  return change;
+}
+
+void add_sizes(OrderedJson& json, const SizeChange& change) {
+  json["parameters"] = {{"before", change.before.parameters}, {"after", change.after.parameters}};
+  json["bytes"] = {{"before", change.bytes_before},
+                   {"after", change.bytes_after},
+                   {"before_at_output_dtype", change.bytes_before_at_output_dtype}};
+  json["flops_per_token"] = {{"before", 2 * change.before.multiply_adds_per_token},
+                             {"after", 2 * change.after.multiply_adds_per_token}};
+}
+
+void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores, const SizeChange& change) {
+  std::vector<std::vector<std::string>> rows;
+  for (size_t i = 0; i < plan.dims.size(); ++i) {
+    rows.push_back({std::to_string(i), scores ? format_fixed(scores->values[i], 4) : "-", format_percent(plan.ratios[i]),
+                    std::to_string(plan.dims[i]), bar(plan.ratios[i], 30)});
+  }
+  print_table({"layer", scores ? scores->metric : "score", "sliced", "width", ""}, rows);
+
+  const auto row = [](const std::string& name, double before, double after, const std::string& from, const std::string& to) {
+    return std::vector<std::string>{name, from, to, format_change(before, after)};
+  };
+  const double mean_width = static_cast<double>(std::accumulate(plan.dims.begin(), plan.dims.end(), int64_t{0})) /
+                            static_cast<double>(plan.dims.size());
+  std::cout << '\n';
+  print_table({"", "before", "after", "change"},
+              {row("width (mean)", static_cast<double>(plan.hidden_size), mean_width, std::to_string(plan.hidden_size), format_fixed(mean_width, 1)),
+               row("parameters", static_cast<double>(change.before.parameters), static_cast<double>(change.after.parameters),
+                   format_count(change.before.parameters), format_count(change.after.parameters)),
+               row("bytes on disk", static_cast<double>(change.bytes_before), static_cast<double>(change.bytes_after),
+                   format_bytes(change.bytes_before), format_bytes(change.bytes_after)),
+               row("multiply-adds a token", static_cast<double>(change.before.multiply_adds_per_token),
+                   static_cast<double>(change.after.multiply_adds_per_token), format_count(change.before.multiply_adds_per_token),
+                   format_count(change.after.multiply_adds_per_token))});
+  std::cout << "\nAsked: " << format_percent(plan.average_ratio) << " of the width on average (" << plan.allocator;
+  if (plan.allocator == "lr") std::cout << ", base " << format_percent(plan.base);
+  std::cout << ").\n";
+  if (change.bytes_before < change.bytes_before_at_output_dtype) {
+    std::cout << "The source is quantized: at the output's precision it has " << format_bytes(change.bytes_before_at_output_dtype) << ".\n";
+  }
+  if (change.after.parameters > change.before.parameters) {
+    std::cout << "The sliced model has more parameters than the source: the shortcut matrices and the head, which must be untied from "
+                 "the embedding, outweigh what was cut.\n";
+  }
+}
+
+at::ScalarType output_dtype(const PlanningOptions& options, const Checkpoint& checkpoint) {
+  if (options.out_dtype == "fp32") return at::kFloat;
+  if (options.out_dtype == "bf16") return at::kBFloat16;
+  if (options.out_dtype == "fp16") return at::kHalf;
+  return checkpoint.storage_dtype();
+}
+
+}  // namespace dynslice::cli

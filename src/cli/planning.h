@@ -1,0 +1,51 @@
+// From options to a slice plan: what `plan` and `slice` share.
+#pragma once
+
+#include <optional>
+
+#include "cli/inputs.h"
+#include "cli/options.h"
+#include "dynslice/model/layer_scores.h"
+#include "dynslice/model/slice_plan.h"
+
+namespace dynslice::cli {
+
+// The calibration text, loaded when it is first asked for: not every plan needs one.
+class Calibration {
+ public:
+  Calibration(const PlanningOptions& options, const Checkpoint& checkpoint, ProgressSink& progress)
+      : options_(options), checkpoint_(checkpoint), progress_(progress) {}
+  const LoadedText& text();
+  bool is_loaded() const { return text_.has_value(); }
+
+ private:
+  const PlanningOptions& options_;
+  const Checkpoint& checkpoint_;
+  ProgressSink& progress_;
+  std::optional<LoadedText> text_;
+};
+
+struct Planned {
+  SlicePlan plan;
+  std::optional<LayerScores> scores;  // that the plan was made from
+};
+
+Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
+                  Calibration& calibration, ProgressSink& progress);
+
+// Sizes before and after, as every verb that plans prints them.
+struct SizeChange {
+  ModelCost before, after;
+  uint64_t bytes_before = 0;     // of the tensors on disk
+  uint64_t bytes_after = 0;
+  uint64_t bytes_before_at_output_dtype = 0;
+};
+
+SizeChange size_change(const Checkpoint& checkpoint, const ModelConfig& sliced, at::ScalarType out_dtype);
+void add_sizes(OrderedJson& json, const SizeChange& change);
+void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores, const SizeChange& change);
+
+// The dtype that the weights are written in.
+at::ScalarType output_dtype(const PlanningOptions& options, const Checkpoint& checkpoint);
+
+}  // namespace dynslice::cli

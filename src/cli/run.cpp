@@ -1,0 +1,86 @@
+#include "cli/run.h"
+
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+#include <malloc.h>
+
+#include <csignal>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <new>
+#include <string>
+
+#include "cli/verbs.h"
+#include "dynslice/support/error.h"
+
+namespace dynslice::cli {
+namespace {
+
+constexpr const char* kMemoryAdvice = "; lower --samples or --seqlen, or use a machine with more memory";
+
+void on_interrupt(int) {
+  // A second Ctrl-C ends the program at once.
+  std::signal(SIGINT, SIG_DFL);
+  request_interrupt();
+}
+
+// Keeps freed memory instead of returning it: the same large buffers come and go for every chunk, and each new
+// page would be cleared by the kernel again, which costs as much as the arithmetic on it.
+void keep_freed_memory() {
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  ::mallopt(M_TOP_PAD, 64 << 20);
+}
+
+int report(const std::string& message, int exit_code) {
+  std::cerr << "dynslice: " << message << '\n';
+  return exit_code;
+}
+
+// LibTorch's messages carry a stack trace after the first line.
+int report_torch(const c10::Error& error) {
+  std::string message = error.what_without_backtrace();
+  message = message.substr(0, message.find('\n'));
+  const bool memory = message.find("memory") != std::string::npos &&
+                      (message.find("allocate") != std::string::npos || message.find("CUDA") != std::string::npos);
+  if (memory) return report("out of memory (" + message + ")" + kMemoryAdvice, static_cast<int>(ErrorKind::kOutOfResources));
+  return report("internal error, please report it with the command line: " + message, 1);
+}
+
+int run_and_report(const Command& command) {
+  try {
+    std::visit(
+        [](const auto& options) {
+          install_log(options.common.quiet, options.common.verbose);
+          TerminalProgress progress(options.common.quiet);
+          run(options, progress);
+        },
+        command);
+    std::cout.flush();
+    if (!std::cout) return report("stdout: cannot be written; is the disk full or the pipe closed?", 5);
+    return 0;
+  } catch (const Error& error) {
+    return report(error.what(), error.exit_code());
+  } catch (const c10::Error& error) {
+    return report_torch(error);
+  } catch (const std::bad_alloc&) {
+    return report(std::string("out of memory") + kMemoryAdvice, static_cast<int>(ErrorKind::kOutOfResources));
+  } catch (const std::filesystem::filesystem_error& error) {
+    return report(error.path1().string() + ": " + error.code().message(), static_cast<int>(ErrorKind::kMissingData));
+  } catch (const std::exception& error) {
+    return report(std::string("internal error, please report it with the command line: ") + error.what(), 1);
+  }
+}
+
+}  // namespace
+}  // namespace dynslice::cli
+
+int dynslice_run_command(const dynslice::cli::Command& command) noexcept {
+  std::signal(SIGINT, dynslice::cli::on_interrupt);
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a write over the file size limit then fails and is reported
+  dynslice::cli::keep_freed_memory();
+  const c10::InferenceMode no_autograd;
+  return dynslice::cli::run_and_report(command);
+}

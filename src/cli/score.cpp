@@ -1,0 +1,56 @@
+#include "dynslice/score/score.h"
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+
+#include "cli/inputs.h"
+#include "cli/verbs.h"
+#include "dynslice/support/files.h"
+
+namespace dynslice::cli {
+namespace {
+
+void print_scores(const LayerScores& scores, const Metric& metric) {
+  const auto [low, high] = std::minmax_element(scores.values.begin(), scores.values.end());
+  const double span = *high > *low ? *high - *low : 1;
+  std::vector<std::vector<std::string>> rows;
+  for (size_t i = 0; i < scores.values.size(); ++i) {
+    const std::string layers = metric.window > 1 ? std::to_string(i) + "-" + std::to_string(i + static_cast<size_t>(metric.window) - 1)
+                                                 : std::to_string(i);
+    rows.push_back({layers, format_fixed(scores.values[i], 6), bar((scores.values[i] - *low) / span, 40)});
+  }
+  print_table({metric.window > 1 ? "layers" : "layer", scores.metric, "(bar: from lowest to highest)"}, rows);
+  std::cout << "\nMore important: layers with " << (scores.more_important == MoreImportant::kLow ? "low" : "high") << " values. "
+            << scores.tokens << " tokens.\n";
+}
+
+}  // namespace
+
+void run(const ScoreOptions& options, TerminalProgress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  dynslice::ScoreOptions score{parse_metric(options.metric), options.preset == "paper"};
+  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  const auto checkpoint = open_model(options.common, progress);
+  const LoadedText text = load_windows(options.calibration, TextUse::kCalibration, options.common, *checkpoint, progress);
+  const LayerWalk walk(*checkpoint, compute, text.windows.length, progress);
+  LayerScores scores = score_layers(walk, text.windows, score);
+  scores.provenance = describe_run(options.common, compute, *checkpoint);
+  scores.provenance["after_final_norm"] = score.after_final_norm;
+  scores.provenance["calibration"] = describe(text, options.calibration);
+
+  OrderedJson json = to_json(scores);
+  if (!options.output.empty()) write_file_atomically(options.output, json.dump(2) + "\n");
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (options.common.json) {
+    json["wall_seconds"] = seconds;
+    json["peak_rss_bytes"] = peak_rss_bytes();
+    std::cout << json.dump(2) << '\n';
+    return;
+  }
+  print_scores(scores, score.metric);
+  std::cout << format_duration(seconds) << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\n";
+  if (!options.output.empty()) std::cout << "Written to " << options.output << ".\n";
+}
+
+}  // namespace dynslice::cli

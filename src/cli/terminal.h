@@ -1,0 +1,54 @@
+// What a person sees: progress bars and notices on stderr, tables on stdout.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dynslice/support/progress.h"
+
+namespace dynslice::cli {
+
+// A bar with rate and time left when stderr is a terminal; plain lines, at most one every ten seconds, elsewhere.
+class TerminalProgress final : public ProgressSink {
+ public:
+  explicit TerminalProgress(bool quiet);
+  void start(const std::string& task, int64_t total, const std::string& unit) override;
+  void advance(int64_t amount) override;
+  void finish() override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  void draw(bool last);
+
+  bool quiet_;
+  bool terminal_;
+  std::string task_;
+  std::string unit_;
+  int64_t total_ = 0;
+  int64_t done_ = 0;
+  Clock::time_point started_;
+  Clock::time_point drawn_;
+};
+
+// Sends the library's log to stderr: warnings unless quiet, everything when verbose.
+void install_log(bool quiet, bool verbose);
+
+// Columns of text, the first left-aligned, the others right-aligned.
+void print_table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows);
+
+// A horizontal bar of `width` cells, `share` of them filled; share in [0, 1].
+std::string bar(double share, int width);
+
+std::string format_fixed(double value, int digits);
+std::string format_percent(double ratio, int digits = 1);     // 0.25 → "25.0%"
+std::string format_change(double before, double after);       // "-8.3%"
+std::string format_count(int64_t value);                      // 134515008 → "134.5 M"
+std::string format_bytes(uint64_t bytes);                     // "269.0 MB"
+std::string format_duration(double seconds);                  // "1 min 5 s"
+
+// Of this process, so far.
+uint64_t peak_rss_bytes();
+
+}  // namespace dynslice::cli

@@ -1,0 +1,15 @@
+// One overload of `run` a verb; each returns when its output is written and throws Error otherwise.
+#pragma once
+
+#include "cli/options.h"
+#include "cli/terminal.h"
+
+namespace dynslice::cli {
+
+void run(const ScoreOptions& options, TerminalProgress& progress);
+void run(const PlanOptions& options, TerminalProgress& progress);
+void run(const SliceOptions& options, TerminalProgress& progress);
+void run(const EvalOptions& options, TerminalProgress& progress);
+void run(const InspectOptions& options, TerminalProgress& progress);
+
+}  // namespace dynslice::cli

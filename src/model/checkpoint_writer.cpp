@@ -1,0 +1,367 @@
+#include "dynslice/model/checkpoint_writer.h"
+
+#include <ATen/Functions.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+
+#include "dynslice/support/error.h"
+#include "dynslice/support/files.h"
+#include "dynslice/support/json.h"
+
+namespace dynslice {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Values that are converted and written at a time, so that a large tensor is never in memory twice.
+constexpr int64_t kChunkValues = int64_t{1} << 23;
+// Beyond the tensors: headers, index, tokenizer, configuration.
+constexpr uint64_t kOtherBytes = uint64_t{32} << 20;
+
+[[noreturn]] void throw_system_error(const fs::path& path, const std::string& what, int code) {
+  const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
+  throw_error(full ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, path.string(), ": ", what, " (",
+              std::strerror(code), full ? "); free disk space or choose another folder" : ")");
+}
+
+std::string dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::ScalarType::Float:
+      return "F32";
+    case at::ScalarType::Half:
+      return "F16";
+    case at::ScalarType::BFloat16:
+      return "BF16";
+    default:
+      throw std::logic_error("CheckpointWriter: tensors are float32, float16 or bfloat16");
+  }
+}
+
+uint64_t bytes_of(const OutputTensor& tensor) {
+  uint64_t bytes = c10::elementSize(tensor.dtype);
+  for (const int64_t size : tensor.shape) bytes *= static_cast<uint64_t>(size);
+  return bytes;
+}
+
+// An open descriptor, closed at the end.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd = -1) : fd_(fd) {}
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+// `out` without "." or a slash at its end, so that names can be appended to it.
+fs::path plain_path(const fs::path& out) {
+  fs::path path = out.lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  if (path.empty() || path.filename() == "." || path.filename() == ".." || path == path.root_path()) {
+    throw_error(ErrorKind::kUsage, "output folder \"", out.string(),
+                "\" cannot be replaced; give the name of a new folder");
+  }
+  return path;
+}
+
+fs::path with_suffix(fs::path path, const std::string& suffix) {
+  path += suffix;
+  return path;
+}
+
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::symlink_status(path, ignored).type() != fs::file_type::not_found;
+}
+
+// Nothing but a checkpoint (or an empty folder) is ever replaced.
+void check_output(const fs::path& out, bool force) {
+  if (!is_there(out)) return;
+  if (!force)
+    throw_error(ErrorKind::kUsage, out.string(), ": exists already; choose another output folder or give --force");
+  std::error_code error;
+  const bool is_empty = fs::is_directory(out, error) && fs::is_empty(out, error) && !error;
+  if (is_empty || fs::exists(out / "config.json", error) || fs::exists(out / "dynslice.json", error)) return;
+  throw_error(ErrorKind::kUsage, out.string(),
+              ": is no checkpoint folder, so --force does not replace it; choose another output folder");
+}
+
+void create_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw_system_error(folder, "cannot be created", error.value());
+}
+
+Descriptor lock_folder(const fs::path& folder) {
+  Descriptor lock(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (lock.get() < 0) throw_system_error(folder, "cannot be opened as a folder", errno);
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    throw_error(ErrorKind::kUsage, folder.string(),
+                ": another run is writing there; wait for it or choose another output folder");
+  }
+  return lock;
+}
+
+// What a killed run left. Its writer makes no sub-folders; a folder with some is somebody else's.
+void remove_stale(const fs::path& partial) {
+  if (!is_there(partial)) return;
+  const Descriptor lock = lock_folder(partial);
+  std::error_code error;
+  for (fs::directory_iterator entry(partial, error), end; !error && entry != end; entry.increment(error)) {
+    if (entry->is_directory(error)) {
+      throw_error(ErrorKind::kUsage, partial.string(),
+                  ": is in the way and no remainder of an earlier run; move it away");
+    }
+  }
+  if (!error) fs::remove_all(partial, error);
+  if (error) throw_system_error(partial, "cannot be removed", error.value());
+}
+
+void check_room(const fs::path& folder, uint64_t needed) {
+  struct statvfs disk{};
+  if (::statvfs(folder.c_str(), &disk) != 0) return;  // then writing will tell
+  const uint64_t available = static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize;
+  if (needed <= available) return;
+  throw_error(ErrorKind::kOutOfResources, folder.string(), ": the checkpoint needs ", needed, " bytes, the disk has ",
+              available, " left; free disk space or choose another folder");
+}
+
+void write_at(const Descriptor& file, const fs::path& path, const void* content, uint64_t length, uint64_t offset) {
+  const auto* bytes = static_cast<const char*>(content);
+  while (length > 0) {
+    const ssize_t n = ::pwrite(file.get(), bytes, length, static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw_system_error(path, "cannot be written", errno);
+    bytes += n;
+    offset += static_cast<uint64_t>(n);
+    length -= static_cast<uint64_t>(n);
+  }
+}
+
+void check_finite(const std::string& name, const at::Tensor& values) {
+  if (std::isfinite(values.sum(at::kFloat).item<float>()) || values.isfinite().all().item<bool>()) return;
+  throw_error(ErrorKind::kBadInput, "tensor \"", name, "\" to be written holds NaN or Inf as ",
+              c10::toString(values.scalar_type()), "; the input or its dtype does not allow this computation");
+}
+
+// One safetensors file to be.
+struct Shard {
+  std::vector<size_t> tensors;  // indices into the announced ones
+  uint64_t bytes = 0;
+  std::string name;
+  Descriptor file;
+};
+
+std::vector<Shard> assign_shards(const std::vector<OutputTensor>& tensors, uint64_t max_bytes) {
+  std::vector<Shard> shards(1);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const uint64_t bytes = bytes_of(tensors[i]);
+    const uint64_t used = shards.back().bytes;
+    if (used > 0 && (used > max_bytes || bytes > max_bytes - used)) shards.emplace_back();
+    shards.back().tensors.push_back(i);
+    shards.back().bytes += bytes;
+  }
+  for (size_t k = 0; k < shards.size(); ++k) {
+    char name[64] = "model.safetensors";
+    if (shards.size() > 1) std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", k + 1, shards.size());
+    shards[k].name = name;
+  }
+  return shards;
+}
+
+}  // namespace
+
+class CheckpointWriter::Impl {
+ public:
+  Impl(const fs::path& out, std::vector<OutputTensor> tensors, bool force, uint64_t max_shard_bytes);
+  ~Impl();
+
+  const fs::path& folder() const { return partial_; }
+  uint64_t tensor_bytes() const { return tensor_bytes_; }
+  void write(const std::string& name, const at::Tensor& values);
+  void commit();
+
+ private:
+  // Where a tensor goes.
+  struct Place {
+    size_t tensor = 0;
+    size_t shard = 0;
+    uint64_t offset = 0;
+    bool written = false;
+  };
+
+  void start_shard(size_t k);
+  void write_index() const;
+  void sync_files() const;
+  void swap_in();
+
+  fs::path out_, partial_;
+  bool force_;
+  std::vector<OutputTensor> tensors_;
+  std::vector<Shard> shards_;
+  std::map<std::string, Place> places_;
+  uint64_t tensor_bytes_ = 0;
+  std::optional<Descriptor> lock_;
+  bool owns_partial_ = false;
+};
+
+CheckpointWriter::Impl::Impl(const fs::path& out, std::vector<OutputTensor> tensors, bool force,
+                             uint64_t max_shard_bytes)
+    : out_(plain_path(out)), partial_(with_suffix(out_, ".partial")), force_(force), tensors_(std::move(tensors)) {
+  check_output(out_, force_);
+  shards_ = assign_shards(tensors_, max_shard_bytes);
+  for (const Shard& shard : shards_) tensor_bytes_ += shard.bytes;
+  if (out_.has_parent_path()) create_folder(out_.parent_path());
+  remove_stale(partial_);
+  check_room(out_.has_parent_path() ? out_.parent_path() : fs::path("."), tensor_bytes_ + kOtherBytes);
+  create_folder(partial_);
+  owns_partial_ = true;
+  try {
+    lock_ = lock_folder(partial_);
+    for (size_t k = 0; k < shards_.size(); ++k) start_shard(k);
+  } catch (...) {  // no destructor runs for an object whose constructor failed
+    std::error_code ignored;
+    fs::remove_all(partial_, ignored);
+    throw;
+  }
+}
+
+CheckpointWriter::Impl::~Impl() {
+  if (!owns_partial_) return;
+  std::error_code ignored;
+  fs::remove_all(partial_, ignored);
+}
+
+// Creates the file of shard k and writes its header, which is known before any tensor is.
+void CheckpointWriter::Impl::start_shard(size_t k) {
+  Shard& shard = shards_[k];
+  OrderedJson header = {{"__metadata__", {{"format", "pt"}}}};
+  uint64_t offset = 0;
+  for (const size_t index : shard.tensors) {
+    const OutputTensor& tensor = tensors_[index];
+    if (!places_.emplace(tensor.name, Place{index, k, offset, false}).second) {
+      throw std::logic_error("CheckpointWriter: tensor " + tensor.name + " is announced twice");
+    }
+    const uint64_t end = offset + bytes_of(tensor);
+    header[tensor.name] = {
+        {"dtype", dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
+    offset = end;
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const uint64_t length = text.size();
+  for (const size_t index : shard.tensors) places_[tensors_[index].name].offset += sizeof length + length;
+  const fs::path path = partial_ / shard.name;
+  shard.file = Descriptor(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  if (shard.file.get() < 0) throw_system_error(path, "cannot be created", errno);
+  write_at(shard.file, path, &length, sizeof length, 0);
+  write_at(shard.file, path, text.data(), length, sizeof length);
+}
+
+void CheckpointWriter::Impl::write(const std::string& name, const at::Tensor& values) {
+  const auto found = places_.find(name);
+  if (found == places_.end()) throw std::logic_error("CheckpointWriter: tensor " + name + " was not announced");
+  Place& place = found->second;
+  const OutputTensor& announced = tensors_[place.tensor];
+  if (place.written) throw std::logic_error("CheckpointWriter: tensor " + name + " was written before");
+  if (values.sizes() != at::IntArrayRef(announced.shape)) {
+    throw std::logic_error("CheckpointWriter: tensor " + name + " has another shape than announced");
+  }
+  const Shard& shard = shards_[place.shard];
+  const at::Tensor rows = values.detach().dim() == 0 ? values.detach().reshape({1}) : values.detach();
+  const int64_t count = rows.size(0), row_values = count > 0 ? rows.numel() / count : 0;
+  const int64_t step = std::max<int64_t>(1, kChunkValues / std::max<int64_t>(1, row_values));
+  uint64_t offset = place.offset;
+  for (int64_t row = 0; row < count; row += step) {
+    const at::Tensor chunk =
+        rows.narrow(0, row, std::min(step, count - row)).to(at::kCPU, announced.dtype).contiguous();
+    check_finite(name, chunk);
+    write_at(shard.file, partial_ / shard.name, chunk.data_ptr(), chunk.nbytes(), offset);
+    offset += chunk.nbytes();
+  }
+  place.written = true;
+}
+
+void CheckpointWriter::Impl::write_index() const {
+  OrderedJson weight_map = OrderedJson::object();
+  for (const Shard& shard : shards_) {
+    for (const size_t index : shard.tensors) weight_map[tensors_[index].name] = shard.name;
+  }
+  const OrderedJson json = {{"metadata", {{"total_size", tensor_bytes_}}}, {"weight_map", std::move(weight_map)}};
+  write_file_atomically(partial_ / "model.safetensors.index.json", json.dump(2) + "\n");
+}
+
+void CheckpointWriter::Impl::sync_files() const {
+  std::error_code error;
+  for (fs::directory_iterator entry(partial_, error), end; !error && entry != end; entry.increment(error)) {
+    if (entry->is_regular_file(error)) sync_path(entry->path());
+  }
+  if (error) throw_system_error(partial_, "cannot be read", error.value());
+  sync_path(partial_);
+}
+
+void CheckpointWriter::Impl::swap_in() {
+  const fs::path old = with_suffix(out_, ".old-" + std::to_string(::getpid()));
+  check_output(out_, force_);  // it may have come into being since
+  const bool replaces = is_there(out_);
+  if (replaces && ::rename(out_.c_str(), old.c_str()) != 0) throw_system_error(out_, "cannot be moved aside", errno);
+  if (::rename(partial_.c_str(), out_.c_str()) != 0) {
+    const int code = errno;
+    if (replaces) ::rename(old.c_str(), out_.c_str());
+    throw_system_error(out_, "cannot be renamed to from " + partial_.string(), code);
+  }
+  owns_partial_ = false;
+  sync_path(out_.has_parent_path() ? out_.parent_path() : fs::path("."));
+  std::error_code ignored;
+  if (replaces) fs::remove_all(old, ignored);
+}
+
+void CheckpointWriter::Impl::commit() {
+  for (const auto& [name, place] : places_) {
+    if (!place.written) throw std::logic_error("CheckpointWriter: tensor " + name + " was announced but never written");
+  }
+  if (!owns_partial_) throw std::logic_error("CheckpointWriter: commit was called before");
+  if (shards_.size() > 1) write_index();
+  sync_files();
+  swap_in();
+}
+
+CheckpointWriter::CheckpointWriter(fs::path out, std::vector<OutputTensor> tensors, bool force,
+                                   uint64_t max_shard_bytes)
+    : impl_(std::make_unique<Impl>(out, std::move(tensors), force, max_shard_bytes)) {}
+
+CheckpointWriter::~CheckpointWriter() = default;
+
+const fs::path& CheckpointWriter::folder() const { return impl_->folder(); }
+uint64_t CheckpointWriter::tensor_bytes() const { return impl_->tensor_bytes(); }
+void CheckpointWriter::write(const std::string& name, const at::Tensor& values) { impl_->write(name, values); }
+void CheckpointWriter::commit() { impl_->commit(); }
+
+void CheckpointWriter::write_text(const std::string& file_name, const std::string& content) {
+  if (file_name.empty() || file_name.front() == '.' || file_name.find('/') != std::string::npos) {
+    throw std::logic_error("CheckpointWriter: \"" + file_name + "\" is no plain file name");
+  }
+  write_file_atomically(impl_->folder() / file_name, content);
+}
+
+}  // namespace dynslice

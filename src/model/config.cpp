@@ -1,0 +1,55 @@
+#include "dynslice/model/config.h"
+
+#include <algorithm>
+
+namespace dynslice {
+
+bool ModelConfig::is_ordinary() const {
+  if (embedding_width != hidden_size || head_width != hidden_size || !has_final_norm_weight) return false;
+  // Divisors that are no known scaling have no place in a transformers config.
+  if (!rope.frequency_divisors.empty() && rope.scaling == RopeScalingKind::kNone) return false;
+  return std::ranges::all_of(layers, [this](const LayerShape& shape) {
+    return shape == layers.front() && shape.input_width == hidden_size && shape.middle_width == hidden_size &&
+           shape.output_width == hidden_size && !shape.has_shortcuts && shape.has_norm_weights;
+  });
+}
+
+namespace {
+
+// What one layer costs: multiply-adds, and parameters that are no factor of a product (biases, norms).
+ModelCost count_layer(const ModelConfig& config, const LayerShape& shape) {
+  const int64_t queries = shape.num_attention_heads * config.head_dim;
+  const int64_t keys_values = 2 * shape.num_key_value_heads * config.head_dim;
+  ModelCost cost;
+  cost.multiply_adds_per_token = (queries + keys_values) * shape.input_width + shape.middle_width * queries +
+                                 2 * shape.intermediate_size * shape.middle_width +
+                                 shape.output_width * shape.intermediate_size;
+  if (shape.has_shortcuts) {
+    cost.multiply_adds_per_token += shape.middle_width * shape.input_width + shape.output_width * shape.middle_width;
+  }
+  cost.parameters = cost.multiply_adds_per_token;
+  if (shape.has_norm_weights) cost.parameters += shape.input_width + shape.middle_width;
+  if (config.qkv_bias) cost.parameters += queries + keys_values;
+  if (config.o_bias) cost.parameters += shape.middle_width;
+  if (config.mlp_bias) cost.parameters += 2 * shape.intermediate_size + shape.output_width;
+  return cost;
+}
+
+}  // namespace
+
+ModelCost count_cost(const ModelConfig& config) {
+  ModelCost total;
+  for (const LayerShape& shape : config.layers) {
+    const ModelCost layer = count_layer(config, shape);
+    total.parameters += layer.parameters;
+    total.multiply_adds_per_token += layer.multiply_adds_per_token;
+  }
+  const int64_t head = config.vocab_size * config.head_width;
+  total.multiply_adds_per_token += head;
+  total.parameters += config.vocab_size * config.embedding_width;
+  if (!config.tie_word_embeddings) total.parameters += head;
+  if (config.has_final_norm_weight) total.parameters += config.head_width;
+  return total;
+}
+
+}  // namespace dynslice

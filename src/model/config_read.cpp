@@ -1,0 +1,335 @@
+#include <algorithm>
+#include <cmath>
+
+#include "dynslice/support/error.h"
+#include "model/config_json.h"
+
+namespace dynslice {
+namespace {
+
+// Ten times and more what the largest models have; with them no count of parameters can overflow.
+constexpr int64_t kMaxWidth = int64_t{1} << 20;
+constexpr int64_t kMaxIntermediate = int64_t{1} << 22;
+constexpr int64_t kMaxVocabulary = int64_t{1} << 28;
+constexpr int64_t kMaxPositions = (int64_t{1} << 31) - 1;
+constexpr int64_t kDynsliceFormat = 1;
+
+// What transformers assumes of a model type when config.json is silent.
+struct Defaults {
+  const char* model_type;
+  const char* architecture;
+  int64_t max_position_embeddings;
+  int64_t num_key_value_heads;  // 0: as many as attention heads
+};
+
+constexpr Defaults kSupported[] = {
+    {"llama", "LlamaForCausalLM", 2048, 0},
+    {"mistral", "MistralForCausalLM", 4096 * 32, 8},
+    {"qwen2", "Qwen2ForCausalLM", 32768, 0},
+};
+
+const Defaults* find_defaults(const std::string& model_type) {
+  for (const Defaults& entry : kSupported) {
+    if (model_type == entry.model_type) return &entry;
+  }
+  return nullptr;
+}
+
+const Defaults& defaults_of(const std::string& model_type, const std::string& where, const std::string& key) {
+  const Defaults* found = find_defaults(model_type);
+  if (found != nullptr) return *found;
+  std::string names;
+  for (const Defaults& entry : kSupported) names += std::string(names.empty() ? "" : ", ") + entry.model_type;
+  throw_error(ErrorKind::kBadInput, where, ": key \"", key, "\" is ", Json(model_type).dump(-1, ' ', true),
+              "; supported are ", names, " and what dynslice writes");
+}
+
+double positive(const JsonReader& reader, const std::string& key, double value) {
+  if (!std::isfinite(value) || value <= 0) reader.fail(key, "a positive number");
+  return value;
+}
+
+// Null and absent differ only where transformers says so.
+bool is_null(const JsonReader& reader, const std::string& key) {
+  return reader.raw().contains(key) && reader.raw().at(key).is_null();
+}
+
+void check_activation(const JsonReader& reader) {
+  if (reader.string_or("hidden_act", "silu") != "silu")
+    reader.fail("hidden_act", "\"silu\", the only activation supported");
+}
+
+void check_not_quantized(const JsonReader& reader) {
+  if (!reader.has("quantization_config")) return;
+  throw_error(
+      ErrorKind::kBadInput, reader.where(),
+      ": key \"quantization_config\" says the weights are quantized; give the unquantized checkpoint or a GGUF file");
+}
+
+void check_whole_rotary(const JsonReader& reader) {
+  if (reader.number_or("partial_rotary_factor", 1.0) != 1.0) {
+    reader.fail("partial_rotary_factor", "1, as only whole rotary embeddings are supported");
+  }
+}
+
+void read_llama3_scaling(const JsonReader& config, const JsonReader& scaling, RopeConfig& rope) {
+  rope.scaling = RopeScalingKind::kLlama3;
+  rope.factor = positive(scaling, "factor", scaling.number("factor"));
+  rope.low_freq_factor = positive(scaling, "low_freq_factor", scaling.number("low_freq_factor"));
+  rope.high_freq_factor = positive(scaling, "high_freq_factor", scaling.number("high_freq_factor"));
+  if (rope.high_freq_factor <= rope.low_freq_factor) scaling.fail("high_freq_factor", "above low_freq_factor");
+  const std::string key = "original_max_position_embeddings";
+  const JsonReader& holder = !scaling.has(key) && config.has(key) ? config : scaling;
+  rope.original_max_position_embeddings = holder.integer(key, 1, kMaxPositions);
+}
+
+// `scaling` is rope_scaling of transformers 4 or rope_parameters of transformers 5.
+void read_rope_scaling(const JsonReader& config, const JsonReader& scaling, RopeConfig& rope) {
+  const std::string type_key = scaling.has("rope_type") ? "rope_type" : "type";
+  const std::string type = scaling.string_or(type_key, "default");
+  check_whole_rotary(scaling);
+  if (type == "linear") {
+    rope.scaling = RopeScalingKind::kLinear;
+    rope.factor = positive(scaling, "factor", scaling.number("factor"));
+  } else if (type == "llama3") {
+    read_llama3_scaling(config, scaling, rope);
+  } else if (type != "default") {
+    scaling.fail(type_key, "one of the supported rope scalings default, linear, llama3");
+  }
+}
+
+RopeConfig read_rope(const JsonReader& reader) {
+  RopeConfig rope;
+  rope.theta = positive(reader, "rope_theta", reader.number_or("rope_theta", rope.theta));
+  check_whole_rotary(reader);
+  if (reader.has("rope_parameters")) {
+    const JsonReader parameters = reader.object("rope_parameters");
+    if (parameters.has("full_attention") || parameters.has("sliding_attention")) {
+      reader.fail("rope_parameters", "the same for all layers");
+    }
+    rope.theta = positive(parameters, "rope_theta", parameters.number_or("rope_theta", rope.theta));
+    read_rope_scaling(reader, parameters, rope);
+  } else if (reader.has("rope_scaling")) {
+    read_rope_scaling(reader, reader.object("rope_scaling"), rope);
+  }
+  return rope;
+}
+
+// A token id, or the first of a list of them; negative ids mean none.
+std::optional<int64_t> read_token_id(const JsonReader& reader, const std::string& key) {
+  if (!reader.has(key)) return std::nullopt;
+  const Json& value = reader.raw().at(key);
+  const Json* id = &value;
+  if (value.is_array()) {
+    if (value.empty()) return std::nullopt;
+    id = &value.front();
+  }
+  if (!id->is_number_integer()) reader.fail(key, "a token id or a list of token ids");
+  const auto number = id->get<int64_t>();
+  return number < 0 ? std::nullopt : std::optional<int64_t>(number);
+}
+
+int64_t read_key_value_heads(const JsonReader& reader, const Defaults& defaults, int64_t heads) {
+  const std::string key = "num_key_value_heads";
+  int64_t fallback = heads;
+  if (defaults.num_key_value_heads > 0 && !is_null(reader, key)) fallback = defaults.num_key_value_heads;
+  const int64_t kv_heads = reader.has(key) ? reader.integer(key, 1, heads) : fallback;
+  if (heads % kv_heads != 0) reader.fail(key, "a divisor of num_attention_heads (" + std::to_string(heads) + ")");
+  return kv_heads;
+}
+
+int64_t read_head_dim(const JsonReader& reader, int64_t hidden_size, int64_t heads) {
+  int64_t head_dim = 0;
+  if (reader.has("head_dim")) {
+    head_dim = reader.integer("head_dim", 2, kMaxWidth);
+  } else {
+    if (hidden_size % heads != 0) {
+      reader.fail("num_attention_heads", "a divisor of hidden_size (" + std::to_string(hidden_size) + ")");
+    }
+    head_dim = hidden_size / heads;
+  }
+  const std::string key = reader.has("head_dim") ? "head_dim" : "num_attention_heads";
+  if (head_dim % 2 != 0) reader.fail(key, "such that a head has an even width, as rotary embeddings need");
+  if (head_dim > kMaxWidth / heads) reader.fail(key, "such that all heads together are at most 2^20 wide");
+  return head_dim;
+}
+
+LayerShape read_dense_shape(const JsonReader& reader, const Defaults& defaults, int64_t hidden_size) {
+  LayerShape shape;
+  shape.input_width = shape.middle_width = shape.output_width = hidden_size;
+  shape.intermediate_size = reader.integer("intermediate_size", 1, kMaxIntermediate);
+  shape.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxWidth);
+  shape.num_key_value_heads = read_key_value_heads(reader, defaults, shape.num_attention_heads);
+  return shape;
+}
+
+void read_biases(const JsonReader& reader, ModelConfig& config) {
+  config.qkv_bias = config.model_type == "qwen2";
+  if (config.model_type != "llama") return;
+  config.qkv_bias = config.o_bias = reader.boolean_or("attention_bias", false);
+  config.mlp_bias = reader.boolean_or("mlp_bias", false);
+}
+
+// Mistral: all layers slide. Absent means transformers' default, null means no window.
+void read_mistral_window(const JsonReader& reader, ModelConfig& config) {
+  const std::string key = "sliding_window";
+  if (reader.has(key)) config.sliding_window = reader.integer(key, 1, kMaxPositions);
+  if (!reader.raw().contains(key)) config.sliding_window = 4096;
+}
+
+std::vector<bool> read_layer_types(const JsonReader& reader, size_t count) {
+  const Json& types = reader.raw().at("layer_types");
+  if (!types.is_array() || types.size() != count) {
+    reader.fail("layer_types", "a list of one entry for each of the " + std::to_string(count) + " layers");
+  }
+  std::vector<bool> sliding;
+  for (const Json& type : types) {
+    if (type != "full_attention" && type != "sliding_attention") {
+      reader.fail("layer_types", "a list of \"full_attention\" and \"sliding_attention\"");
+    }
+    sliding.push_back(type == "sliding_attention");
+  }
+  return sliding;
+}
+
+// Qwen2: layers from max_window_layers on slide, or those that layer_types names.
+void read_qwen2_window(const JsonReader& reader, ModelConfig& config) {
+  std::vector<bool> sliding(config.layers.size(), false);
+  if (reader.has("layer_types")) {
+    sliding = read_layer_types(reader, config.layers.size());
+  } else {
+    const int64_t first = reader.integer_or("max_window_layers", 28);
+    for (size_t i = 0; i < sliding.size(); ++i) sliding[i] = static_cast<int64_t>(i) >= first;
+  }
+  if (!reader.boolean_or("use_sliding_window", false) || is_null(reader, "sliding_window")) return;
+  const auto slides = static_cast<size_t>(std::count(sliding.begin(), sliding.end(), true));
+  if (slides == 0) return;
+  config.sliding_window = reader.has("sliding_window") ? reader.integer("sliding_window", 1, kMaxPositions) : 4096;
+  if (slides < sliding.size()) config.layer_is_sliding = sliding;
+}
+
+// One entry of dynslice.layers.
+LayerShape read_sliced_shape(const JsonReader& reader, const ModelConfig& config) {
+  LayerShape shape;
+  shape.input_width = reader.integer("input_width", 1, kMaxWidth);
+  shape.middle_width = reader.integer("middle_width", 1, kMaxWidth);
+  shape.output_width = reader.integer("output_width", 1, kMaxWidth);
+  shape.intermediate_size = reader.integer("intermediate_size", 1, kMaxIntermediate);
+  shape.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxWidth / config.head_dim);
+  shape.num_key_value_heads = reader.integer("num_key_value_heads", 1, shape.num_attention_heads);
+  shape.has_shortcuts = reader.boolean("shortcuts");
+  shape.has_norm_weights = reader.boolean("norm_weights");
+  if (shape.num_attention_heads % shape.num_key_value_heads != 0) {
+    reader.fail("num_key_value_heads", "a divisor of num_attention_heads");
+  }
+  const bool one_width = shape.input_width == shape.middle_width && shape.middle_width == shape.output_width;
+  if (!shape.has_shortcuts && !one_width) reader.fail("shortcuts", "true where the widths of a layer differ");
+  return shape;
+}
+
+void read_frequency_divisors(const JsonReader& reader, ModelConfig& config) {
+  const std::string key = "rope_frequency_divisors";
+  if (!reader.has(key)) return;
+  const Json& values = reader.raw().at(key);
+  const auto expected = static_cast<size_t>(config.head_dim / 2);
+  if (!values.is_array() || values.size() != expected)
+    reader.fail(key, "a list of " + std::to_string(expected) + " numbers");
+  for (const Json& value : values) {
+    if (!value.is_number() || !(value.get<double>() > 0) || !std::isfinite(value.get<double>())) {
+      reader.fail(key, "a list of positive numbers");
+    }
+    config.rope.frequency_divisors.push_back(value.get<double>());
+  }
+}
+
+// The widths that a layer hands to the next are the ones that the next expects.
+void check_stream(const JsonReader& reader, const ModelConfig& config) {
+  int64_t width = config.embedding_width;
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    const LayerShape& shape = config.layers[i];
+    if (shape.input_width != width) {
+      throw_error(ErrorKind::kBadInput, reader.where(), ": layers[", i, "].input_width is ", shape.input_width,
+                  "; the stream that enters it is ", width, " wide");
+    }
+    width = shape.output_width;
+  }
+  if (config.head_width != width) {
+    reader.fail("head_width", "the last layer's output_width (" + std::to_string(width) + ")");
+  }
+  if (config.tie_word_embeddings && config.head_width != config.embedding_width) {
+    reader.fail("head_width", "embedding_width where word embeddings are tied");
+  }
+}
+
+void read_sliced_shapes(const JsonReader& reader, ModelConfig& config) {
+  reader.integer("format", kDynsliceFormat, kDynsliceFormat);
+  config.embedding_width = reader.integer("embedding_width", 1, kMaxWidth);
+  config.head_width = reader.integer("head_width", 1, kMaxWidth);
+  config.has_final_norm_weight = reader.boolean("final_norm_weight");
+  read_frequency_divisors(reader, config);
+  if (!reader.has("layers") || !reader.raw().at("layers").is_array()) reader.fail("layers", "a list of layer shapes");
+  const Json& layers = reader.raw().at("layers");
+  if (layers.size() != config.layers.size()) {
+    throw_error(ErrorKind::kBadInput, reader.where(), ": key \"layers\" must have one entry for each of the ",
+                config.layers.size(), " layers (num_hidden_layers); found ", layers.size());
+  }
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const JsonReader entry(layers[i], reader.where() + ".layers[" + std::to_string(i) + "]");
+    config.layers[i] = read_sliced_shape(entry, config);
+  }
+  check_stream(reader, config);
+}
+
+}  // namespace
+
+std::string architecture_of(const std::string& model_type) {
+  return defaults_of(model_type, "configuration", "model_type").architecture;
+}
+
+ModelConfig parse_dense_config(const Json& object, const std::string& model_type, const std::string& where) {
+  const JsonReader reader(object, where);
+  const Defaults& defaults = defaults_of(model_type, where, "model_type");
+  check_activation(reader);
+  check_not_quantized(reader);
+  ModelConfig config;
+  config.model_type = model_type;
+  config.vocab_size = reader.integer("vocab_size", 1, kMaxVocabulary);
+  config.hidden_size = reader.integer("hidden_size", 1, kMaxWidth);
+  config.embedding_width = config.head_width = config.hidden_size;
+  const LayerShape shape = read_dense_shape(reader, defaults, config.hidden_size);
+  config.head_dim = read_head_dim(reader, config.hidden_size, shape.num_attention_heads);
+  config.layers.assign(static_cast<size_t>(reader.integer("num_hidden_layers", 1, kMaxLayers)), shape);
+  config.max_position_embeddings = defaults.max_position_embeddings;
+  if (reader.has("max_position_embeddings")) {
+    config.max_position_embeddings = reader.integer("max_position_embeddings", 1, kMaxPositions);
+  }
+  config.rms_norm_eps = positive(reader, "rms_norm_eps", reader.number_or("rms_norm_eps", 1e-6));
+  config.rope = read_rope(reader);
+  config.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", false);
+  read_biases(reader, config);
+  if (model_type == "mistral") read_mistral_window(reader, config);
+  if (model_type == "qwen2") read_qwen2_window(reader, config);
+  config.bos_token_id = read_token_id(reader, "bos_token_id");
+  config.eos_token_id = read_token_id(reader, "eos_token_id");
+  config.source = object;
+  return config;
+}
+
+ModelConfig parse_config(const Json& object, const std::string& where) {
+  const JsonReader reader(object, where);
+  const std::string model_type = reader.string("model_type");
+  if (model_type != "dynslice") return parse_dense_config(object, model_type, where);
+  const std::string base = reader.string("base_model_type");
+  defaults_of(base, where, "base_model_type");
+  ModelConfig config = parse_dense_config(object, base, where);
+  read_sliced_shapes(reader.object("dynslice"), config);
+  return config;
+}
+
+ModelConfig read_config(const std::filesystem::path& config_json) {
+  constexpr uint64_t kMaxBytes = uint64_t{64} << 20;
+  return parse_config(parse_json(read_file(config_json, kMaxBytes), config_json.string()),
+                      config_json.string());
+}
+
+}  // namespace dynslice

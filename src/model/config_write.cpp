@@ -1,0 +1,161 @@
+#include <algorithm>
+
+#include "model/config_json.h"
+
+namespace dynslice {
+namespace {
+
+Json describe_rope_scaling(const RopeConfig& rope) {
+  switch (rope.scaling) {
+    case RopeScalingKind::kNone:
+      break;
+    case RopeScalingKind::kLinear:
+      return {{"rope_type", "linear"}, {"factor", rope.factor}};
+    case RopeScalingKind::kLlama3:
+      return {{"rope_type", "llama3"},
+              {"factor", rope.factor},
+              {"low_freq_factor", rope.low_freq_factor},
+              {"high_freq_factor", rope.high_freq_factor},
+              {"original_max_position_embeddings", rope.original_max_position_embeddings}};
+  }
+  return nullptr;
+}
+
+Json describe_layer_types(const ModelConfig& config) {
+  Json types = Json::array();
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    const bool sliding =
+        config.sliding_window.has_value() && (config.layer_is_sliding.empty() || config.layer_is_sliding[i]);
+    types.push_back(sliding ? "sliding_attention" : "full_attention");
+  }
+  return types;
+}
+
+void describe_window(const ModelConfig& config, Json& out) {
+  if (config.model_type == "llama") return;
+  out["sliding_window"] = config.sliding_window ? Json(*config.sliding_window) : Json(nullptr);
+  if (config.model_type != "qwen2") return;
+  out["use_sliding_window"] = config.sliding_window.has_value();
+  if (config.sliding_window) out["layer_types"] = describe_layer_types(config);
+}
+
+bool all_layers(const ModelConfig& config, int64_t LayerShape::* member) {
+  return std::ranges::all_of(config.layers,
+                             [&](const LayerShape& shape) { return shape.*member == config.layers.front().*member; });
+}
+
+// Overwrites the numbers that differ from what `out` says, and leaves every other key as it came.
+void update_changed(const ModelConfig& config, Json& out) {
+  const ModelConfig before = parse_dense_config(out, config.model_type, "the source configuration");
+  const auto set = [&out](const char* key, const auto& now, const auto& then) {
+    if (now != then) out[key] = now;
+  };
+  set("vocab_size", config.vocab_size, before.vocab_size);
+  set("hidden_size", config.hidden_size, before.hidden_size);
+  set("head_dim", config.head_dim, before.head_dim);
+  set("num_hidden_layers", config.num_layers(), before.num_layers());
+  set("max_position_embeddings", config.max_position_embeddings, before.max_position_embeddings);
+  set("tie_word_embeddings", config.tie_word_embeddings, before.tie_word_embeddings);
+  const auto set_shape = [&](const char* key, int64_t LayerShape::* member) {
+    if (!all_layers(config, member)) return;
+    const int64_t now = config.layers.front().*member;
+    if (now == before.layers.front().*member) return;
+    if (member == &LayerShape::num_attention_heads) {  // what was implied by their number must not change with it
+      out["head_dim"] = config.head_dim;
+      out["num_key_value_heads"] = before.layers.front().num_key_value_heads;
+    }
+    out[key] = now;
+  };
+  set_shape("intermediate_size", &LayerShape::intermediate_size);
+  set_shape("num_attention_heads", &LayerShape::num_attention_heads);
+  set_shape("num_key_value_heads", &LayerShape::num_key_value_heads);
+}
+
+// transformers refuses a layer_types whose length is not the number of layers.
+void update_layer_types(const ModelConfig& config, Json& out) {
+  if (config.model_type != "qwen2") {
+    out.erase("layer_types");
+  } else if (config.sliding_window || out.contains("layer_types")) {
+    out["layer_types"] = describe_layer_types(config);
+  }
+}
+
+// Which of the two keys depends on the version of transformers that wrote the source.
+void set_dtype(Json& out, const std::string& dtype_name) {
+  if (out.contains("dtype")) out["dtype"] = dtype_name;
+  if (out.contains("torch_dtype") || !out.contains("dtype")) out["torch_dtype"] = dtype_name;
+}
+
+OrderedJson describe_shape(const LayerShape& shape) {
+  return {{"input_width", shape.input_width},
+          {"middle_width", shape.middle_width},
+          {"output_width", shape.output_width},
+          {"intermediate_size", shape.intermediate_size},
+          {"num_attention_heads", shape.num_attention_heads},
+          {"num_key_value_heads", shape.num_key_value_heads},
+          {"shortcuts", shape.has_shortcuts},
+          {"norm_weights", shape.has_norm_weights}};
+}
+
+OrderedJson describe_slicing(const ModelConfig& config) {
+  OrderedJson out = {{"format", 1},
+                     {"embedding_width", config.embedding_width},
+                     {"head_width", config.head_width},
+                     {"final_norm_weight", config.has_final_norm_weight}};
+  if (!config.rope.frequency_divisors.empty() && config.rope.scaling == RopeScalingKind::kNone) {
+    out["rope_frequency_divisors"] = config.rope.frequency_divisors;
+  }
+  out["layers"] = OrderedJson::array();
+  for (const LayerShape& shape : config.layers) out["layers"].push_back(describe_shape(shape));
+  return out;
+}
+
+}  // namespace
+
+Json describe_dense_config(const ModelConfig& config) {
+  const LayerShape& shape = config.layers.front();
+  Json out = {{"architectures", {architecture_of(config.model_type)}},
+              {"model_type", config.model_type},
+              {"vocab_size", config.vocab_size},
+              {"hidden_size", config.hidden_size},
+              {"intermediate_size", shape.intermediate_size},
+              {"num_hidden_layers", config.num_layers()},
+              {"num_attention_heads", shape.num_attention_heads},
+              {"num_key_value_heads", shape.num_key_value_heads},
+              {"hidden_act", "silu"},
+              {"max_position_embeddings", config.max_position_embeddings},
+              {"rms_norm_eps", config.rms_norm_eps},
+              {"rope_theta", config.rope.theta},
+              {"rope_scaling", describe_rope_scaling(config.rope)},
+              {"tie_word_embeddings", config.tie_word_embeddings},
+              {"bos_token_id", config.bos_token_id ? Json(*config.bos_token_id) : Json(nullptr)},
+              {"eos_token_id", config.eos_token_id ? Json(*config.eos_token_id) : Json(nullptr)}};
+  if (config.head_dim * shape.num_attention_heads != config.hidden_size) out["head_dim"] = config.head_dim;
+  if (config.model_type == "llama") {
+    out["attention_bias"] = config.qkv_bias;
+    out["mlp_bias"] = config.mlp_bias;
+  }
+  describe_window(config, out);
+  return out;
+}
+
+OrderedJson write_config(const ModelConfig& config, const std::string& dtype_name) {
+  Json out = config.source.is_object() && !config.source.empty() ? config.source : describe_dense_config(config);
+  if (out.value("model_type", "") == "dynslice") {  // these speak of the source's shapes, not of ours
+    for (const char* key : {"dynslice", "base_model_type", "auto_map"}) out.erase(key);
+    out["architectures"] = {architecture_of(config.model_type)};
+  }
+  out["model_type"] = config.model_type;
+  update_changed(config, out);
+  update_layer_types(config, out);
+  set_dtype(out, dtype_name);
+  OrderedJson ordered = out;
+  if (config.is_ordinary()) return ordered;
+  ordered["architectures"] = {"DynsliceForCausalLM"};
+  ordered["model_type"] = "dynslice";
+  ordered["base_model_type"] = config.model_type;
+  ordered["dynslice"] = describe_slicing(config);
+  return ordered;
+}
+
+}  // namespace dynslice

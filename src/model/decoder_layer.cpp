@@ -1,0 +1,182 @@
+#include "dynslice/model/decoder_layer.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "dynslice/support/error.h"
+#include "model/kernels.h"
+
+namespace dynslice {
+namespace {
+
+// Inverse frequencies of the rotary pairs in fp32, as the models were trained with them.
+std::vector<float> inverse_frequencies(const RopeConfig& rope, int64_t head_dim) {
+  std::vector<float> frequencies;
+  for (int64_t pair = 0; pair < head_dim / 2; ++pair) {
+    const float exponent = static_cast<float>(2 * pair) / static_cast<float>(head_dim);
+    float frequency = 1.0F / std::pow(static_cast<float>(rope.theta), exponent);
+    if (!rope.frequency_divisors.empty()) {
+      frequency /= static_cast<float>(rope.frequency_divisors[static_cast<size_t>(pair)]);
+    } else if (rope.scaling == RopeScalingKind::kLinear) {
+      frequency /= static_cast<float>(rope.factor);
+    } else if (rope.scaling == RopeScalingKind::kLlama3) {
+      // Llama 3.1: long wavelengths are stretched, short ones kept, those between interpolated.
+      const double original = static_cast<double>(rope.original_max_position_embeddings);
+      const double wavelength = 2 * std::numbers::pi / frequency;
+      const double low = original / rope.low_freq_factor;
+      const double high = original / rope.high_freq_factor;
+      if (wavelength > low) {
+        frequency = static_cast<float>(frequency / rope.factor);
+      } else if (wavelength > high) {
+        const double smooth = (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+        frequency = static_cast<float>((1 - smooth) * frequency / rope.factor + smooth * frequency);
+      }
+    }
+    frequencies.push_back(frequency);
+  }
+  return frequencies;
+}
+
+// Loads one layer's tensors by their names.
+class LayerLoader {
+ public:
+  LayerLoader(const Checkpoint& checkpoint, int64_t index, at::ScalarType dtype, at::Device device)
+      : checkpoint_(checkpoint), index_(index), dtype_(dtype), device_(device) {}
+
+  at::Tensor tensor(const std::string& suffix, const std::vector<int64_t>& shape, at::ScalarType dtype) const {
+    return checkpoint_.load(layer_tensor_name(index_, suffix), shape, dtype).to(device_);
+  }
+
+  Linear linear(const std::string& module, int64_t out, int64_t in, bool bias) const {
+    Linear result{tensor(module + ".weight", {out, in}, dtype_), {}};
+    if (bias) result.bias = tensor(module + ".bias", {out}, dtype_);
+    return result;
+  }
+
+  // Several linears of the same input as one, rows one after the other.
+  Linear packed(const std::vector<std::pair<std::string, int64_t>>& modules, int64_t in, bool bias) const {
+    std::vector<at::Tensor> weights, biases;
+    for (const auto& [module, out] : modules) {
+      Linear part = linear(module, out, in, bias);
+      weights.push_back(part.weight);
+      if (bias) biases.push_back(part.bias);
+    }
+    return {at::cat(weights), bias ? at::cat(biases) : at::Tensor()};
+  }
+
+ private:
+  const Checkpoint& checkpoint_;
+  int64_t index_;
+  at::ScalarType dtype_;
+  at::Device device_;
+};
+
+// Positions a query may not see: later ones, and those `window` or more before it. Additive, [T, T].
+at::Tensor sliding_mask(int64_t length, int64_t window, const at::TensorOptions& options) {
+  const at::Tensor position = at::arange(length, options.dtype(at::kLong));
+  const at::Tensor distance = position.view({length, 1}) - position.view({1, length});
+  const at::Tensor hidden = distance.lt(0).logical_or(distance.ge(window));
+  return at::zeros({length, length}, options).masked_fill(hidden, -INFINITY);
+}
+
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool sliding, int64_t window) {
+  const int64_t length = q.size(2);
+  const bool grouped = q.size(1) != k.size(1);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+  if (!sliding || window <= 0 || window >= length) {
+    return at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, scale, grouped);
+  }
+  return at::scaled_dot_product_attention(q, k, v, sliding_mask(length, window, q.options()), 0.0, false, scale, grouped);
+}
+
+// shortcut(x) + branch, in the memory of `branch` when there is no shortcut matrix.
+at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const at::Tensor& shortcut) {
+  at::Tensor sum = branch.scalar_type() == at::kFloat ? std::move(branch) : branch.to(at::kFloat);
+  return sum.add_(shortcut.defined() ? kernels::linear(x, shortcut, {}) : x);
+}
+
+void scale_columns(at::Tensor& weight, const at::Tensor& scale) {
+  weight = (weight.to(at::kFloat) * scale.view({1, -1})).to(weight.scalar_type());
+}
+
+}  // namespace
+
+LayerContext make_layer_context(const ModelConfig& config, int64_t window_length, at::Device device) {
+  const std::vector<float> frequencies = inverse_frequencies(config.rope, config.head_dim);
+  const at::Tensor frequency = at::tensor(frequencies, at::kFloat);
+  const at::Tensor position = at::arange(window_length, at::kFloat);
+  const at::Tensor angle = position.view({-1, 1}) * frequency.view({1, -1});
+  LayerContext context;
+  context.hidden_size = config.hidden_size;
+  context.head_dim = config.head_dim;
+  context.rms_norm_eps = config.rms_norm_eps;
+  context.sliding_window = config.sliding_window.value_or(0);
+  context.cos = angle.cos().to(device);
+  context.sin = angle.sin().to(device);
+  return context;
+}
+
+std::string layer_tensor_name(int64_t index, const std::string& suffix) {
+  return "model.layers." + std::to_string(index) + "." + suffix;
+}
+
+DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at::ScalarType dtype, at::Device device) {
+  const ModelConfig& config = checkpoint.config();
+  const LayerShape& shape = config.layers.at(static_cast<size_t>(index));
+  const LayerLoader loader(checkpoint, index, dtype, device);
+  const int64_t heads = shape.num_attention_heads * config.head_dim;
+  const int64_t kv = shape.num_key_value_heads * config.head_dim;
+
+  DecoderLayer layer;
+  layer.shape = shape;
+  layer.is_sliding = config.sliding_window.has_value() &&
+                     (config.layer_is_sliding.empty() || config.layer_is_sliding.at(static_cast<size_t>(index)));
+  if (shape.has_norm_weights) {
+    layer.input_norm = loader.tensor("input_layernorm.weight", {shape.input_width}, at::kFloat);
+    layer.post_attention_norm = loader.tensor("post_attention_layernorm.weight", {shape.middle_width}, at::kFloat);
+  }
+  layer.qkv = loader.packed({{"self_attn.q_proj", heads}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}},
+                            shape.input_width, config.qkv_bias);
+  layer.o_proj = loader.linear("self_attn.o_proj", shape.middle_width, heads, config.o_bias);
+  layer.gate_up = loader.packed({{"mlp.gate_proj", shape.intermediate_size}, {"mlp.up_proj", shape.intermediate_size}},
+                                shape.middle_width, config.mlp_bias);
+  layer.down_proj = loader.linear("mlp.down_proj", shape.output_width, shape.intermediate_size, config.mlp_bias);
+  if (shape.has_shortcuts) {
+    layer.attn_shortcut = loader.tensor("attn_shortcut.weight", {shape.middle_width, shape.input_width}, at::kFloat);
+    layer.mlp_shortcut = loader.tensor("mlp_shortcut.weight", {shape.output_width, shape.middle_width}, at::kFloat);
+  }
+  return layer;
+}
+
+void fold_norms(DecoderLayer& layer) {
+  if (layer.input_norm.defined()) scale_columns(layer.qkv.weight, layer.input_norm);
+  if (layer.post_attention_norm.defined()) scale_columns(layer.gate_up.weight, layer.post_attention_norm);
+  layer.input_norm.reset();
+  layer.post_attention_norm.reset();
+  layer.shape.has_norm_weights = false;
+}
+
+at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  const int64_t batch = x.size(0), length = x.size(1);
+  const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
+  const at::Tensor normed =
+      kernels::rms_norm(x, layer.input_norm, context.hidden_size, context.rms_norm_eps, layer.qkv.weight.scalar_type());
+  at::Tensor qkv = kernels::linear(normed, layer.qkv.weight, layer.qkv.bias).view({batch, length, heads + 2 * kv, context.head_dim});
+  kernels::apply_rope_(qkv, heads + kv, context.cos, context.sin);
+  const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
+  const at::Tensor attended = attend(head_major(0, heads), head_major(heads, kv), head_major(heads + kv, kv),
+                                     layer.is_sliding, context.sliding_window);
+  const at::Tensor merged = attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
+  return add_residual(kernels::linear(merged, layer.o_proj.weight, layer.o_proj.bias), x, layer.attn_shortcut);
+}
+
+at::Tensor forward_mlp(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  const at::Tensor normed = kernels::rms_norm(x, layer.post_attention_norm, context.hidden_size, context.rms_norm_eps,
+                                              layer.gate_up.weight.scalar_type());
+  const at::Tensor inner = kernels::silu_mul(kernels::linear(normed, layer.gate_up.weight, layer.gate_up.bias));
+  return add_residual(kernels::linear(inner, layer.down_proj.weight, layer.down_proj.bias), x, layer.mlp_shortcut);
+}
+
+}  // namespace dynslice

@@ -1,0 +1,109 @@
+#include "dynslice/model/head.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "dynslice/support/error.h"
+#include "model/kernels.h"
+
+namespace dynslice {
+namespace {
+
+// Rows of the output matrix in memory at once, and tokens whose logits for them are.
+constexpr int64_t kVocabularyBlock = 8192;
+constexpr int64_t kTokenBlock = 1024;
+
+// Running log-sum-exp and target logit of every position of all windows, fp64 [positions].
+struct LossState {
+  at::Tensor log_sum;
+  at::Tensor target_logit;
+};
+
+// Adds the logits of vocabulary rows [begin, begin + rows) for positions [first, first + x.size(0)).
+void accumulate(LossState& state, const at::Tensor& x, const at::Tensor& rows, const at::Tensor& targets, int64_t begin, int64_t first) {
+  const at::Tensor logits = kernels::linear(x, rows, {}).to(at::kFloat);
+  at::Tensor log_sum = state.log_sum.narrow(0, first, x.size(0));
+  log_sum.copy_(at::logaddexp(log_sum, kernels::logsumexp_rows(logits)));
+  const at::Tensor column = targets.narrow(0, first, x.size(0)) - begin;
+  const at::Tensor inside = column.ge(0).logical_and(column.lt(rows.size(0)));
+  const at::Tensor picked = logits.gather(1, column.clamp(0, rows.size(0) - 1).unsqueeze(1)).squeeze(1).to(at::kDouble);
+  at::Tensor target_logit = state.target_logit.narrow(0, first, x.size(0));
+  target_logit.copy_(at::where(inside, picked, target_logit));
+}
+
+// What every position must predict: the next id of its window; 0 at the last one, whose loss is not used.
+at::Tensor next_ids(const TokenWindows& windows, at::Device device) {
+  const at::Tensor ids = at::tensor(at::ArrayRef<int32_t>(windows.ids), at::kLong).view({windows.count, windows.length});
+  at::Tensor next = at::zeros_like(ids);
+  next.narrow(1, 0, windows.length - 1).copy_(ids.narrow(1, 1, windows.length - 1));
+  return next.view({-1}).to(device);
+}
+
+}  // namespace
+
+Head load_head(const LayerWalk& walk) {
+  const ModelConfig& config = walk.config();
+  const Checkpoint& checkpoint = walk.checkpoint();
+  Head head;
+  head.vocab_size = config.vocab_size;
+  head.width = config.head_width;
+  head.norm_divisor = config.hidden_size;
+  head.rms_norm_eps = config.rms_norm_eps;
+  if (config.has_final_norm_weight) {
+    head.norm = checkpoint.load("model.norm.weight", {head.width}, at::kFloat).to(walk.options().device);
+  }
+  const std::string name = config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+  head.load_rows = [&checkpoint, name, options = walk.options(), shape = std::vector<int64_t>{head.vocab_size, head.width}](
+                       int64_t begin, int64_t end) {
+    return checkpoint.load_rows(name, shape, begin, end, options.dtype).to(options.device);
+  };
+  return head;
+}
+
+at::Tensor final_norm(const Head& head, const at::Tensor& x) {
+  return kernels::rms_norm(x, head.norm, head.norm_divisor, head.rms_norm_eps, at::kFloat);
+}
+
+at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualStream stream,
+                             const TokenWindows& windows, const std::string& task) {
+  const int64_t positions = windows.tokens();
+  const auto options = at::TensorOptions().dtype(at::kDouble).device(walk.options().device);
+  LossState state{at::full({positions}, -INFINITY, options), at::zeros({positions}, options)};
+  const at::Tensor targets = next_ids(windows, walk.options().device);
+  for (at::Tensor& chunk : stream.chunks) chunk = final_norm(head, chunk).to(walk.options().dtype);
+
+  const int64_t vocabulary_blocks = (head.vocab_size + kVocabularyBlock - 1) / kVocabularyBlock;
+  ProgressTask progress(walk.progress(), task, positions * vocabulary_blocks, "tokens");
+  for (int64_t begin = 0; begin < head.vocab_size; begin += kVocabularyBlock) {
+    const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kVocabularyBlock));
+    int64_t first = 0;
+    for (const at::Tensor& chunk : stream.chunks) {
+      for (const at::Tensor& block : chunk.view({-1, head.width}).split(kTokenBlock)) {
+        accumulate(state, block, rows, targets, begin, first);
+        first += block.size(0);
+        progress.advance(block.size(0));
+      }
+    }
+  }
+  const at::Tensor losses =
+      (state.log_sum - state.target_logit).cpu().view({windows.count, windows.length}).narrow(1, 0, windows.length - 1);
+  if (!at::isfinite(losses).all().item<bool>()) {
+    throw_error(ErrorKind::kBadInput, walk.checkpoint().path().string(),
+                ": the model's logits are NaN or infinite; its weights are damaged, or too large for the dtype");
+  }
+  return losses.contiguous();
+}
+
+at::Tensor logits(const Head& head, const at::Tensor& x) {
+  const at::Tensor normed = final_norm(head, x);
+  std::vector<at::Tensor> parts;
+  for (int64_t begin = 0; begin < head.vocab_size; begin += kVocabularyBlock) {
+    const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kVocabularyBlock));
+    parts.push_back(kernels::linear(normed, rows, {}).to(at::kFloat));
+  }
+  return at::cat(parts, -1);
+}
+
+}  // namespace dynslice

@@ -1,0 +1,28 @@
+// Element-wise kernels of the forward, fused for fp32 on the CPU, composed of ATen operators elsewhere.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace dynslice::kernels {
+
+// y = x weightᵀ (+ bias); x is converted to weight's dtype. On the CPU in fp32 the faster of MKL and oneDNN
+// for this vendor's processors does the product.
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+
+// x / sqrt(sum(x²) / divisor + eps) (* weight). x [..., width] fp32; the result is `dtype`. METHODS §2.3: a sliced
+// stream is divided by the original hidden size.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps, at::ScalarType dtype);
+
+// Rotates the first `heads` heads of qkv [B, T, total, head_dim] in place: the two halves of a head are the
+// real and imaginary parts (Hugging Face's layout). cos, sin [T, head_dim / 2] fp32.
+void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin);
+
+// gate_up [..., 2n] → silu(gate) * up [..., n].
+at::Tensor silu_mul(const at::Tensor& gate_up);
+
+// losses[i] = logsumexp(logits[i]) as fp64 [n] of logits [n, v].
+at::Tensor logsumexp_rows(const at::Tensor& logits);
+
+}  // namespace dynslice::kernels

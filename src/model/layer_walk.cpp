@@ -1,0 +1,124 @@
+#include "dynslice/model/layer_walk.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "dynslice/support/error.h"
+
+namespace dynslice {
+namespace {
+
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+// Rows of the embedding matrix read at once.
+constexpr int64_t kEmbeddingBlock = 8192;
+
+at::Device parse_device(const std::string& name) {
+  const bool cuda = at::hasCUDA();
+  if (name == "auto") return cuda ? at::Device(at::kCUDA) : at::Device(at::kCPU);
+  if (name == "cpu") return at::kCPU;
+  const bool valid = name == "cuda" || (name.starts_with("cuda:") && name.size() > 5 && name.size() < 8 &&
+                                        std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; }));
+  if (!valid) throw_error(ErrorKind::kUsage, "--device ", name, ": is not one of auto, cpu, cuda, cuda:N");
+  if (!cuda) throw_error(ErrorKind::kUsage, "--device ", name, ": LibTorch sees no CUDA device; use --device cpu");
+  return at::Device(name);
+}
+
+at::ScalarType parse_dtype(const std::string& name, at::Device device) {
+  if (name == "auto") return device.is_cuda() ? at::kBFloat16 : at::kFloat;
+  if (name == "fp32") return at::kFloat;
+  if (name == "bf16") return at::kBFloat16;
+  if (name == "fp16") {
+    if (device.is_cpu()) {
+      throw_error(ErrorKind::kUsage, "--dtype fp16: is hundreds of times slower than fp32 on a CPU; use fp32 or bf16");
+    }
+    return at::kHalf;
+  }
+  throw_error(ErrorKind::kUsage, "--dtype ", name, ": is not one of auto, fp32, bf16, fp16");
+}
+
+// Cuts the windows into chunks of about `chunk_tokens` tokens, at least one window each.
+std::vector<at::Tensor> empty_chunks(const TokenWindows& windows, int64_t width, const ComputeOptions& options) {
+  const int64_t per_chunk = std::max<int64_t>(1, options.chunk_tokens / windows.length);
+  std::vector<at::Tensor> chunks;
+  for (int64_t first = 0; first < windows.count; first += per_chunk) {
+    const int64_t count = std::min(per_chunk, windows.count - first);
+    chunks.push_back(at::empty({count, windows.length, width}, at::TensorOptions().dtype(at::kFloat).device(options.device)));
+  }
+  return chunks;
+}
+
+}  // namespace
+
+ComputeOptions resolve_compute(const std::string& device, const std::string& dtype) {
+  ComputeOptions options;
+  options.device = parse_device(device);
+  options.dtype = parse_dtype(dtype, options.device);
+  if (options.device.is_cuda()) options.chunk_tokens = 16384;
+  return options;
+}
+
+void LayerStep::transform(ResidualStream& stream, const std::function<at::Tensor(const at::Tensor&)>& fn, double passes) const {
+  for (at::Tensor& chunk : stream.chunks) {
+    const double tokens = static_cast<double>(chunk.size(0) * chunk.size(1));
+    chunk = fn(chunk);
+    progress_.advance(static_cast<int64_t>(tokens / passes));
+  }
+}
+
+LayerWalk::LayerWalk(const Checkpoint& checkpoint, const ComputeOptions& options, int64_t window_length, ProgressSink& progress)
+    : checkpoint_(checkpoint),
+      options_(options),
+      context_(make_layer_context(checkpoint.config(), window_length, options.device)),
+      progress_(progress) {}
+
+ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
+  const int64_t vocab = config().vocab_size, width = config().embedding_width;
+  const auto largest = std::max_element(windows.ids.begin(), windows.ids.end());
+  if (largest != windows.ids.end() && *largest >= vocab) {
+    throw_error(ErrorKind::kBadInput, checkpoint_.path().string(), ": the tokenizer gave id ", *largest,
+                " but the model's vocabulary has ", vocab, " entries; the tokenizer belongs to another model");
+  }
+  // Positions in order of their ids, so that every block of rows serves a run of them.
+  std::vector<int64_t> order(windows.ids.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return windows.ids[static_cast<size_t>(a)] < windows.ids[static_cast<size_t>(b)];
+  });
+
+  ResidualStream stream{empty_chunks(windows, width, options_)};
+  const int64_t chunk_tokens = stream.chunks.empty() ? 1 : stream.chunks.front().size(0) * windows.length;
+  auto next = order.begin();
+  for (int64_t begin = 0; begin < vocab && next != order.end(); begin += kEmbeddingBlock) {
+    const int64_t end = std::min(vocab, begin + kEmbeddingBlock);
+    const auto stop = std::find_if(next, order.end(), [&](int64_t p) { return windows.ids[static_cast<size_t>(p)] >= end; });
+    if (stop == next) continue;
+    const at::Tensor rows =
+        checkpoint_.load_rows(kEmbedding, {vocab, width}, begin, end, at::kFloat).to(options_.device);
+    for (; next != stop; ++next) {
+      const int64_t id = windows.ids[static_cast<size_t>(*next)];
+      at::Tensor chunk = stream.chunks[static_cast<size_t>(*next / chunk_tokens)].view({-1, width});
+      chunk.select(0, *next % chunk_tokens).copy_(rows.select(0, id - begin));
+    }
+  }
+  return stream;
+}
+
+void LayerWalk::run(const std::string& task, int64_t tokens, const std::function<void(LayerStep&)>& visit) const {
+  ProgressTask progress(progress_, task, tokens * config().num_layers(), "token-layers");
+  for (int64_t index = 0; index < config().num_layers(); ++index) {
+    LayerStep step(index, load_decoder_layer(checkpoint_, index, options_.dtype, options_.device), context_, progress);
+    visit(step);
+  }
+}
+
+void run_dense(const LayerWalk& walk, const std::string& task, ResidualStream& stream) {
+  walk.run(task, stream.tokens(), [&](LayerStep& step) {
+    step.transform(stream, [&](const at::Tensor& x) {
+      return forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
+    });
+  });
+}
+
+}  // namespace dynslice

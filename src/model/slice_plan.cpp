@@ -1,0 +1,165 @@
+#include "dynslice/model/slice_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "dynslice/support/error.h"
+
+namespace dynslice {
+namespace {
+
+std::vector<double> read_ratios(const JsonReader& reader) {
+  std::vector<double> ratios;
+  for (const Json& value : reader.raw().at("ratios")) {
+    if (!value.is_number()) reader.fail("ratios", "a list of numbers");
+    ratios.push_back(value.get<double>());
+  }
+  return ratios;
+}
+
+std::vector<int64_t> read_dims(const JsonReader& reader) {
+  std::vector<int64_t> dims;
+  for (const Json& value : reader.raw().at("dims")) {
+    if (!value.is_number_integer()) reader.fail("dims", "a list of integers");
+    dims.push_back(value.get<int64_t>());
+  }
+  return dims;
+}
+
+// A person who edited one of the two lists must not be ignored silently.
+void check_agreement(const SlicePlan& plan, const std::string& where) {
+  for (size_t i = 0; i < std::min(plan.ratios.size(), plan.dims.size()); ++i) {
+    const double exact = (1 - plan.ratios[i]) * static_cast<double>(plan.hidden_size);
+    if (std::abs(exact - static_cast<double>(plan.dims[i])) > static_cast<double>(plan.round_to)) {
+      throw_error(ErrorKind::kBadInput, where, ": layer ", i, " has ratio ", plan.ratios[i], " and width ", plan.dims[i],
+                  ", which do not agree; remove the list (\"ratios\" or \"dims\") that you did not edit");
+    }
+  }
+}
+
+}  // namespace
+
+OrderedJson to_json(const SlicePlan& plan) {
+  OrderedJson json;
+  json["kind"] = "dynslice.slice_plan";
+  json["allocator"] = plan.allocator;
+  json["average_ratio"] = plan.average_ratio;
+  json["base"] = plan.base;
+  json["round_to"] = plan.round_to;
+  json["hidden_size"] = plan.hidden_size;
+  json["ratios"] = plan.ratios;
+  json["dims"] = plan.dims;
+  json["head_dim"] = plan.head_dim;
+  json["provenance"] = plan.provenance;
+  return json;
+}
+
+SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config) {
+  const Json json = parse_json_file(path);
+  const JsonReader reader(json, path.string());
+  SlicePlan plan;
+  plan.allocator = reader.string_or("allocator", "file");
+  plan.round_to = reader.has("round_to") ? reader.integer("round_to", 1, 1 << 20) : 1;
+  plan.hidden_size = reader.integer_or("hidden_size", config.hidden_size);
+  plan.head_dim = reader.integer_or("head_dim", config.hidden_size);
+  if (reader.has("ratios")) {
+    if (!json["ratios"].is_array()) reader.fail("ratios", "a list of numbers");
+    plan.ratios = read_ratios(reader);
+  }
+  if (reader.has("dims")) {
+    if (!json["dims"].is_array()) reader.fail("dims", "a list of integers");
+    plan.dims = read_dims(reader);
+  }
+  if (plan.ratios.empty() && plan.dims.empty()) reader.fail("ratios", "a list with one ratio per layer");
+  check_agreement(plan, path.string());
+  if (plan.ratios.empty()) {
+    for (const int64_t dim : plan.dims) plan.ratios.push_back(1 - static_cast<double>(dim) / static_cast<double>(plan.hidden_size));
+  }
+  if (plan.dims.empty()) {
+    for (size_t i = 0; i < plan.ratios.size(); ++i) {  // before rounding, which expects sane ratios
+      if (!(plan.ratios[i] >= 0 && plan.ratios[i] <= kLargestRatio)) {
+        throw_error(ErrorKind::kBadInput, path.string(), ": slice ratio for layer ", i, " is ", plan.ratios[i],
+                    "; it must be in [0, ", kLargestRatio, "]");
+      }
+    }
+    plan.dims = round_dimensions(plan.ratios, plan.hidden_size, plan.round_to);
+  }
+  plan.average_ratio = reader.number_or(
+      "average_ratio", std::accumulate(plan.ratios.begin(), plan.ratios.end(), 0.0) / static_cast<double>(plan.ratios.size()));
+  plan.base = reader.number_or("base", plan.average_ratio);
+  if (reader.has("provenance")) plan.provenance = json["provenance"];
+  check_plan(plan, config, path.string());
+  return plan;
+}
+
+void check_plan(const SlicePlan& plan, const ModelConfig& config, const std::string& where) {
+  const auto layers = static_cast<size_t>(config.num_layers());
+  if (plan.hidden_size != config.hidden_size || plan.dims.size() != layers || plan.ratios.size() != layers) {
+    throw_error(ErrorKind::kBadInput, where, ": is a plan for ", plan.dims.size(), " layers of width ", plan.hidden_size,
+                "; the model has ", layers, " layers of width ", config.hidden_size);
+  }
+  for (size_t i = 0; i < layers; ++i) {
+    if (!(plan.ratios[i] >= 0 && plan.ratios[i] <= kLargestRatio)) {
+      throw_error(ErrorKind::kBadInput, where, ": slice ratio for layer ", i, " is ", plan.ratios[i], "; it must be in [0, ",
+                  kLargestRatio, "]");
+    }
+    if (plan.dims[i] < 1 || plan.dims[i] > config.hidden_size) {
+      throw_error(ErrorKind::kBadInput, where, ": width of layer ", i, " is ", plan.dims[i], "; it must be in [1, ",
+                  config.hidden_size, "]");
+    }
+  }
+  if (plan.head_dim < 1 || plan.head_dim > config.hidden_size) {
+    throw_error(ErrorKind::kBadInput, where, ": head_dim is ", plan.head_dim, "; it must be in [1, ", config.hidden_size, "]");
+  }
+}
+
+std::vector<int64_t> round_dimensions(const std::vector<double>& ratios, int64_t hidden_size, int64_t round_to) {
+  const double width = static_cast<double>(hidden_size), multiple = static_cast<double>(round_to);
+  std::vector<int64_t> dims(ratios.size());
+  const bool all_equal = std::all_of(ratios.begin(), ratios.end(), [&](double r) { return r == ratios.front(); });
+  if (round_to == 1 || all_equal) {
+    for (size_t i = 0; i < ratios.size(); ++i) {
+      dims[i] = static_cast<int64_t>(std::nearbyint((1 - ratios[i]) * width / multiple)) * round_to;
+    }
+  } else {
+    std::vector<double> remainder(ratios.size());
+    double exact_total = 0;
+    int64_t total = 0;
+    for (size_t i = 0; i < ratios.size(); ++i) {
+      const double exact = (1 - ratios[i]) * width / multiple;
+      exact_total += exact;
+      dims[i] = static_cast<int64_t>(std::floor(exact)) * round_to;
+      total += dims[i] / round_to;
+      remainder[i] = exact - std::floor(exact);
+    }
+    std::vector<size_t> order(ratios.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return remainder[a] > remainder[b]; });
+    const auto missing = static_cast<size_t>(std::max<int64_t>(0, std::llround(exact_total) - total));
+    for (size_t i = 0; i < std::min(missing, order.size()); ++i) dims[order[i]] += round_to;
+  }
+  for (size_t i = 0; i < dims.size(); ++i) {
+    dims[i] = ratios[i] == 0 ? hidden_size : std::clamp(dims[i], std::min(round_to, hidden_size), hidden_size);
+  }
+  return dims;
+}
+
+ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
+  ModelConfig config = dense;
+  config.tie_word_embeddings = false;
+  config.has_final_norm_weight = false;
+  config.embedding_width = plan.dims.front();
+  config.head_width = plan.head_dim;
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    LayerShape& shape = config.layers[i];
+    shape.input_width = plan.dims[i];
+    shape.middle_width = plan.dims[i];
+    shape.output_width = i + 1 < plan.dims.size() ? plan.dims[i + 1] : plan.head_dim;
+    shape.has_shortcuts = true;
+    shape.has_norm_weights = false;
+  }
+  return config;
+}
+
+}  // namespace dynslice

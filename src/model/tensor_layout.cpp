@@ -1,0 +1,56 @@
+#include "dynslice/model/tensor_layout.h"
+
+#include "dynslice/model/decoder_layer.h"
+
+namespace dynslice {
+namespace {
+
+// Collects the tensors of one layer.
+class LayerLayout {
+ public:
+  LayerLayout(std::vector<OutputTensor>& tensors, int64_t index, at::ScalarType dtype)
+      : tensors_(tensors), index_(index), dtype_(dtype) {}
+
+  void tensor(const std::string& suffix, std::vector<int64_t> shape) {
+    tensors_.push_back({layer_tensor_name(index_, suffix), std::move(shape), dtype_});
+  }
+  void linear(const std::string& module, int64_t out, int64_t in, bool bias) {
+    tensor(module + ".weight", {out, in});
+    if (bias) tensor(module + ".bias", {out});
+  }
+
+ private:
+  std::vector<OutputTensor>& tensors_;
+  int64_t index_;
+  at::ScalarType dtype_;
+};
+
+}  // namespace
+
+std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::ScalarType dtype) {
+  std::vector<OutputTensor> tensors;
+  tensors.push_back({"model.embed_tokens.weight", {config.vocab_size, config.embedding_width}, dtype});
+  for (int64_t i = 0; i < config.num_layers(); ++i) {
+    const LayerShape& shape = config.layers[static_cast<size_t>(i)];
+    const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
+    LayerLayout layer(tensors, i, dtype);
+    if (shape.has_norm_weights) layer.tensor("input_layernorm.weight", {shape.input_width});
+    layer.linear("self_attn.q_proj", q, shape.input_width, config.qkv_bias);
+    layer.linear("self_attn.k_proj", kv, shape.input_width, config.qkv_bias);
+    layer.linear("self_attn.v_proj", kv, shape.input_width, config.qkv_bias);
+    layer.linear("self_attn.o_proj", shape.middle_width, q, config.o_bias);
+    if (shape.has_norm_weights) layer.tensor("post_attention_layernorm.weight", {shape.middle_width});
+    layer.linear("mlp.gate_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
+    layer.linear("mlp.up_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
+    layer.linear("mlp.down_proj", shape.output_width, shape.intermediate_size, config.mlp_bias);
+    if (shape.has_shortcuts) {
+      layer.tensor("attn_shortcut.weight", {shape.middle_width, shape.input_width});
+      layer.tensor("mlp_shortcut.weight", {shape.output_width, shape.middle_width});
+    }
+  }
+  if (config.has_final_norm_weight) tensors.push_back({"model.norm.weight", {config.head_width}, dtype});
+  if (!config.tie_word_embeddings) tensors.push_back({"lm_head.weight", {config.vocab_size, config.head_width}, dtype});
+  return tensors;
+}
+
+}  // namespace dynslice

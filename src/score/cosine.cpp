@@ -1,0 +1,60 @@
+#include "score/cosine.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define DYNSLICE_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define DYNSLICE_MULTIVERSION
+#endif
+
+namespace dynslice {
+namespace {
+
+double cosine_of_sums(double dot, double xx, double yy) {
+  if (!std::isfinite(xx) || !std::isfinite(yy) || !std::isfinite(dot)) return std::numeric_limits<double>::quiet_NaN();
+  if (xx == 0 || yy == 0) return kZeroNorm;
+  return std::clamp(dot / std::sqrt(xx) / std::sqrt(yy), -1.0, 1.0);
+}
+
+DYNSLICE_MULTIVERSION
+double row_cosine(const float* x, const float* y, int64_t width) {
+  double dot = 0, xx = 0, yy = 0;
+#pragma omp simd reduction(+ : dot, xx, yy)
+  for (int64_t i = 0; i < width; ++i) {
+    const double a = static_cast<double>(x[i]), b = static_cast<double>(y[i]);
+    dot += a * b;
+    xx += a * a;
+    yy += b * b;
+  }
+  return cosine_of_sums(dot, xx, yy);
+}
+
+}  // namespace
+
+at::Tensor token_cosines(const at::Tensor& x, const at::Tensor& y) {
+  const int64_t width = x.size(-1), tokens = x.numel() / width;
+  at::Tensor result = at::empty({tokens}, at::kDouble);
+  double* cosines = result.mutable_data_ptr<double>();
+  if (!x.device().is_cpu()) {
+    const at::Tensor a = x.reshape({tokens, width}).to(at::kDouble), b = y.reshape({tokens, width}).to(at::kDouble);
+    const at::Tensor sums = at::stack({(a * b).sum(1), a.square().sum(1), b.square().sum(1)}, 1).cpu().contiguous();
+    const double* row = sums.const_data_ptr<double>();
+    for (int64_t t = 0; t < tokens; ++t, row += 3) cosines[t] = cosine_of_sums(row[0], row[1], row[2]);
+    return result;
+  }
+  const at::Tensor a = x.contiguous(), b = y.contiguous();
+  const float* left = a.const_data_ptr<float>();
+  const float* right = b.const_data_ptr<float>();
+  at::parallel_for(0, tokens, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) cosines[t] = row_cosine(left + t * width, right + t * width, width);
+  });
+  return result;
+}
+
+}  // namespace dynslice

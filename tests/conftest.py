@@ -1,0 +1,197 @@
+"""What the integration and interoperability tests share: the program, the data, and tiny models of every family."""
+import json
+import os
+import pathlib
+import random
+import subprocess
+from dataclasses import dataclass
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+def path_from_environment(variable):
+    """The path that the variable names; the test is skipped when it is unset, and fails when nothing is there."""
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"SKIPPED: {variable} is not set")
+    path = pathlib.Path(value)
+    assert path.exists(), f"{variable} is {path}, which does not exist"
+    return path
+
+
+@pytest.fixture(scope="session")
+def build_dir():
+    return pathlib.Path(os.environ.get("DYNSLICE_BUILD_DIR", REPOSITORY / "build"))
+
+
+def built_program(build_dir, name):
+    program = build_dir / "bin" / name
+    assert program.exists(), f"{program} is not there; build it with tools/setup.sh --tests"
+    return program
+
+
+@pytest.fixture(scope="session")
+def binary(build_dir):
+    return built_program(build_dir, "dynslice")
+
+
+@pytest.fixture(scope="session")
+def helper(build_dir):
+    """helper("tokenize_main"): the path of a test program beside dynslice."""
+    return lambda name: built_program(build_dir, name)
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    return path_from_environment("DYNSLICE_DATA_DIR")
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A real model: SmolLM2-135M as a GGUF file."""
+    return path_from_environment("DYNSLICE_TEST_MODEL")
+
+
+@pytest.fixture(scope="session")
+def llama_perplexity():
+    return path_from_environment("DYNSLICE_LLAMA_PERPLEXITY")
+
+
+@pytest.fixture(scope="session")
+def llama_quantize():
+    return path_from_environment("DYNSLICE_LLAMA_QUANTIZE")
+
+
+@dataclass
+class Result:
+    """What a finished program left."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    def json(self):
+        """Standard output as the one JSON object that --json promises."""
+        return json.loads(self.stdout)
+
+
+def run_program(command, expect=0, env=None, timeout=600, **options):
+    """Runs a command without standard input. `expect` is the exit code that it must have; None takes any."""
+    __tracebackhide__ = True  # a report of this frame would print the whole environment, secrets included
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **{k: str(v) for k, v in (env or {}).items()}}
+    done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          encoding="utf-8", env=environment, timeout=timeout, **options)
+    if expect is not None and done.returncode != expect:
+        pytest.fail(f"exit code {done.returncode}, expected {expect}: {' '.join(map(str, command))}\n"
+                    f"--- stdout\n{done.stdout[-4000:]}\n--- stderr\n{done.stderr[-4000:]}")
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def run_command():
+    """run_command([program, argument, ...], expect=0, env={...}) -> Result, for any program."""
+    return run_program
+
+
+@pytest.fixture(scope="session")
+def run(binary):
+    """run("eval", folder, "--json", expect=0, env={...}) -> Result: dynslice with these arguments."""
+    return lambda *arguments, **options: run_program([binary, *arguments], **options)
+
+
+# ---- Tiny models ----------------------------------------------------------------------------------------------
+
+WORDS = ("a the of and to in is was for on with as by at from that it his her they were which this have had not are "
+         "but one two first last river city house king army song album game team season north south old new small "
+         "large early late wrote built called known played moved found made became began ended although because "
+         "don't it's 1914 1998 25 % @-@ , ; : ( ) \" naïve café Zürich").split()
+
+
+def make_text(sentences, seed=0):
+    """Repeatable pseudo-English with numbers, contractions, runs of spaces and letters beyond ASCII."""
+    chosen = random.Random(seed)
+    lines = []
+    for _ in range(sentences):
+        words = chosen.choices(WORDS, k=chosen.randint(4, 18))
+        lines.append(" ".join(words).capitalize() + chosen.choice([".", ".", "!", " ?", " ...  and  so on."]))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """About 30,000 tokens of text under the tiny models' tokenizer."""
+    path = tmp_path_factory.mktemp("text") / "tiny.txt"
+    path.write_text(make_text(2000, seed=1), encoding="utf-8")
+    return path
+
+
+VOCABULARY = 512
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A byte-level BPE tokenizer of 512 entries, trained here."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<|endoftext|>"], show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator([make_text(3000, seed=2)], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
+
+
+def tiny_config(family, **overrides):
+    import transformers
+
+    kinds = {"llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig, "qwen2": transformers.Qwen2Config}
+    settings = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+                "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **overrides}
+    if family == "mistral":
+        settings.setdefault("sliding_window", None)
+    return kinds[family](**settings)
+
+
+def randomize(model, seed):
+    """Weights that make every part matter: a fresh model's biases are zero and its norms one."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() == 1:
+                parameter.copy_(0.1 * noise + (1.0 if "norm" in name else 0.0))
+            else:
+                parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, tiny_tokenizer):
+    """tiny_model("llama" | "mistral" | "qwen2", seed=0, dtype="float32", max_shard_size="1GB", **config) -> folder.
+
+    A random model as transformers saves it, with a tokenizer. The same arguments give the same folder: tests read
+    it and write elsewhere. Load the tokenizer with PreTrainedTokenizerFast: AutoTokenizer puts Qwen2's own
+    pre-tokenizer in the place of the one in tokenizer.json.
+    """
+    made = {}
+
+    def make(family="llama", seed=0, dtype="float32", max_shard_size="1GB", **config):
+        key = json.dumps([family, seed, dtype, max_shard_size, config], sort_keys=True)
+        if key not in made:
+            import torch
+            import transformers
+
+            model = transformers.AutoModelForCausalLM.from_config(tiny_config(family, **config))
+            randomize(model, seed)
+            made[key] = tmp_path_factory.mktemp(family)
+            model.to(getattr(torch, dtype)).save_pretrained(made[key], max_shard_size=max_shard_size)
+            tiny_tokenizer.save_pretrained(made[key])
+        return made[key]
+
+    return make

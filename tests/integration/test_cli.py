@@ -1,0 +1,302 @@
+"""The program as a user meets it: what it prints, what it writes, how it fails."""
+
+import json
+import resource
+import shutil
+import struct
+import subprocess
+
+import pytest
+
+CALIBRATION = ["--samples", "4", "--seqlen", "64"]
+
+
+@pytest.fixture
+def llama(tiny_model):
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def slice_args(llama, text_file, tmp_path):
+    return ["slice", llama, "--avg", "25%", "--calib", text_file, *CALIBRATION, "-o", tmp_path / "out"]
+
+
+def assert_fails(result, code, *words):
+    """One clear line, the documented exit code, nothing on stdout."""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("dynslice: ")]
+    assert result.code == code, result.stderr
+    assert len(lines) == 1 and lines[0] == result.stderr.splitlines()[-1], result.stderr
+    for word in words:
+        assert str(word) in lines[0], lines[0]
+    assert result.stdout == ""
+
+
+# --- what it does ---------------------------------------------------------------------------------------------
+
+
+def test_score_prints_a_table_and_writes_a_file_that_plan_takes(run, llama, text_file, tmp_path):
+    scores = tmp_path / "scores.json"
+    shown = run("score", llama, "--calib", text_file, *CALIBRATION, "-o", scores).stdout
+    written = json.loads(scores.read_text())
+    assert written["metric"] == "lr" and len(written["values"]) == 4
+    for value in written["values"]:
+        assert f"{value:.6f}" in shown
+    plan = json.loads(run("plan", llama, "--avg", "25%", "--scores", scores, "--json").stdout)
+    assert len(plan["plan"]["dims"]) == 4
+    most_redundant = max(range(4), key=lambda i: written["values"][i])
+    assert plan["plan"]["ratios"][most_redundant] == max(plan["plan"]["ratios"])
+
+
+@pytest.mark.parametrize("metric, count", [("lr", 4), ("bi", 4), ("angular", 4), ("window:2", 3)])
+def test_score_json_has_the_documented_keys(run, llama, text_file, metric, count):
+    scores = json.loads(run("score", llama, "--metric", metric, "--calib", text_file, *CALIBRATION, "--json").stdout)
+    assert scores["metric"] == metric and len(scores["values"]) == count and scores["tokens"] == 256
+
+
+def test_slice_writes_a_checkpoint_that_eval_reads(run, slice_args, text_file, tmp_path):
+    sliced = json.loads(run(*slice_args, "--json").stdout)
+    out = tmp_path / "out"
+    assert sliced["output"] == str(out)
+    assert sliced["parameters"]["after"] != sliced["parameters"]["before"]
+    assert set(sliced["bytes"]) >= {"before", "after"} and set(sliced["flops_per_token"]) == {"before", "after"}
+    assert sliced["wall_seconds"] > 0 and sliced["peak_rss_bytes"] > 0
+    assert len(sliced["plan"]["ratios"]) == len(sliced["plan"]["dims"]) == 4
+    # The header says what was promised: parameters and bytes.
+    with open(out / "model.safetensors", "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    sizes = [end - begin for name, entry in header.items() if name != "__metadata__" for begin, end in [entry["data_offsets"]]]
+    assert sum(sizes) == sliced["bytes"]["after"]
+    provenance = json.loads((out / "dynslice.json").read_text())
+    assert provenance["plan"] == sliced["plan"] and provenance["source"]["model.safetensors"]
+    assert (out / "tokenizer.json").exists() and not (tmp_path / "out.partial").exists()
+
+    measured = json.loads(run("eval", out, "--ppl", text_file, "--seqlen", "64", "--samples", "4", "--json").stdout)
+    result = measured["perplexity"][text_file.name]
+    assert result["windows"] == 4 and result["tokens"] == 256 and result["seqlen"] == 64 and result["value"] > 1
+    assert measured["tokens_per_second"] > 0 and measured["peak_rss_bytes"] > 0
+
+
+def test_two_runs_write_the_same_bytes(run, slice_args, tmp_path):
+    run(*slice_args)
+    first = (tmp_path / "out" / "model.safetensors").read_bytes()
+    run(*slice_args, "--force")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
+
+
+def test_a_plan_file_is_followed(run, llama, text_file, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"dims": [48, 64, 32, 40], "hidden_size": 64}')
+    sliced = run("slice", llama, "--plan", plan, "--calib", text_file, *CALIBRATION, "-o", tmp_path / "out", "--json")
+    assert json.loads(sliced.stdout)["plan"]["dims"] == [48, 64, 32, 40]
+
+
+def test_base_auto_reports_every_point_and_takes_the_best(run, llama, text_file, tmp_path):
+    plan = json.loads(run("plan", llama, "--avg", "5%", "--base", "auto", "--calib", text_file, *CALIBRATION, "--round-to", "1",
+                          "--json").stdout)["plan"]
+    sweep = plan["provenance"]["base_sweep"]
+    assert [round(point["base"], 6) for point in sweep] == [0.05, 0.03, 0.01, 0.0]
+    best = min(sweep, key=lambda point: point["held_out_loss"])
+    assert plan["base"] == best["base"]
+
+
+def test_the_head_can_be_sliced(run, slice_args, text_file, tmp_path):
+    run(*slice_args, "--slice-head", "--allocate", "constant")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["dynslice"]["head_width"] == 48
+    run("eval", tmp_path / "out", "--ppl", text_file, "--seqlen", "64", "--samples", "2")
+
+
+def test_inspect_tells_shapes(run, llama):
+    facts = json.loads(run("inspect", llama, "--json").stdout)
+    assert facts["layers"] == 4 and facts["hidden_size"] == 64 and facts["ordinary_shapes"] is True
+
+
+def test_the_model_may_come_from_the_environment(run, llama, text_file):
+    result = run("eval", "--ppl", text_file, "--seqlen", "64", "--samples", "1", "--json", env={"DYNSLICE_MODEL": str(llama)})
+    assert json.loads(result.stdout)["provenance"]["model"] == str(llama)
+
+
+def test_help_and_version_need_no_library(run_command, binary, tmp_path):
+    alone = tmp_path / "dynslice"
+    shutil.copy(binary, alone)
+    for arguments in (["--help"], ["--version"], ["slice", "--help"]):
+        assert "dynslice" in run_command([alone, *arguments]).stdout
+
+
+# --- how it fails ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], []),
+        (["sliec"], []),
+        (["slice", "--avg", "120%"], ["--avg", "120%"]),
+        (["slice", "--avg", "25"], ["--avg 25", "25%?"]),
+        (["slice", "--avg", "-5%"], ["--avg"]),
+        (["slice", "--avg", "many"], ["--avg", "many"]),
+        (["slice", "--avg", "25%", "--base", "2.5"], ["--base"]),
+        (["slice", "--avg", "25%", "--round-to", "0"], ["--round-to"]),
+        (["slice", "--avg", "25%", "--allocate", "best"], ["--allocate"]),
+        (["slice", "--avg", "25%", "--calib-range", "5"], ["--calib-range"]),
+        (["slice", "--avg", "25%", "--calib-range", "9:5"], ["--calib-range"]),
+        (["eval", "--no-such-option"], []),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(run, arguments, words):
+    assert_fails(run(*arguments, expect=None), 2, *words)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--avg", "25%", "--base", "30%"], ["--base"]),
+        (["--avg", "90%"], ["--max-ratio"]),
+        ([], ["--avg"]),
+        (["--avg", "25%", "--device", "tpu"], ["--device tpu"]),
+        (["--avg", "25%", "--dtype", "int8"], ["--dtype int8"]),
+        (["--avg", "25%", "--samples", "100000"], ["100000"]),
+        (["--avg", "25%", "--calib-range", "5000000:5000100"], ["range"]),
+    ],
+)
+def test_options_that_do_not_fit_are_exit_code_2(run, llama, text_file, arguments, words):
+    assert_fails(run("slice", llama, "--calib", text_file, *arguments, expect=None), 2, *words)
+
+
+def test_an_existing_output_folder_needs_force(run, slice_args, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("keep")
+    assert_fails(run(*slice_args, expect=None), 2, tmp_path / "out", "--force")
+    assert (tmp_path / "out" / "precious").read_text() == "keep"
+
+
+@pytest.mark.parametrize("model, words", [("/no/such/folder", ["/no/such/folder"]), ("missing.gguf", ["missing.gguf"])])
+def test_a_missing_model_is_exit_code_4(run, model, words):
+    assert_fails(run("eval", model, expect=None), 4, *words)
+
+
+def test_missing_text_is_exit_code_4_and_says_where_to_put_it(run, llama, tmp_path):
+    environment = {"DYNSLICE_DATA_DIR": str(tmp_path), "DYNSLICE_CACHE": str(tmp_path), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    assert_fails(run("eval", llama, "--ppl", "wikitext2", expect=None, env=environment), 4, "wiki.test.raw")
+    assert_fails(run("eval", llama, "--ppl", tmp_path / "none.txt", expect=None), 4, "none.txt")
+
+
+def rewrite_config(folder, change):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def rewrite_safetensors(folder, change):
+    """Lets `change(header, data)` edit a safetensors file; returns its new (header, data)."""
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header, data = change(json.loads(content[8 : 8 + length]), content[8 + length :])
+    encoded = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
+
+
+def without(key):
+    def change(header, data):
+        header.pop(key)
+        return header, data
+
+    return change
+
+
+def renamed(key):
+    def change(header, data):
+        header[key + "_gone"] = header.pop(key)
+        return header, data
+
+    return change
+
+
+def with_entry(key, **fields):
+    def change(header, data):
+        header[key].update(fields)
+        return header, data
+
+    return change
+
+
+WEIGHT = "model.layers.1.mlp.down_proj.weight"
+
+
+def with_nan(header, data):
+    begin = header[WEIGHT]["data_offsets"][0]
+    return header, data[:begin] + struct.pack("<f", float("nan")) + data[begin + 4 :]
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]), ["model.safetensors"]),
+        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:50]), ["model.safetensors"]),
+        (lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}"), ["model.safetensors"]),
+        (lambda f: rewrite_safetensors(f, renamed(WEIGHT)), [WEIGHT]),
+        (lambda f: rewrite_safetensors(f, with_entry(WEIGHT, shape=[160, 64])), [WEIGHT]),
+        (lambda f: rewrite_safetensors(f, with_entry(WEIGHT, dtype="F8_E9")), [WEIGHT]),
+        (lambda f: rewrite_safetensors(f, with_nan), [WEIGHT]),
+        (lambda f: rewrite_config(f, lambda c: c.pop("hidden_size")), ["config.json", "hidden_size"]),
+        (lambda f: rewrite_config(f, lambda c: c.update(hidden_size="large")), ["config.json", "hidden_size"]),
+        (lambda f: rewrite_config(f, lambda c: c.update(num_attention_heads=0)), ["config.json", "num_attention_heads"]),
+        (lambda f: rewrite_config(f, lambda c: c.update(model_type="mamba")), ["config.json", "mamba", "llama", "mistral", "qwen2"]),
+        (lambda f: rewrite_config(f, lambda c: c.update(vocab_size=50)), ["model.embed_tokens.weight"]),
+        (lambda f: (f / "config.json").write_text("{"), ["config.json", "JSON"]),
+        (lambda f: (f / "tokenizer.json").write_text("[]"), ["tokenizer.json"]),
+    ],
+    ids=["truncated", "cut in the header", "lying header length", "missing tensor", "wrong shape", "unknown dtype", "NaN", "missing key",
+         "wrong type", "zero heads", "unknown architecture", "vocabularies differ", "broken config", "broken tokenizer"],
+)
+def test_bad_input_is_exit_code_3_and_leaves_nothing(run, tiny_model, text_file, tmp_path, damage, words):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    damage(folder)
+    result = run("slice", folder, "--avg", "25%", "--calib", text_file, *CALIBRATION, "-o", tmp_path / "out", expect=None)
+    assert_fails(result, 3, *words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_tokenizer_of_another_model_is_exit_code_3(run, tiny_model, text_file, tmp_path):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+
+    def shift(tokenizer):
+        vocabulary = tokenizer["model"]["vocab"]
+        for token in vocabulary:
+            vocabulary[token] += 100_000
+
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    shift(tokenizer)
+    path.write_text(json.dumps(tokenizer))
+    assert_fails(run("score", folder, "--calib", text_file, *CALIBRATION, expect=None), 3, "tokenizer")
+
+
+def test_an_unreadable_file_is_exit_code_3(run, tiny_model, text_file, tmp_path):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    assert_fails(run("score", folder, "--calib", text_file, *CALIBRATION, expect=None), 3, "model.safetensors")
+
+
+def test_a_full_disk_is_exit_code_5_and_leaves_nothing(run, slice_args, tmp_path):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    assert_fails(run(*slice_args, expect=None, preexec_fn=limit), 5, "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_output_that_cannot_be_written_is_exit_code_5(binary, llama):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([binary, "inspect", llama], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 5 and done.stderr.startswith("dynslice: stdout")
+
+
+def test_a_plan_of_another_model_is_exit_code_3(run, llama, text_file, tmp_path):
+    plan = tmp_path / "plan.json"
+    for content, words in [('{"ratios": [0.1, 1.2, 0.1, 0.1]}', ["layer 1", "1.2"]), ('{"ratios": [0.1]}', ["1 layers"]), ("nonsense", ["JSON"])]:
+        plan.write_text(content)
+        result = run("slice", llama, "--plan", plan, "--calib", text_file, *CALIBRATION, "-o", tmp_path / "out", expect=None)
+        assert_fails(result, 3, plan, *words)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,153 @@
+"""Dense models against transformers: logits, perplexity, layer scores."""
+
+import json
+import math
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+WINDOW = 512
+
+
+def our_logits(build_dir, tmp_path, checkpoint, ids):
+    ids_file, out_file = tmp_path / "ids", tmp_path / "logits"
+    np.asarray(ids, dtype=np.int32).tofile(ids_file)
+    subprocess.run([build_dir / "bin" / "logits_main", checkpoint, ids_file, out_file], check=True)
+    return torch.from_numpy(np.fromfile(out_file, dtype=np.float32)).view(len(ids), -1)
+
+
+def their_logits(model, ids):
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits[0].float()
+
+
+@pytest.fixture(scope="module")
+def smol(model):
+    """The real model as transformers itself dequantizes it, and its tokenizer."""
+    folder, name = str(model.parent), model.name
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    network = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    return network.eval(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def wikitext_ids(smol, data_dir):
+    lines = (data_dir / "wikitext-2-raw" / "wiki.test.raw").read_text(encoding="utf-8").split("\n")[:-1]
+    rows = ["" if not line.strip() else line + "\n" for line in lines]
+    assert len(rows) == 4358 and sum(map(len, rows)) + 2 * (len(rows) - 1) == 1_294_336
+    return smol[1]("\n\n".join(rows), return_tensors="pt").input_ids[0].tolist()
+
+
+def test_the_real_models_logits_equal_transformers(build_dir, tmp_path, model, smol, wikitext_ids):
+    ids = wikitext_ids[:WINDOW]
+    difference = (our_logits(build_dir, tmp_path, model, ids) - their_logits(smol[0], ids)).abs().max().item()
+    assert difference < 1e-3
+
+
+def test_wikitext2_has_the_known_number_of_tokens(wikitext_ids, run, model):
+    assert len(wikitext_ids) == 304_986
+    result = run("eval", model, "--ppl", "wikitext2", "--samples", "1", "--seqlen", "16", "--json")
+    assert json.loads(result.stdout)["provenance"]["text"]["stream_tokens"] == 304_986
+
+
+def test_perplexity_equals_transformers(run, model, smol, wikitext_ids):
+    windows, length = 6, 1024
+    losses = []
+    with torch.inference_mode():
+        for w in range(windows):
+            ids = torch.tensor([wikitext_ids[w * length : (w + 1) * length]])
+            losses.append(smol[0](ids, labels=ids).loss.item())
+    theirs = math.exp(sum(losses) / windows)
+    result = run("eval", model, "--ppl", "wikitext2", "--samples", str(windows), "--seqlen", str(length), "--json")
+    ours = json.loads(result.stdout)["perplexity"]["wikitext2"]
+    assert ours["windows"] == windows and ours["seqlen"] == length and ours["tokens"] == windows * length
+    assert abs(ours["value"] / theirs - 1) < 5e-4
+
+
+def mean_cosines(network, windows, last_normed):
+    """The ten lines: mean over tokens of the cosine of a layer's input and output."""
+    last = {}
+    hook = network.model.norm.register_forward_pre_hook(lambda module, args: last.update(x=args[0]))
+    sums = torch.zeros(network.config.num_hidden_layers, dtype=torch.float64)
+    with torch.inference_mode():
+        for ids in windows:
+            states = list(network(torch.tensor([ids]), output_hidden_states=True).hidden_states)
+            if not last_normed:
+                states[-1] = last["x"]
+            for i, (x, y) in enumerate(zip(states, states[1:])):
+                sums[i] += torch.cosine_similarity(x[0].double(), y[0].double(), dim=-1).mean()
+    hook.remove()
+    return (sums / len(windows)).tolist()
+
+
+@pytest.mark.parametrize("preset", [[], ["--preset", "paper"]], ids=["before the final norm", "after it"])
+def test_layer_redundancy_equals_a_ten_line_script(run, model, smol, wikitext_ids, preset):
+    windows = [wikitext_ids[i * WINDOW : (i + 1) * WINDOW] for i in range(4)]
+    result = run("score", model, "--calib", "wikitext2:test", "--samples", "4", "--seqlen", str(WINDOW), "--json", *preset)
+    ours = json.loads(result.stdout)
+    assert ours["metric"] == "lr" and ours["more_important"] == "low" and ours["tokens"] == 4 * WINDOW
+    theirs = mean_cosines(smol[0], windows, last_normed=bool(preset))
+    assert np.abs(np.array(ours["values"]) - np.array(theirs)).max() < 1e-4
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    "kind, changes",
+    [
+        ("llama", {}),
+        ("llama", {"tie_word_embeddings": True}),
+        ("llama", {"num_key_value_heads": 1}),
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("llama", {"rope_parameters": LLAMA3_ROPE}),
+        ("llama", {"rope_parameters": LINEAR_ROPE}),
+        ("llama", {"head_dim": 32}),
+        ("mistral", {"sliding_window": 24}),
+        ("mistral", {"sliding_window": None}),
+        ("qwen2", {}),
+        ("qwen2", {"tie_word_embeddings": True}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain",
+)
+def test_tiny_models_logits_equal_transformers(build_dir, tmp_path, tiny_model, kind, changes):
+    folder = tiny_model(kind, **changes)
+    network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    ids = torch.randint(network.config.vocab_size, (96,), generator=torch.Generator().manual_seed(0)).tolist()
+    theirs = their_logits(network, ids)
+    difference = (our_logits(build_dir, tmp_path, folder, ids) - theirs).abs().max().item()
+    assert difference < 1e-3 and theirs.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kind, changes", [("llama", {}), ("llama", {"tie_word_embeddings": True}),
+                                           ("llama", {"attention_bias": True, "mlp_bias": True}), ("mistral", {}), ("qwen2", {})],
+                         ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain")
+def test_rotation_without_slicing_leaves_the_logits(build_dir, tmp_path, run, tiny_model, text_file, kind, changes):
+    folder = tiny_model(kind, **changes)
+    out = tmp_path / "rotated"
+    run("slice", folder, "--avg", "0%", "--allocate", "constant", "--calib", text_file, "--samples", "4", "--seqlen", "64",
+        "--out-dtype", "fp32", "-o", out)
+    ids = list(range(3, 90))
+    before = our_logits(build_dir, tmp_path, folder, ids)
+    after = our_logits(build_dir, tmp_path, out, ids)
+    assert (after - before).abs().max().item() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_shards_are_read(build_dir, tmp_path, tiny_model, dtype):
+    folder = tiny_model("llama", dtype=dtype, max_shard_size="60KB")
+    assert (folder / "model.safetensors.index.json").exists()
+    network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = list(range(40))
+    assert (our_logits(build_dir, tmp_path, folder, ids) - their_logits(network, ids)).abs().max().item() < 1e-3

@@ -1,0 +1,105 @@
+// A small random model that lives in memory, for tests of what walks over models.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "dynslice/model/checkpoint.h"
+#include "dynslice/model/layer_walk.h"
+#include "dynslice/model/tensor_layout.h"
+
+namespace dynslice::testing {
+
+struct TinyOptions {
+  int64_t hidden_size = 32;
+  int64_t layers = 3;
+  int64_t heads = 4;
+  int64_t kv_heads = 2;
+  int64_t vocab = 61;
+  bool tied = false;
+  bool qkv_bias = false;
+  bool all_biases = false;
+  uint64_t seed = 7;
+};
+
+inline ModelConfig tiny_config(const TinyOptions& options) {
+  ModelConfig config;
+  config.model_type = "llama";
+  config.vocab_size = options.vocab;
+  config.hidden_size = config.embedding_width = config.head_width = options.hidden_size;
+  config.head_dim = options.hidden_size / options.heads;
+  config.max_position_embeddings = 128;
+  config.rms_norm_eps = 1e-5;
+  config.tie_word_embeddings = options.tied;
+  config.qkv_bias = options.qkv_bias || options.all_biases;
+  config.o_bias = config.mlp_bias = options.all_biases;
+  const LayerShape shape{options.hidden_size, options.hidden_size, options.hidden_size, 3 * options.hidden_size,
+                         options.heads, options.kv_heads, false, true};
+  config.layers.assign(static_cast<size_t>(options.layers), shape);
+  return config;
+}
+
+// Holds its tensors; what a walk over a sliced model needs can be put in one by one.
+class MemoryCheckpoint final : public Checkpoint {
+ public:
+  explicit MemoryCheckpoint(ModelConfig config) {
+    config_ = std::move(config);
+    path_ = "tiny";
+  }
+
+  void put(const std::string& name, const at::Tensor& values) {
+    const at::Tensor kept = values.to(at::kFloat).contiguous().clone();
+    infos_[name] = {name, kept.sizes().vec(), "F32", static_cast<uint64_t>(kept.nbytes())};
+    values_[name] = kept;
+  }
+  at::Tensor& at(const std::string& name) { return values_.at(name); }
+
+  std::vector<TensorInfo> tensors() const override {
+    std::vector<TensorInfo> result;
+    for (const auto& [name, info] : infos_) result.push_back(info);
+    return result;
+  }
+  const TensorInfo* find(const std::string& name) const override {
+    const auto found = infos_.find(name);
+    return found == infos_.end() ? nullptr : &found->second;
+  }
+  std::vector<std::filesystem::path> files() const override { return {}; }
+  at::ScalarType storage_dtype() const override { return at::kFloat; }
+
+ protected:
+  std::filesystem::path file_of(const TensorInfo&) const override { return path_; }
+  at::Tensor read_rows(const TensorInfo& info, int64_t begin, int64_t end, at::ScalarType dtype) const override {
+    return values_.at(info.name).narrow(0, begin, end - begin).to(dtype);
+  }
+
+ private:
+  std::map<std::string, TensorInfo> infos_;
+  std::map<std::string, at::Tensor> values_;
+};
+
+// Random weights of a trained model's scale; norm weights around 1, so that folding them matters.
+inline MemoryCheckpoint tiny_model(const TinyOptions& options = {}) {
+  at::manual_seed(options.seed);
+  MemoryCheckpoint checkpoint(tiny_config(options));
+  for (const OutputTensor& tensor : checkpoint_tensors(checkpoint.config(), at::kFloat)) {
+    const bool norm = tensor.name.find("norm.weight") != std::string::npos;
+    const double scale = tensor.name.find("embed") != std::string::npos ? 1.0 : 0.2;
+    at::Tensor values = at::randn(tensor.shape, at::kFloat) * scale;
+    if (norm) values = values + 1.0;
+    checkpoint.put(tensor.name, values);
+  }
+  return checkpoint;
+}
+
+inline TokenWindows random_windows(int64_t count, int64_t length, int64_t vocab, uint64_t seed = 3) {
+  at::manual_seed(seed);
+  const at::Tensor ids = at::randint(vocab, {count * length}, at::kInt);
+  const int32_t* first = ids.const_data_ptr<int32_t>();
+  return {std::vector<int32_t>(first, first + ids.numel()), count, length};
+}
+
+}  // namespace dynslice::testing

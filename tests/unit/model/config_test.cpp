@@ -1,0 +1,464 @@
+#include "dynslice/model/config.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "unit/support/error_matchers.h"
+#include "unit/support/gguf_builder.h"
+#include "unit/support/temporary_folder.h"
+
+namespace dynslice {
+namespace {
+
+using testing::expect_error;
+using testing::GgufBuilder;
+using testing::TemporaryFolder;
+using testing::write_bytes;
+
+Json tiny(const std::string& model_type) {
+  return {{"model_type", model_type},      {"vocab_size", 100},      {"hidden_size", 32},
+          {"intermediate_size", 48},       {"num_hidden_layers", 3}, {"num_attention_heads", 4},
+          {"num_key_value_heads", 2},      {"hidden_act", "silu"},   {"rms_norm_eps", 1e-5},
+          {"max_position_embeddings", 512}};
+}
+
+class Config : public ::testing::Test {
+ protected:
+  ModelConfig read(const std::string& text) {
+    write_bytes(path_, text);
+    return read_config(path_);
+  }
+  ModelConfig read(const Json& json) { return read(json.dump()); }
+  ModelConfig read_changed(Json json, const Json& changes) {
+    json.update(changes);
+    return read(json);
+  }
+  void expect_refused(const Json& json, std::vector<std::string> parts) {
+    parts.push_back(path_.string());
+    expect_error(ErrorKind::kBadInput, parts, [&] { read(json); });
+  }
+  void expect_llama_refused(const Json& changes, const std::vector<std::string>& parts) {
+    Json json = tiny("llama");
+    json.update(changes);
+    expect_refused(json, parts);
+  }
+
+  TemporaryFolder folder_;
+  std::filesystem::path path_ = folder_ / "config.json";
+};
+
+TEST_F(Config, ReadsALlama) {
+  const ModelConfig config =
+      read_changed(tiny("llama"), {{"rope_theta", 5e5}, {"bos_token_id", 1}, {"eos_token_id", {7, 8}}});
+  EXPECT_EQ(config.vocab_size, 100);
+  EXPECT_EQ(config.head_dim, 8);
+  EXPECT_EQ(config.rope.theta, 5e5);
+  EXPECT_EQ(config.rms_norm_eps, 1e-5);
+  EXPECT_EQ(config.num_layers(), 3);
+  EXPECT_EQ(config.layers[2], (LayerShape{32, 32, 32, 48, 4, 2, false, true}));
+  EXPECT_EQ(config.bos_token_id, 1);
+  EXPECT_EQ(config.eos_token_id, 7);
+  EXPECT_FALSE(config.tie_word_embeddings || config.qkv_bias || config.o_bias || config.mlp_bias);
+  EXPECT_FALSE(config.sliding_window.has_value());
+  EXPECT_TRUE(config.is_ordinary());
+}
+
+TEST_F(Config, TakesTransformersDefaultsForWhatIsLeftOut) {
+  Json llama = tiny("llama");
+  for (const char* key : {"num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "hidden_act"})
+    llama.erase(key);
+  const ModelConfig config = read(llama);
+  EXPECT_EQ(config.layers[0].num_key_value_heads, 4);
+  EXPECT_EQ(config.rms_norm_eps, 1e-6);
+  EXPECT_EQ(config.max_position_embeddings, 2048);
+  EXPECT_EQ(config.rope.theta, 10000.0);
+}
+
+TEST_F(Config, KnowsWhichBiasesEachArchitectureHas) {
+  const ModelConfig llama = read_changed(tiny("llama"), {{"attention_bias", true}, {"mlp_bias", true}});
+  EXPECT_TRUE(llama.qkv_bias && llama.o_bias && llama.mlp_bias);
+  const ModelConfig qwen2 = read(tiny("qwen2"));
+  EXPECT_TRUE(qwen2.qkv_bias);
+  EXPECT_FALSE(qwen2.o_bias || qwen2.mlp_bias);
+  EXPECT_FALSE(read(tiny("mistral")).qkv_bias);
+}
+
+TEST_F(Config, ReadsRopeScalingOfTransformers4And5Alike) {
+  const Json llama3 = {{"rope_type", "llama3"},
+                       {"factor", 32.0},
+                       {"low_freq_factor", 1.0},
+                       {"high_freq_factor", 4.0},
+                       {"original_max_position_embeddings", 8192}};
+  Json parameters = llama3;
+  parameters["rope_theta"] = 5e5;
+  const ModelConfig four = read_changed(tiny("llama"), {{"rope_theta", 5e5}, {"rope_scaling", llama3}});
+  const ModelConfig five = read_changed(tiny("llama"), {{"rope_parameters", parameters}});
+  for (const ModelConfig& config : {four, five}) {
+    EXPECT_EQ(config.rope.theta, 5e5);
+    EXPECT_EQ(config.rope.scaling, RopeScalingKind::kLlama3);
+    EXPECT_EQ(config.rope.factor, 32.0);
+    EXPECT_EQ(config.rope.original_max_position_embeddings, 8192);
+  }
+  const ModelConfig linear = read_changed(tiny("llama"), {{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}});
+  EXPECT_EQ(linear.rope.scaling, RopeScalingKind::kLinear);
+  EXPECT_EQ(linear.rope.factor, 2.0);
+  const ModelConfig plain =
+      read_changed(tiny("llama"), {{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 3.0}}}});
+  EXPECT_EQ(plain.rope.scaling, RopeScalingKind::kNone);
+  EXPECT_EQ(plain.rope.theta, 3.0);
+}
+
+TEST_F(Config, ReadsMistralsWindow) {
+  EXPECT_EQ(read_changed(tiny("mistral"), {{"sliding_window", 64}}).sliding_window, 64);
+  EXPECT_FALSE(read_changed(tiny("mistral"), {{"sliding_window", nullptr}}).sliding_window.has_value());
+  EXPECT_EQ(read(tiny("mistral")).sliding_window, 4096);  // transformers' default
+}
+
+TEST_F(Config, ReadsQwen2sWindow) {
+  EXPECT_FALSE(
+      read_changed(tiny("qwen2"), {{"sliding_window", 64}, {"max_window_layers", 0}}).sliding_window.has_value());
+  const ModelConfig some =
+      read_changed(tiny("qwen2"), {{"use_sliding_window", true}, {"sliding_window", 64}, {"max_window_layers", 2}});
+  EXPECT_EQ(some.sliding_window, 64);
+  EXPECT_EQ(some.layer_is_sliding, (std::vector<bool>{false, false, true}));
+  const ModelConfig listed =
+      read_changed(tiny("qwen2"), {{"use_sliding_window", true},
+                                   {"sliding_window", 64},
+                                   {"layer_types", {"sliding_attention", "full_attention", "sliding_attention"}}});
+  EXPECT_EQ(listed.layer_is_sliding, (std::vector<bool>{true, false, true}));
+  const ModelConfig all =
+      read_changed(tiny("qwen2"), {{"use_sliding_window", true}, {"sliding_window", 64}, {"max_window_layers", 0}});
+  EXPECT_TRUE(all.layer_is_sliding.empty());
+  EXPECT_EQ(all.sliding_window, 64);
+}
+
+TEST_F(Config, NamesEveryNeededKeyThatIsMissing) {
+  for (const char* key :
+       {"model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}) {
+    Json json = tiny("llama");
+    json.erase(key);
+    expect_refused(json, {std::string("\"") + key + "\" is missing"});
+  }
+}
+
+TEST_F(Config, ListsWhatIsSupportedWhenItMeetsSomethingElse) {
+  expect_refused(tiny("gemma2"), {"gemma2", "llama, mistral, qwen2"});
+  expect_llama_refused({{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}}},
+                       {"yarn", "default, linear, llama3"});
+  expect_llama_refused({{"hidden_act", "gelu"}}, {"hidden_act", "silu", "gelu"});
+  expect_llama_refused({{"partial_rotary_factor", 0.5}}, {"partial_rotary_factor"});
+  expect_llama_refused({{"quantization_config", {{"quant_method", "gptq"}}}}, {"quantization_config"});
+}
+
+TEST_F(Config, RefusesNumbersThatCannotBe) {
+  const std::vector<std::pair<std::string, Json>> wrong = {{"vocab_size", 0},
+                                                           {"hidden_size", -32},
+                                                           {"hidden_size", 1e18},
+                                                           {"hidden_size", "32"},
+                                                           {"num_hidden_layers", 10001},
+                                                           {"num_hidden_layers", 0},
+                                                           {"intermediate_size", 1LL << 40},
+                                                           {"num_attention_heads", 5},
+                                                           {"num_key_value_heads", 3},
+                                                           {"num_key_value_heads", 8},
+                                                           {"head_dim", 7},
+                                                           {"head_dim", 1 << 19},
+                                                           {"rms_norm_eps", 0.0},
+                                                           {"rms_norm_eps", -1.0},
+                                                           {"rope_theta", 0},
+                                                           {"max_position_embeddings", 0},
+                                                           {"tie_word_embeddings", 1},
+                                                           {"eos_token_id", "</s>"},
+                                                           {"num_hidden_layers", Json::array()}};
+  for (const auto& [key, value] : wrong) {
+    SCOPED_TRACE(key + " = " + value.dump());
+    expect_llama_refused({{key, value}}, {key});
+  }
+}
+
+TEST_F(Config, RefusesIncompleteLlama3Scaling) {
+  expect_llama_refused({{"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}}},
+                       {"rope_scaling", "low_freq_factor"});
+  expect_llama_refused({{"rope_scaling", {{"rope_type", "linear"}}}}, {"rope_scaling", "factor"});
+}
+
+TEST_F(Config, RefusesAFileCutAnywhere) {
+  const std::string whole = tiny("llama").dump();
+  for (size_t length = 0; length < whole.size(); ++length) {
+    expect_error(ErrorKind::kBadInput, {path_.string()}, [&] { read(whole.substr(0, length)); });
+  }
+}
+
+TEST_F(Config, RefusesNestingThatWouldOverflowTheStack) {
+  std::string text = tiny("llama").dump();
+  text.back() = ',';
+  text += "\"x\": " + std::string(300000, '[') + std::string(300000, ']') + "}";
+  expect_error(ErrorKind::kBadInput, {path_.string(), "nested"}, [&] { read(text); });
+}
+
+TEST_F(Config, TakesBracketsInsideStringsForText) {
+  const std::string brackets = "\"\\" + std::string(1000, '[') + "\"";
+  EXPECT_EQ(read_changed(tiny("llama"), {{"comment", brackets}}).source.at("comment"), brackets);
+}
+
+TEST_F(Config, WritesAnOrdinaryModelAsItCame) {
+  Json source = tiny("llama");
+  source["torch_dtype"] = "float16";
+  source["some_key_of_others"] = {{"kept", true}};
+  const Json written = write_config(read(source), "bfloat16");
+  source["torch_dtype"] = "bfloat16";
+  EXPECT_EQ(written, source);
+}
+
+TEST_F(Config, WritesTheNumbersOfAnOrdinaryModelThatChanged) {
+  Json source = tiny("qwen2");
+  source["dtype"] = "float32";
+  source.update(Json{{"use_sliding_window", true}, {"sliding_window", 64}, {"max_window_layers", 2}});
+  ModelConfig config = read(source);
+  config.layers.erase(config.layers.begin());
+  config.layer_is_sliding.erase(config.layer_is_sliding.begin());
+  for (LayerShape& shape : config.layers) shape.intermediate_size = 40;
+  const Json written = write_config(config, "float32");
+  EXPECT_EQ(written.at("model_type"), "qwen2");
+  EXPECT_FALSE(written.contains("torch_dtype"));
+  const ModelConfig again = read(written);
+  EXPECT_EQ(again.layers, config.layers);
+  EXPECT_EQ(again.layer_is_sliding, (std::vector<bool>{false, true}));
+}
+
+TEST_F(Config, KeepsHeadWidthAndKeyValueHeadsWhenHeadsAreTakenAway) {
+  Json source = tiny("llama");
+  source.erase("num_key_value_heads");
+  ModelConfig config = read(source);
+  for (LayerShape& shape : config.layers) shape.num_attention_heads = shape.num_key_value_heads = 2;
+  EXPECT_EQ(read(Json(write_config(config, "float32"))).layers, config.layers);
+  EXPECT_EQ(read(Json(write_config(config, "float32"))).head_dim, 8);
+  ModelConfig fewer_queries = read(source);
+  for (LayerShape& shape : fewer_queries.layers) shape.num_attention_heads = 4, shape.num_key_value_heads = 2;
+  EXPECT_EQ(read(Json(write_config(fewer_queries, "float32"))).layers, fewer_queries.layers);
+}
+
+// A llama with three layers whose streams are cut to different widths.
+ModelConfig sliced(ModelConfig config) {
+  config.layers[0] = {24, 20, 16, 48, 4, 2, true, false};
+  config.layers[1] = {16, 16, 16, 40, 2, 1, false, false};
+  config.layers[2] = {16, 18, 30, 48, 4, 4, true, true};
+  config.embedding_width = 24;
+  config.head_width = 30;
+  config.has_final_norm_weight = false;
+  return config;
+}
+
+TEST_F(Config, ReadsBackTheSlicedModelThatItWrote) {
+  const ModelConfig config = sliced(read_changed(tiny("llama"), {{"rope_theta", 5e5}, {"bos_token_id", 3}}));
+  EXPECT_FALSE(config.is_ordinary());
+  const Json written = write_config(config, "bfloat16");
+  EXPECT_EQ(written.at("model_type"), "dynslice");
+  EXPECT_EQ(written.at("base_model_type"), "llama");
+  EXPECT_EQ(written.at("architectures"), Json({"DynsliceForCausalLM"}));
+  const ModelConfig again = read(written);
+  EXPECT_EQ(again.layers, config.layers);
+  EXPECT_EQ(again.model_type, "llama");
+  EXPECT_EQ(again.hidden_size, 32);
+  EXPECT_EQ(again.head_dim, 8);
+  EXPECT_EQ(again.rope.theta, 5e5);
+  EXPECT_EQ(again.embedding_width, 24);
+  EXPECT_EQ(again.head_width, 30);
+  EXPECT_EQ(again.bos_token_id, 3);
+  EXPECT_FALSE(again.has_final_norm_weight);
+  EXPECT_EQ(Json(write_config(again, "bfloat16")), written);
+}
+
+TEST_F(Config, WritesAnOrdinaryModelThatWasReadFromASlicedOneAsOrdinary) {
+  const ModelConfig dense = read(tiny("llama"));
+  ModelConfig again = read(Json(write_config(sliced(dense), "float32")));
+  again.layers = dense.layers;
+  again.embedding_width = again.head_width = 32;
+  again.has_final_norm_weight = true;
+  const Json written = write_config(again, "float32");
+  EXPECT_EQ(written.at("model_type"), "llama");
+  EXPECT_EQ(written.at("architectures"), Json({"LlamaForCausalLM"}));
+  EXPECT_FALSE(written.contains("dynslice"));
+}
+
+TEST_F(Config, RefusesSlicedShapesThatDoNotFitEachOther) {
+  const Json good = write_config(sliced(read(tiny("llama"))), "float32");
+  const auto expect_sliced_refused = [&](const std::string& pointer, const Json& value,
+                                         const std::vector<std::string>& parts) {
+    SCOPED_TRACE(pointer + " = " + value.dump());
+    Json bad = good;
+    bad[Json::json_pointer(pointer)] = value;
+    expect_refused(bad, parts);
+  };
+  expect_sliced_refused("/dynslice/format", 2, {"format"});
+  expect_sliced_refused("/dynslice/embedding_width", 23, {"layers[0].input_width"});
+  expect_sliced_refused("/dynslice/layers/1/input_width", 17, {"layers[1]"});
+  expect_sliced_refused("/dynslice/layers/2/output_width", 31, {"head_width"});
+  expect_sliced_refused("/dynslice/layers/0/shortcuts", false, {"layers[0]", "shortcuts"});
+  expect_sliced_refused("/dynslice/layers/0/middle_width", 0, {"layers[0]", "middle_width"});
+  expect_sliced_refused("/dynslice/layers/0/num_key_value_heads", 3, {"layers[0]", "num_key_value_heads"});
+  expect_sliced_refused("/dynslice/layers", Json::array(), {"layers", "3"});
+  expect_sliced_refused("/dynslice/layers/0", 5, {"layers[0]"});
+  expect_sliced_refused("/base_model_type", "gemma", {"base_model_type", "gemma"});
+  expect_sliced_refused("/tie_word_embeddings", true, {"head_width", "tied"});
+}
+
+TEST_F(Config, CountsTheParametersOfADenseModel) {
+  // Layer: q 32x32, k and v 16x32, o 32x32, gate, up and down 48x32, two norms.
+  const int64_t matrices = 32 * 32 * 2 + 16 * 32 * 2 + 48 * 32 * 3, layer = matrices + 2 * 32;
+  const ModelCost untied = count_cost(read(tiny("llama")));
+  EXPECT_EQ(untied.parameters, 2 * 100 * 32 + 3 * layer + 32);
+  EXPECT_EQ(untied.multiply_adds_per_token, 3 * matrices + 100 * 32);
+  const ModelCost tied = count_cost(read_changed(tiny("llama"), {{"tie_word_embeddings", true}}));
+  EXPECT_EQ(tied.parameters, 100 * 32 + 3 * layer + 32);
+  EXPECT_EQ(tied.multiply_adds_per_token, untied.multiply_adds_per_token);
+  const ModelCost biased = count_cost(read_changed(tiny("llama"), {{"attention_bias", true}, {"mlp_bias", true}}));
+  EXPECT_EQ(biased.parameters, untied.parameters + 3 * (32 + 2 * 16 + 32 + 2 * 48 + 32));
+  EXPECT_EQ(biased.multiply_adds_per_token, untied.multiply_adds_per_token);
+}
+
+TEST_F(Config, CountsShortcutsOfASlicedModel) {
+  ModelConfig config = sliced(read(tiny("llama")));
+  config.layers = {config.layers[0]};
+  config.head_width = 16;
+  const int64_t matrices = 32 * 24 + 2 * 16 * 24 + 20 * 32 + 2 * 48 * 20 + 16 * 48, shortcuts = 20 * 24 + 16 * 20;
+  EXPECT_EQ(count_cost(config).multiply_adds_per_token, matrices + shortcuts + 100 * 16);
+  EXPECT_EQ(count_cost(config).parameters, matrices + shortcuts + 100 * 24 + 100 * 16);
+}
+
+// ---- GGUF
+
+GgufBuilder gguf_metadata(const std::string& architecture) {
+  GgufBuilder builder;
+  const std::string& a = architecture;
+  builder.text("general.architecture", a).number(a + ".block_count", 3).number(a + ".embedding_length", 32);
+  builder.number(a + ".feed_forward_length", 48).number(a + ".attention.head_count", 4);
+  builder.number(a + ".attention.head_count_kv", 2).number(a + ".context_length", 512);
+  builder.real(a + ".attention.layer_norm_rms_epsilon", 1e-5F).real(a + ".rope.freq_base", 5e5F);
+  builder.number("tokenizer.ggml.bos_token_id", 1).number("tokenizer.ggml.eos_token_id", 2);
+  builder.floats("token_embd.weight", {100, 32}, std::vector<float>(3200, 0.5F));
+  return builder;
+}
+
+class GgufConfig : public Config {
+ protected:
+  ModelConfig read_gguf(const GgufBuilder& builder) {
+    write_bytes(folder_ / "m.gguf", builder.bytes());
+    return read_config(GgufFile(folder_ / "m.gguf"));
+  }
+  void expect_gguf_refused(const GgufBuilder& builder, const std::vector<std::string>& parts) {
+    expect_error(ErrorKind::kBadInput, parts, [&] { read_gguf(builder); });
+  }
+};
+
+TEST_F(GgufConfig, SaysWhatTheMetadataSay) {
+  const ModelConfig config = read_gguf(gguf_metadata("llama"));
+  EXPECT_EQ(config.model_type, "llama");
+  EXPECT_EQ(config.vocab_size, 100);
+  EXPECT_EQ(config.layers[0], (LayerShape{32, 32, 32, 48, 4, 2, false, true}));
+  EXPECT_EQ(config.rms_norm_eps, 1e-5);  // not the 32-bit float's 9.99999974e-06
+  EXPECT_EQ(config.rope.theta, 5e5);
+  EXPECT_EQ(config.max_position_embeddings, 512);
+  EXPECT_TRUE(config.tie_word_embeddings);  // no output.weight
+  EXPECT_EQ(config.eos_token_id, 2);
+  EXPECT_TRUE(read_gguf(gguf_metadata("qwen2")).qkv_bias);
+}
+
+TEST_F(GgufConfig, HasASourceThatReadsLikeAnyConfigJson) {
+  GgufBuilder builder = gguf_metadata("qwen2");
+  builder.floats("output.weight", {1}, {1});
+  const ModelConfig config = read_gguf(builder);
+  EXPECT_EQ(config.source.at("architectures"), Json({"Qwen2ForCausalLM"}));
+  EXPECT_EQ(config.source.at("tie_word_embeddings"), false);
+  const ModelConfig again = read(Json(write_config(config, "bfloat16")));
+  EXPECT_EQ(again.layers, config.layers);
+  EXPECT_EQ(again.rope.theta, config.rope.theta);
+  EXPECT_EQ(again.bos_token_id, config.bos_token_id);
+}
+
+TEST_F(GgufConfig, ReadsLinearScalingAndMistralsWindow) {
+  GgufBuilder linear = gguf_metadata("llama");
+  linear.text("llama.rope.scaling.type", "linear").real("llama.rope.scaling.factor", 4.0F);
+  EXPECT_EQ(read_gguf(linear).rope.scaling, RopeScalingKind::kLinear);
+  EXPECT_EQ(read_gguf(linear).rope.factor, 4.0);
+  GgufBuilder window = gguf_metadata("llama");
+  window.number("llama.attention.sliding_window", 64);
+  EXPECT_EQ(read_gguf(window).model_type, "mistral");
+  EXPECT_EQ(read_gguf(window).sliding_window, 64);
+}
+
+// rope_freqs.weight as the converter makes it for heads of width 64: an independent writing of Llama 3's rule.
+std::vector<float> llama3_divisors(double theta, double factor, double original) {
+  std::vector<float> divisors;
+  for (int pair = 0; pair < 32; ++pair) {
+    const double wavelength = 2 * M_PI * std::pow(theta, 2.0 * pair / 64);
+    double divisor = 1;
+    if (wavelength > original) {
+      divisor = factor;
+    } else if (wavelength >= original / 4) {
+      const double smooth = (original / wavelength - 1) / 3;
+      divisor = 1 / ((1 - smooth) / factor + smooth);
+    }
+    divisors.push_back(static_cast<float>(divisor));
+  }
+  return divisors;
+}
+
+GgufBuilder with_divisors(const std::vector<float>& divisors) {
+  GgufBuilder builder = gguf_metadata("llama");
+  builder.number("llama.attention.key_length", 64).floats("rope_freqs.weight", {divisors.size()}, divisors);
+  return builder;
+}
+
+TEST_F(GgufConfig, RecognisesTheLlama3ScalingBehindFrequencyDivisors) {
+  const std::vector<float> divisors = llama3_divisors(5e5, 32, 8192);
+  const ModelConfig config = read_gguf(with_divisors(divisors));
+  ASSERT_EQ(config.rope.frequency_divisors.size(), 32U);
+  EXPECT_EQ(config.rope.frequency_divisors[31], 32.0);
+  EXPECT_EQ(config.rope.scaling, RopeScalingKind::kLlama3);
+  EXPECT_EQ(config.rope.factor, 32.0);
+  EXPECT_EQ(config.rope.original_max_position_embeddings, 8192);
+  EXPECT_TRUE(config.is_ordinary());
+  EXPECT_EQ(config.source.at("rope_scaling").at("rope_type"), "llama3");
+}
+
+TEST_F(GgufConfig, KeepsDivisorsThatAreNoKnownScaling) {
+  std::vector<float> divisors(32, 1.0F);
+  divisors[3] = 7.0F;
+  divisors[31] = 2.0F;
+  const ModelConfig config = read_gguf(with_divisors(divisors));
+  EXPECT_EQ(config.rope.scaling, RopeScalingKind::kNone);
+  EXPECT_FALSE(config.is_ordinary());
+  const ModelConfig again = read(Json(write_config(config, "float32")));
+  EXPECT_EQ(again.rope.frequency_divisors, config.rope.frequency_divisors);
+}
+
+TEST_F(GgufConfig, RefusesWhatIsNotSupported) {
+  expect_gguf_refused(gguf_metadata("gemma2"), {"m.gguf", "gemma2", "llama, qwen2"});
+  GgufBuilder experts = gguf_metadata("llama");
+  expect_gguf_refused(experts.number("llama.expert_count", 8), {"llama.expert_count", "experts"});
+  GgufBuilder yarn = gguf_metadata("qwen2");
+  expect_gguf_refused(yarn.text("qwen2.rope.scaling.type", "yarn"), {"qwen2.rope.scaling.type", "linear"});
+  GgufBuilder partial = gguf_metadata("llama");
+  expect_gguf_refused(partial.number("llama.rope.dimension_count", 4), {"llama.rope.dimension_count", "8"});
+  expect_gguf_refused(with_divisors(std::vector<float>(16, 1.0F)), {"rope_freqs.weight", "32 values"});
+  expect_gguf_refused(with_divisors(std::vector<float>(32, -1.0F)), {"rope_freqs.weight", "positive"});
+}
+
+TEST_F(GgufConfig, NamesMetadataThatAreMissingOrCannotBe) {
+  GgufBuilder empty;
+  expect_gguf_refused(empty.text("general.architecture", "llama"), {"token_embd.weight"});
+  GgufBuilder no_layers;
+  no_layers.text("general.architecture", "llama").floats("token_embd.weight", {2, 2}, {1, 2, 3, 4});
+  expect_gguf_refused(no_layers, {"\"llama.embedding_length\"", "missing"});
+  GgufBuilder many = GgufBuilder();
+  many.text("general.architecture", "llama")
+      .number("llama.embedding_length", 32)
+      .number("llama.feed_forward_length", 8);
+  many.number("llama.attention.head_count", 0xffffffffU).floats("token_embd.weight", {2, 2}, {1, 2, 3, 4});
+  expect_gguf_refused(many, {"llama.attention.head_count", "4294967295"});
+}
+
+}  // namespace
+}  // namespace dynslice

@@ -1,0 +1,109 @@
+#include "dynslice/score/score.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "dynslice/model/head.h"
+#include "dynslice/support/error.h"
+#include "tiny_model.h"
+
+namespace dynslice {
+namespace {
+
+using testing::MemoryCheckpoint;
+using testing::random_windows;
+using testing::tiny_model;
+
+// All streams of a walk, x_0 to x_L, as [tokens, d] fp64.
+std::vector<at::Tensor> all_streams(const LayerWalk& walk, const TokenWindows& windows) {
+  ResidualStream stream = walk.embed(windows);
+  std::vector<at::Tensor> streams = {stream.gather()};
+  walk.run("test", windows.tokens(), [&](LayerStep& step) {
+    step.transform(stream, [&](const at::Tensor& x) {
+      return forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
+    });
+    streams.push_back(stream.gather());
+  });
+  for (at::Tensor& x : streams) x = x.reshape({-1, x.size(-1)}).to(at::kDouble);
+  return streams;
+}
+
+at::Tensor cosines(const at::Tensor& x, const at::Tensor& y) { return (x * y).sum(1) / x.norm(2, 1) / y.norm(2, 1); }
+
+class Scores : public ::testing::Test {
+ protected:
+  MemoryCheckpoint model_ = tiny_model({.layers = 4});
+  TokenWindows windows_ = random_windows(3, 16, 61);
+  LayerWalk walk_{model_, {.chunk_tokens = 32}, 16, no_progress()};
+};
+
+TEST_F(Scores, OfEveryMetricAreMeansOverTokensOfTheCosine) {
+  const auto streams = all_streams(walk_, windows_);
+  const auto lr = score_layers(walk_, windows_, {parse_metric("lr")});
+  const auto bi = score_layers(walk_, windows_, {parse_metric("bi")});
+  const auto angular = score_layers(walk_, windows_, {parse_metric("angular")});
+  const auto window = score_layers(walk_, windows_, {parse_metric("window:3")});
+  ASSERT_EQ(lr.values.size(), 4U);
+  for (size_t i = 0; i < 4; ++i) {
+    const at::Tensor cosine = cosines(streams[i], streams[i + 1]);
+    EXPECT_NEAR(lr.values[i], cosine.mean().item<double>(), 1e-9);
+    EXPECT_NEAR(bi.values[i], 1 - cosine.mean().item<double>(), 1e-9);
+    EXPECT_NEAR(angular.values[i], cosine.acos().mean().item<double>() / std::numbers::pi, 1e-9);
+  }
+  ASSERT_EQ(window.values.size(), 2U);
+  EXPECT_NEAR(window.values[0], cosines(streams[0], streams[3]).mean().item<double>(), 1e-9);
+  EXPECT_NEAR(window.values[1], cosines(streams[1], streams[4]).mean().item<double>(), 1e-9);
+  EXPECT_EQ(lr.more_important, MoreImportant::kLow);
+  EXPECT_EQ(bi.more_important, MoreImportant::kHigh);
+}
+
+TEST_F(Scores, AfterTheFinalNormDifferInTheLastLayerOnly) {
+  const auto plain = score_layers(walk_, windows_, {parse_metric("lr"), false});
+  const auto normed = score_layers(walk_, windows_, {parse_metric("lr"), true});
+  const auto streams = all_streams(walk_, windows_);
+  const at::Tensor after = final_norm(load_head(walk_), streams[4].to(at::kFloat)).to(at::kDouble);
+  EXPECT_EQ(plain.values[2], normed.values[2]);
+  EXPECT_NEAR(normed.values[3], cosines(streams[3], after).mean().item<double>(), 1e-6);
+  EXPECT_NE(plain.values[3], normed.values[3]);
+}
+
+TEST_F(Scores, DoNotDependOnTheChunkSize) {
+  const LayerWalk whole(model_, {.chunk_tokens = 1 << 20}, 16, no_progress());
+  const auto a = score_layers(walk_, windows_, {parse_metric("lr")});
+  const auto b = score_layers(whole, windows_, {parse_metric("lr")});
+  for (size_t i = 0; i < a.values.size(); ++i) EXPECT_NEAR(a.values[i], b.values[i], 1e-6);
+}
+
+TEST_F(Scores, LeaveOutTokensOfNormZeroAndCountThem) {
+  model_.at("model.embed_tokens.weight").select(0, 5).zero_();
+  for (int32_t& id : windows_.ids) id = id == 5 ? 6 : id;
+  windows_.ids[0] = windows_.ids[17] = 5;
+  const auto scores = score_layers(walk_, windows_, {parse_metric("lr")});
+  // A zero vector at position 0 stays zero until attention writes to it: at least layer 0 leaves both out.
+  EXPECT_GE(scores.skipped_tokens, 2);
+  EXPECT_TRUE(std::isfinite(scores.values[0]));
+}
+
+TEST_F(Scores, NameLayerAndTokenOfANaN) {
+  model_.at("model.layers.2.mlp.down_proj.weight").fill_(1e38F);
+  try {
+    score_layers(walk_, windows_, {parse_metric("lr")});
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kBadInput);
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("layer 2, token"));
+  }
+}
+
+TEST(ParseMetric, RefusesUnknownNames) {
+  for (const char* name : {"", "LR", "window", "window:", "window:0", "window:-1", "window:2x", "cosine"}) {
+    EXPECT_THROW(parse_metric(name), Error) << name;
+  }
+  EXPECT_EQ(parse_metric("window:12").window, 12);
+}
+
+}  // namespace
+}  // namespace dynslice

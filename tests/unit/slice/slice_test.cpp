@@ -1,0 +1,172 @@
+#include "dynslice/slice/slice.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "dynslice/model/head.h"
+#include "dynslice/support/error.h"
+#include "slice/second_moment.h"
+#include "tiny_model.h"
+
+namespace dynslice {
+namespace {
+
+using testing::MemoryCheckpoint;
+using testing::random_windows;
+using testing::tiny_model;
+using testing::TinyOptions;
+
+SlicePlan plan_of_widths(const ModelConfig& config, std::vector<int64_t> dims, int64_t head_dim = 0) {
+  SlicePlan plan;
+  plan.hidden_size = config.hidden_size;
+  plan.dims = std::move(dims);
+  for (const int64_t dim : plan.dims) plan.ratios.push_back(1 - static_cast<double>(dim) / static_cast<double>(plan.hidden_size));
+  plan.head_dim = head_dim > 0 ? head_dim : config.hidden_size;
+  return plan;
+}
+
+MemoryCheckpoint slice(const MemoryCheckpoint& model, const SlicePlan& plan, const TokenWindows& windows) {
+  MemoryCheckpoint sliced(sliced_config(model.config(), plan));
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  slice_model(walk, plan, windows, [&](const std::string& name, const at::Tensor& values) { sliced.put(name, values); });
+  return sliced;
+}
+
+at::Tensor logits_of(const MemoryCheckpoint& model, const TokenWindows& windows) {
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  ResidualStream stream = walk.embed(windows);
+  run_dense(walk, "test", stream);
+  const at::Tensor last = stream.gather();
+  return logits(load_head(walk), last.reshape({-1, last.size(-1)}));
+}
+
+double largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
+
+struct Kind {
+  const char* name;
+  TinyOptions options;
+};
+
+class EveryKindOfModel : public ::testing::TestWithParam<Kind> {};
+
+TEST_P(EveryKindOfModel, KeepsItsLogitsWhenRotatedWithoutSlicing) {
+  const MemoryCheckpoint model = tiny_model(GetParam().options);
+  const TokenWindows windows = random_windows(4, 16, 61);
+  const MemoryCheckpoint rotated = slice(model, plan_of_widths(model.config(), {32, 32, 32}), windows);
+  const at::Tensor before = logits_of(model, windows);
+  // fp32 rounding of six changes of basis; the logits are of size 1 to 10.
+  EXPECT_LT(largest_difference(logits_of(rotated, windows), before), 2e-4 * before.abs().max().item<double>());
+}
+
+TEST_P(EveryKindOfModel, ConsistsOfExactlyTheTensorsOfItsConfiguration) {
+  const MemoryCheckpoint model = tiny_model(GetParam().options);
+  const SlicePlan plan = plan_of_widths(model.config(), {24, 16, 8});
+  const MemoryCheckpoint sliced = slice(model, plan, random_windows(2, 16, 61));
+  std::set<std::string> expected, found;
+  for (const OutputTensor& tensor : checkpoint_tensors(sliced.config(), at::kFloat)) {
+    expected.insert(tensor.name);
+    ASSERT_NE(sliced.find(tensor.name), nullptr) << tensor.name;
+    EXPECT_EQ(sliced.find(tensor.name)->shape, tensor.shape) << tensor.name;
+  }
+  for (const TensorInfo& info : sliced.tensors()) found.insert(info.name);
+  EXPECT_EQ(found, expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Slice, EveryKindOfModel,
+                         ::testing::Values(Kind{"Untied", {}}, Kind{"Tied", {.tied = true}},
+                                           Kind{"SingleKeyValueHead", {.kv_heads = 1}}, Kind{"MultiHead", {.kv_heads = 4}},
+                                           Kind{"QkvBias", {.qkv_bias = true}}, Kind{"AllBiases", {.tied = true, .all_biases = true}}),
+                         [](const auto& instance) { return instance.param.name; });
+
+TEST(Slice, OfStreamsInASubspaceLosesNothing) {
+  // Every writer of the stream writes into the first 12 of 32 coordinates: 12 directions hold everything.
+  MemoryCheckpoint model = tiny_model({.all_biases = true});
+  for (const TensorInfo& info : model.tensors()) {
+    const bool writer = info.name.find("o_proj") != std::string::npos || info.name.find("down_proj") != std::string::npos;
+    if (writer) model.at(info.name).narrow(0, 12, 20).zero_();
+    if (info.name.find("embed") != std::string::npos) model.at(info.name).narrow(1, 12, 20).zero_();
+  }
+  const TokenWindows windows = random_windows(8, 16, 61);
+  const MemoryCheckpoint sliced = slice(model, plan_of_widths(model.config(), {12, 12, 12}), windows);
+  const at::Tensor before = logits_of(model, windows);
+  EXPECT_LT(largest_difference(logits_of(sliced, windows), before), 2e-4 * before.abs().max().item<double>());
+}
+
+TEST(Slice, OfMoreDirectionsHurtsMore) {
+  const MemoryCheckpoint model = tiny_model({.layers = 4});
+  const TokenWindows windows = random_windows(8, 32, 61);
+  const at::Tensor before = logits_of(model, windows);
+  double previous = 0;
+  for (const int64_t width : {28, 20, 8}) {
+    const MemoryCheckpoint sliced = slice(model, plan_of_widths(model.config(), std::vector<int64_t>(4, width)), windows);
+    const double error = (logits_of(sliced, windows) - before).norm().item<double>();
+    EXPECT_GT(error, previous) << width;
+    previous = error;
+  }
+}
+
+TEST(Slice, OfTheHeadCutsTheOutputMatrixAndStaysNearTheModel) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(4, 16, 61);
+  const MemoryCheckpoint sliced = slice(model, plan_of_widths(model.config(), {32, 32, 32}, 24), windows);
+  EXPECT_EQ(sliced.find("lm_head.weight")->shape, (std::vector<int64_t>{61, 24}));
+  const at::Tensor before = logits_of(model, windows);
+  EXPECT_LT((logits_of(sliced, windows) - before).norm().item<double>(), 0.5 * before.norm().item<double>());
+}
+
+// The loss of the model that the sink received, on the same windows.
+TEST(Slice, MeasuresTheHeldOutLossOfTheModelThatItWrites) {
+  const MemoryCheckpoint model = tiny_model({.all_biases = true});
+  const TokenWindows calibration = random_windows(6, 16, 61), held_out = random_windows(3, 16, 61, 11);
+  for (const int64_t head_dim : {32, 20}) {
+    const SlicePlan plan = plan_of_widths(model.config(), {24, 16, 28}, head_dim);
+    const LayerWalk walk(model, {.chunk_tokens = 64}, 16, no_progress());
+    const double loss = *slice_model(walk, plan, calibration, {}, &held_out).held_out_loss;
+
+    const MemoryCheckpoint sliced = slice(model, plan, calibration);
+    const LayerWalk sliced_walk(sliced, {.chunk_tokens = 64}, 16, no_progress());
+    ResidualStream stream = sliced_walk.embed(held_out);
+    run_dense(sliced_walk, "test", stream);
+    const double written = next_token_losses(sliced_walk, load_head(sliced_walk), std::move(stream), held_out, "test").mean().item<double>();
+    EXPECT_NEAR(loss, written, 1e-4) << head_dim;
+  }
+}
+
+TEST(Slice, RefusesAModelThatIsSlicedAlready) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(2, 16, 61);
+  const SlicePlan plan = plan_of_widths(model.config(), {24, 24, 24});
+  const MemoryCheckpoint sliced = slice(model, plan, windows);
+  EXPECT_THROW(slice(sliced, plan, windows), Error);
+}
+
+TEST(SecondMoment, GivesTheEigenvectorsOfTheWholeProduct) {
+  const at::Tensor x = at::randn({3, 500, 200}) * at::linspace(3, 0.1, 200);
+  SecondMoment moment(200, at::kCPU);
+  moment.add(x.narrow(0, 0, 1));
+  moment.add(x.narrow(0, 1, 2));
+  const at::Tensor rows = x.view({-1, 200}).to(at::kDouble);
+  const at::Tensor exact = at::matmul(rows.t(), rows);
+  const at::Tensor basis = moment.principal_directions(50, "here");
+  EXPECT_LT(largest_difference(at::matmul(basis.t(), basis), at::eye(50, at::kDouble)), 1e-10);
+  // A basis of an invariant subspace diagonalizes the product, largest values first.
+  const at::Tensor inner = at::matmul(basis.t(), at::matmul(exact, basis));
+  const at::Tensor values = inner.diagonal();
+  EXPECT_LT((inner - values.diag()).abs().max().item<double>(), 1e-8 * values[0].item<double>());
+  EXPECT_TRUE((values.narrow(0, 0, 49) >= values.narrow(0, 1, 49)).all().item<bool>());
+  const at::Tensor all = std::get<0>(at::linalg_eigh(exact));
+  EXPECT_NEAR(values[49].item<double>() / all[150].item<double>(), 1.0, 1e-9);
+}
+
+TEST(SecondMoment, RefusesNaN) {
+  at::Tensor x = at::randn({4, 8});
+  x[2][3] = std::numeric_limits<float>::quiet_NaN();
+  SecondMoment moment(8, at::kCPU);
+  moment.add(x);
+  EXPECT_THROW(moment.principal_directions(4, "here"), Error);
+}
+
+}  // namespace
+}  // namespace dynslice
