@@ -37,8 +37,14 @@ inline ModelConfig tiny_config(const TinyOptions& options) {
   config.tie_word_embeddings = options.tied;
   config.qkv_bias = options.qkv_bias || options.all_biases;
   config.o_bias = config.mlp_bias = options.all_biases;
-  const LayerShape shape{options.hidden_size, options.hidden_size, options.hidden_size, 3 * options.hidden_size,
-                         options.heads, options.kv_heads, false, true};
+  const LayerShape shape{options.hidden_size,
+                         options.hidden_size,
+                         options.hidden_size,
+                         3 * options.hidden_size,
+                         options.heads,
+                         options.kv_heads,
+                         false,
+                         true};
   config.layers.assign(static_cast<size_t>(options.layers), shape);
   return config;
 }

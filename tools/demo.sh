@@ -59,6 +59,7 @@ choose_model() {
     say "dynslice gets the model from the hub instead"
   fi
   say "model: $model"
+  "$dynslice" inspect "$model"
 }
 
 # ---- Text ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,9 @@ void check_options(const AllocateOptions& options) {
   if (!(options.average >= 0 && options.average < 1)) {
     throw_error(ErrorKind::kUsage, "--avg ", options.average, ": the average ratio must be in [0, 1), or 0% to 100%");
   }
+  if (options.average > kLargestRatio) {
+    throw_error(ErrorKind::kUsage, "--avg ", options.average, ": no layer can lose more than ", kLargestRatio);
+  }
   if (!(options.max_ratio > 0)) {
     throw_error(ErrorKind::kUsage, "--max-ratio ", options.max_ratio, ": must be above 0");
   }
@@ -25,7 +28,8 @@ void check_options(const AllocateOptions& options) {
                 options.max_ratio);
   }
   if (!(options.base >= 0 && options.base <= options.average)) {
-    throw_error(ErrorKind::kUsage, "--base ", options.base, ": must be in [0, ", options.average, "], the average ratio");
+    throw_error(ErrorKind::kUsage, "--base ", options.base, ": must be in [0, ", options.average,
+                "], the average ratio");
   }
 }
 
@@ -34,7 +38,8 @@ std::vector<double> allocate_constant(size_t layers, const AllocateOptions& opti
   return std::vector<double>(layers, options.average);
 }
 
-std::vector<double> allocate_by_redundancy(const std::vector<double>& layer_redundancy, const AllocateOptions& options) {
+std::vector<double> allocate_by_redundancy(const std::vector<double>& layer_redundancy,
+                                           const AllocateOptions& options) {
   check_options(options);
   const auto [low, high] = std::minmax_element(layer_redundancy.begin(), layer_redundancy.end());
   if (layer_redundancy.empty() || *low == *high) return allocate_constant(layer_redundancy.size(), options);
@@ -62,7 +67,8 @@ std::vector<double> cap_ratios(std::vector<double> ratios, double limit) {
     for (size_t i = 0; i < ratios.size(); ++i) free_sum += capped[i] ? 0 : ratios[i];
     const double free_total = total - limit * static_cast<double>(static_cast<int64_t>(ratios.size()) - free);
     for (size_t i = 0; i < ratios.size(); ++i) {
-      if (!capped[i]) ratios[i] = free_sum > 0 ? ratios[i] * free_total / free_sum : free_total / static_cast<double>(free);
+      if (!capped[i])
+        ratios[i] = free_sum > 0 ? ratios[i] * free_total / free_sum : free_total / static_cast<double>(free);
     }
   }
   return ratios;

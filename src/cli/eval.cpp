@@ -20,26 +20,24 @@ void run(const EvalOptions& options, TerminalProgress& progress) {
 
   if (options.common.json) {
     OrderedJson json;
-    json["perplexity"][text.source.name] = {{"value", result.value},
-                                            {"stderr", result.standard_error},
-                                            {"windows", result.windows},
-                                            {"tokens", result.tokens},
-                                            {"scored_tokens", result.scored_tokens},
-                                            {"seqlen", result.seqlen},
-                                            {"protocol", options.protocol}};
+    json["perplexity"][text.source.name] = {
+        {"value", result.value},       {"stderr", result.standard_error},       {"windows", result.windows},
+        {"tokens", result.tokens},     {"scored_tokens", result.scored_tokens}, {"seqlen", result.seqlen},
+        {"protocol", options.protocol}};
     json["tokens_per_second"] = result.tokens_per_second();
     json["wall_seconds"] = seconds;
     json["peak_rss_bytes"] = peak_rss_bytes();
     json["provenance"] = describe_run(options.common, compute, *checkpoint);
     json["provenance"]["text"] = describe(text, options.text);
-    std::cout << json.dump(2) << '\n';
+    std::cout << to_text(json);
     return;
   }
   std::cout << text.source.name << (text.source.split.empty() ? "" : " (" + text.source.split + ")") << " perplexity "
             << format_fixed(result.value, 4) << " ± " << format_fixed(result.standard_error, 4) << "\n"
             << result.windows << " windows of " << result.seqlen << " tokens, " << result.tokens << " tokens, "
             << format_fixed(result.tokens_per_second(), 0) << " tokens/s in " << dtype_name(compute.dtype) << " on "
-            << compute.device.str() << ", " << format_duration(seconds) << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\n";
+            << compute.device.str() << ", " << format_duration(seconds) << ", peak memory "
+            << format_bytes(peak_rss_bytes()) << ".\n";
 }
 
 }  // namespace dynslice::cli

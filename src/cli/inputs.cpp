@@ -25,7 +25,8 @@ std::string environment(const char* name) {
 // Where tools/fetch_model.sh puts the default model.
 std::filesystem::path cached_default_model() {
   std::filesystem::path cache = environment("DYNSLICE_CACHE");
-  if (cache.empty() && !environment("XDG_CACHE_HOME").empty()) cache = std::filesystem::path(environment("XDG_CACHE_HOME")) / "dynslice";
+  if (cache.empty() && !environment("XDG_CACHE_HOME").empty())
+    cache = std::filesystem::path(environment("XDG_CACHE_HOME")) / "dynslice";
   if (cache.empty()) cache = std::filesystem::path(environment("HOME")) / ".cache" / "dynslice";
   return cache / "models" / kDefaultModelFile;
 }
@@ -36,45 +37,62 @@ std::filesystem::path default_model(ProgressSink& progress) {
     log(LogLevel::kInfo, "No model given: using SmolLM2-135M-Instruct (" + cached.string() + ")");
     return cached;
   }
-  log(LogLevel::kInfo, std::string("No model given: using ") + kDefaultModel + " from the hub, which is downloaded once");
+  log(LogLevel::kInfo,
+      std::string("No model given: using ") + kDefaultModel + " from the hub, which is downloaded once");
   return hub_model(HubOptions::from_environment(), {kDefaultModel, "main"}, progress);
 }
 
-int64_t default_seqlen(const ModelConfig& config) { return std::min<int64_t>(2048, config.max_position_embeddings); }
+int64_t window_length(const TextOptions& options, TextUse use, const ModelConfig& config) {
+  const int64_t longest = config.max_position_embeddings;
+  if (options.seqlen > longest) {
+    throw_error(ErrorKind::kUsage, "--seqlen ", options.seqlen, ": is above the model's maximum of ", longest,
+                " positions");
+  }
+  return options.seqlen > 0 ? options.seqlen : std::min<int64_t>(use == TextUse::kCalibration ? 1024 : 2048, longest);
+}
 
 }  // namespace
+
+void check_output_file(const std::filesystem::path& file) {
+  std::error_code error;
+  const std::filesystem::path folder = std::filesystem::absolute(file).parent_path();
+  if (!std::filesystem::is_directory(folder, error) || std::filesystem::is_directory(file, error)) {
+    throw_error(ErrorKind::kMissingData, file.string(), ": cannot be written: ",
+                std::filesystem::is_directory(file, error) ? "it is a folder" : "its folder does not exist");
+  }
+}
 
 std::filesystem::path resolve_model(const std::string& model, ProgressSink& progress) {
   const std::string name = !model.empty() ? model : environment("DYNSLICE_MODEL");
   if (name.empty()) return default_model(progress);
   std::error_code error;
   if (std::filesystem::exists(name, error)) return name;
-  if (const auto id = parse_hub_id(name)) return hub_model(HubOptions::from_environment(), *id, progress);
+  const auto id = name.ends_with(".gguf") ? std::nullopt : parse_hub_id(name);
+  if (id) return hub_model(HubOptions::from_environment(), *id, progress);
   throw_error(ErrorKind::kMissingData, name, ": no such folder or file, and not a hub id (org/name)");
 }
 
 std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, ProgressSink& progress) {
   if (options.threads > 0) at::set_num_threads(options.threads);
-  return open_checkpoint(resolve_model(options.model, progress));
+  auto checkpoint = open_checkpoint(resolve_model(options.model, progress));
+  log(LogLevel::kDebug,
+      "model: " + checkpoint->path().string() + ", " + std::to_string(at::get_num_threads()) + " threads");
+  return checkpoint;
 }
 
-LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOptions& common, const Checkpoint& checkpoint,
-                        ProgressSink& progress) {
+LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOptions& common,
+                        const Checkpoint& checkpoint, ProgressSink& progress) {
   LoadedText text;
   text.source = load_text(options.spec, use, common.data_dir, progress);
   if (!text.source.notice.empty()) log(LogLevel::kInfo, text.source.notice);
   const auto tokenizer = load_tokenizer(checkpoint.path());
-  const int64_t vocab = checkpoint.config().vocab_size;
   text.stream = tokenizer->encode(text.source.text);
-  const auto largest = std::max_element(text.stream.begin(), text.stream.end());
-  if (largest != text.stream.end() && *largest >= vocab) {
-    throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": its tokenizer gave id ", *largest,
-                " but the model's vocabulary has ", vocab, " entries; the tokenizer belongs to another model");
-  }
+  log(LogLevel::kDebug, text.source.path.string() + ": " + std::to_string(text.stream.size()) + " tokens");
   if (tokenizer->adds_bos()) text.bos_id = tokenizer->bos_id();
-  text.cut = {options.seqlen > 0 ? options.seqlen : default_seqlen(checkpoint.config()), options.samples, std::nullopt, options.shuffle};
+  text.cut = {window_length(options, use, checkpoint.config()), options.samples, std::nullopt, options.shuffle};
   if (options.range) {
-    text.cut.range = TokenRange{options.range->begin, options.range->end.value_or(static_cast<int64_t>(text.stream.size()))};
+    text.cut.range =
+        TokenRange{options.range->begin, options.range->end.value_or(static_cast<int64_t>(text.stream.size()))};
   }
   text.windows = cut_windows(text.stream, text.cut);
   return text;
@@ -101,6 +119,7 @@ OrderedJson describe_run(const CommonOptions& common, const ComputeOptions& comp
   json["libtorch"] = TORCH_VERSION;
   json["command_line"] = common.command_line;
   json["model"] = checkpoint.path().string();
+  json["model_asked"] = common.model;
   json["device"] = compute.device.str();
   json["dtype"] = dtype_name(compute.dtype);
   json["threads"] = at::get_num_threads();
@@ -109,19 +128,27 @@ OrderedJson describe_run(const CommonOptions& common, const ComputeOptions& comp
 
 std::string dtype_name(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kFloat: return "fp32";
-    case at::kBFloat16: return "bf16";
-    case at::kHalf: return "fp16";
-    default: return "unknown";
+    case at::kFloat:
+      return "fp32";
+    case at::kBFloat16:
+      return "bf16";
+    case at::kHalf:
+      return "fp16";
+    default:
+      return "unknown";
   }
 }
 
 std::string torch_dtype_name(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kFloat: return "float32";
-    case at::kBFloat16: return "bfloat16";
-    case at::kHalf: return "float16";
-    default: return "unknown";
+    case at::kFloat:
+      return "float32";
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    default:
+      return "unknown";
   }
 }
 

@@ -17,20 +17,23 @@ namespace dynslice::cli {
 // The local path of MODEL: a path, a hub id (downloaded when it is not in the cache), or the default model.
 std::filesystem::path resolve_model(const std::string& model, ProgressSink& progress);
 
+// Fails before the work when a file to be written has no folder to lie in.
+void check_output_file(const std::filesystem::path& file);
+
 // Opens the model and sets the number of threads.
 std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, ProgressSink& progress);
 
 struct LoadedText {
   TextSource source;
-  std::vector<int32_t> stream;      // all token ids of the text
-  WindowOptions cut;                // as resolved: seqlen and range filled in
+  std::vector<int32_t> stream;  // all token ids of the text
+  WindowOptions cut;            // as resolved: seqlen and range filled in
   TokenWindows windows;
-  std::optional<int32_t> bos_id;    // when the tokenizer adds it
+  std::optional<int32_t> bos_id;  // when the tokenizer adds it
 };
 
 // Loads, tokenizes and cuts the text. Checks that tokenizer and model agree.
-LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOptions& common, const Checkpoint& checkpoint,
-                        ProgressSink& progress);
+LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOptions& common,
+                        const Checkpoint& checkpoint, ProgressSink& progress);
 
 // Name, file, hash, range, windows: what makes a text reproducible.
 OrderedJson describe(const LoadedText& text, const TextOptions& options);

@@ -46,7 +46,7 @@ void run(const InspectOptions& options, TerminalProgress& progress) {
   const auto checkpoint = open_model(options.common, progress);
   const OrderedJson json = describe_checkpoint(*checkpoint);
   if (options.common.json) {
-    std::cout << json.dump(2) << '\n';
+    std::cout << to_text(json);
     return;
   }
   const ModelConfig& config = checkpoint->config();
@@ -55,7 +55,8 @@ void run(const InspectOptions& options, TerminalProgress& progress) {
       {"architecture", config.model_type + (config.is_ordinary() ? "" : ", shapes of its own (dynslice)")},
       {"layers", std::to_string(config.num_layers())},
       {"hidden size", std::to_string(config.hidden_size)},
-      {"vocabulary", std::to_string(config.vocab_size) + (config.tie_word_embeddings ? ", head tied to the embedding" : "")},
+      {"vocabulary",
+       std::to_string(config.vocab_size) + (config.tie_word_embeddings ? ", head tied to the embedding" : "")},
       {"context", std::to_string(config.max_position_embeddings)},
       {"parameters", format_count(json["parameters"].get<int64_t>())},
       {"multiply-adds a token", format_count(json["multiply_adds_per_token"].get<int64_t>())}};

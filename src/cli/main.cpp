@@ -28,7 +28,9 @@ int main(int argc, char** argv) {
   const auto parsed = dynslice::cli::parse_command_line(argc, argv);
   if (const int* exit_code = std::get_if<int>(&parsed)) return *exit_code;
 
+  // A thread that waits spins for some microseconds, in which most waits end, and sleeps then.
   ::setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);
+  ::setenv("GOMP_SPINCOUNT", "20000", /*overwrite=*/0);
   void* library = ::dlopen(library_path().c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (library == nullptr) {
     std::cerr << "dynslice: cannot load its library: " << ::dlerror() << "; build it again with tools/setup.sh\n";

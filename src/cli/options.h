@@ -16,12 +16,12 @@ struct RangeOption {
 };
 
 struct CommonOptions {
-  std::string model;            // folder, .gguf file or hub id; empty for the default model
+  std::string model;  // folder, .gguf file or hub id; empty for the default model
   std::string device = "auto";
   std::string dtype = "auto";
-  int threads = 0;              // 0: LibTorch's choice
-  std::string data_dir;         // where text data sets are looked for first
-  bool json = false;            // one JSON object on stdout
+  int threads = 0;       // 0: LibTorch's choice
+  std::string data_dir;  // where text data sets are looked for first
+  bool json = false;     // one JSON object on stdout
   bool quiet = false;
   bool verbose = false;
   std::vector<std::string> command_line;  // for provenance
@@ -39,34 +39,35 @@ struct ScoreOptions {
   CommonOptions common;
   TextOptions calibration;
   std::string metric = "lr";
-  std::string preset;           // "" or "paper"
-  std::string output;           // scores.json
+  std::string preset;  // "" or "paper"
+  std::string output;  // scores.json
 };
 
 // What `plan` and `slice` share.
 struct PlanningOptions {
   CommonOptions common;
   TextOptions calibration;
+  std::string method = "slice";
   std::optional<double> average;  // ratio in [0, 1)
   std::string allocator = "lr";
-  std::optional<double> base;     // slicing base of lr
+  std::optional<double> base;  // slicing base of lr
   bool base_auto = false;
-  int64_t sweep_samples = 8;      // calibration windows of every trial of --base auto
+  int64_t sweep_samples = 8;  // calibration windows of every trial of --base auto
   std::optional<double> max_ratio;
   std::optional<int64_t> round_to;
   bool slice_head = false;
-  std::string preset;             // "" or "paper"
-  std::string scores;             // file
-  std::string out_dtype;          // "", "fp32", "bf16", "fp16"
+  std::string preset;     // "" or "paper"
+  std::string scores;     // file
+  std::string out_dtype;  // "", "fp32", "bf16", "fp16"
 };
 
 struct PlanOptions : PlanningOptions {
-  std::string output;             // plan.json
+  std::string output;  // plan.json
 };
 
 struct SliceOptions : PlanningOptions {
-  std::string plan;               // file; replaces planning
-  std::string output;             // folder
+  std::string plan;    // file; replaces planning
+  std::string output;  // folder
   bool force = false;
 };
 

@@ -1,7 +1,6 @@
 #include "cli/parse.h"
 
 #include <CLI/CLI.hpp>
-
 #include <charconv>
 #include <cmath>
 #include <iostream>
@@ -44,7 +43,8 @@ int64_t parse_integer(const std::string& option, const std::string& text) {
 // "A:B", "A:" or ":B".
 RangeOption parse_range(const std::string& option, const std::string& text) {
   const size_t colon = text.find(':');
-  if (colon == std::string::npos) throw_error(ErrorKind::kUsage, option, " \"", text, "\": must be A:B, two token positions");
+  if (colon == std::string::npos)
+    throw_error(ErrorKind::kUsage, option, " \"", text, "\": must be A:B, two token positions");
   RangeOption range;
   if (colon > 0) range.begin = parse_integer(option, text.substr(0, colon));
   if (colon + 1 < text.size()) range.end = parse_integer(option, text.substr(colon + 1));
@@ -58,9 +58,11 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
                   "else SmolLM2-135M-Instruct");
   if (computes) {
     verb.add_option("--device", options.device, "auto, cpu, cuda or cuda:N (auto: CUDA where there is one)");
-    verb.add_option("--dtype", options.dtype, "of the forward: auto, fp32, bf16, fp16 (auto: fp32 on the CPU, bf16 on CUDA)");
+    verb.add_option("--dtype", options.dtype,
+                    "of the forward: auto, fp32, bf16, fp16 (auto: fp32 on the CPU, bf16 on CUDA)");
     verb.add_option("--threads", options.threads, "CPU threads (default: all cores)")->check(CLI::Range(1, 4096));
-    verb.add_option("--data-dir", options.data_dir, "where data sets are looked for first (then $DYNSLICE_DATA_DIR, the cache, the hub)");
+    verb.add_option("--data-dir", options.data_dir,
+                    "where data sets are looked for first (then $DYNSLICE_DATA_DIR, the cache, the hub)");
   }
   verb.add_flag("--json", options.json, "one JSON object on stdout, everything else on stderr");
   verb.add_flag("-q,--quiet", options.quiet, "no progress and no notices");
@@ -68,34 +70,41 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
 }
 
 // Options of the text that `prefix` ("calib" or "ppl") names.
-void add_text(CLI::App& verb, TextOptions& options, const std::string& prefix, const std::string& use, const std::string& samples) {
-  verb.add_option("--" + prefix, options.spec, use + ": wikitext2[:test|:validation|:train] or a .txt, .raw or .jsonl file")
+void add_text(CLI::App& verb, TextOptions& options, const std::string& prefix, const std::string& use,
+              const std::string& samples, const std::string& seqlen) {
+  verb.add_option("--" + prefix, options.spec,
+                  use + ": wikitext2[:test|:validation|:train] or a .txt, .raw or .jsonl file")
       ->capture_default_str();
   const std::string range = "--" + prefix + "-range";
   verb.add_option_function<std::string>(
       range, [&options, range](const std::string& text) { options.range = parse_range(range, text); },
       "use only tokens A:B of the token stream");
   verb.add_option("--samples", options.samples, samples)->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  verb.add_option("--seqlen", options.seqlen, "tokens a window")->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  verb.add_option("--seqlen", options.seqlen, seqlen)->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   verb.add_option_function<std::string>(
       "--shuffle",
-      [&options](const std::string& text) { options.shuffle = static_cast<uint64_t>(parse_integer("--shuffle", text)); },
+      [&options](const std::string& text) {
+        options.shuffle = static_cast<uint64_t>(parse_integer("--shuffle", text));
+      },
       "seed: take windows in random order instead of the first ones");
 }
 
 void add_calibration(CLI::App& verb, TextOptions& options) {
   options.samples = 32;
-  options.seqlen = 1024;
-  add_text(verb, options, "calib", "calibration text", "calibration windows (default 32, of 1024 tokens)");
+  add_text(verb, options, "calib", "calibration text; wikitext2 alone is its training split, else validation",
+           "calibration windows (default 32)", "tokens a window (default 1024, or the model's maximum if less)");
 }
 
 void add_planning(CLI::App& verb, PlanningOptions& options) {
+  verb.add_option("--method", options.method, "slice: rotate by PCA and slice (the only one so far)")
+      ->check(CLI::IsMember({"slice"}));
   const auto ratio = [&verb](const std::string& name, std::optional<double>& target, const std::string& help) {
     verb.add_option_function<std::string>(
         name, [name, &target](const std::string& text) { target = parse_ratio(name, text); }, help);
   };
   ratio("--avg", options.average, "average ratio to slice: 25% or 0.25");
-  verb.add_option("--allocate", options.allocator, "lr: more where layers are redundant (default); constant: the same everywhere")
+  verb.add_option("--allocate", options.allocator,
+                  "lr: more where layers are redundant (default); constant: the same everywhere")
       ->check(CLI::IsMember({"lr", "constant"}));
   verb.add_option_function<std::string>(
       "--base",
@@ -105,7 +114,8 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
       },
       "slicing base of lr, what every layer loses at least: a ratio, or auto, which tries bases 2 points apart on "
       "held-out calibration text and takes the best (default: 60% of the average)");
-  verb.add_option("--sweep-samples", options.sweep_samples, "calibration windows of every trial of --base auto (default 8)")
+  verb.add_option("--sweep-samples", options.sweep_samples,
+                  "calibration windows of every trial of --base auto (default 8)")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 40));
   ratio("--max-ratio", options.max_ratio, "no layer loses more (default 80%); the excess goes to the others");
   verb.add_option_function<std::string>(
@@ -117,8 +127,9 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
       "widths become multiples of this (default 8)");
   verb.add_flag("--slice-head", options.slice_head, "slice the stream that enters the output matrix too");
   verb.add_option("--scores", options.scores, "lr or bi scores from `dynslice score -o FILE` instead of scoring now");
-  verb.add_option("--preset", options.preset,
-                  "paper: as DynamicSlicing's code does it (last layer scored after the final norm, no cap, --round-to 1)")
+  verb.add_option(
+          "--preset", options.preset,
+          "paper: as DynamicSlicing's code does it (last layer scored after the final norm, no cap, --round-to 1)")
       ->check(CLI::IsMember({"paper"}));
   verb.add_option("--out-dtype", options.out_dtype,
                   "of the written weights: fp32, bf16 or fp16 (default: the source's; bf16 for quantized ones)")
@@ -140,7 +151,8 @@ void define_score(CLI::App& app, ScoreOptions& options) {
   verb->add_option("--metric", options.metric,
                    "lr: mean cosine of a layer's input and output (default); bi: 1 - lr; angular: arccos(cos)/pi; "
                    "window:N: cosine across N layers, for every start");
-  verb->add_option("--preset", options.preset, "paper: read the last layer's output after the final norm, as DynamicSlicing's script does")
+  verb->add_option("--preset", options.preset,
+                   "paper: read the last layer's output after the final norm, as DynamicSlicing's script does")
       ->check(CLI::IsMember({"paper"}));
   verb->add_option("-o,--output", options.output, "also write the scores to this JSON file");
   add_calibration(*verb, options.calibration);
@@ -157,17 +169,24 @@ void define_slice(CLI::App& app, SliceOptions& options) {
   CLI::App* verb = app.add_subcommand("slice", "Remove a share of the model's width, more where it hurts less");
   add_common(*verb, options.common, true);
   add_planning(*verb, options);
-  verb->add_option("--plan", options.plan, "slice by this plan file instead of --avg and --allocate");
+  CLI::Option* plan =
+      verb->add_option("--plan", options.plan, "slice by this plan file instead of --avg and --allocate");
+  for (const char* replaced :
+       {"--avg", "--allocate", "--base", "--max-ratio", "--round-to", "--slice-head", "--scores", "--preset"}) {
+    plan->excludes(verb->get_option(replaced));
+  }
   verb->add_option("-o,--output", options.output, "folder of the sliced checkpoint (default: ./NAME-sliced-RATIO)");
-  verb->add_flag("--force", options.force, "replace the output folder if it exists");
+  verb->add_flag("--force", options.force, "replace the output folder if it holds a checkpoint that dynslice wrote");
 }
 
 void define_eval(CLI::App& app, EvalOptions& options) {
   CLI::App* verb = app.add_subcommand("eval", "What did it cost: perplexity of a dense or sliced model");
   add_common(*verb, options.common, true);
-  verb->add_option("--protocol", options.protocol,
-                   "full: every token of a window but the first is scored (papers); llamacpp: the second half of every window");
-  add_text(*verb, options.text, "ppl", "evaluation text", "windows (default: all)");
+  verb->add_option(
+      "--protocol", options.protocol,
+      "full: every token of a window but the first is scored (papers); llamacpp: the second half of every window");
+  add_text(*verb, options.text, "ppl", "evaluation text; wikitext2 alone is its test split", "windows (default: all)",
+           "tokens a window (default 2048, or the model's maximum if less)");
 }
 
 void define_inspect(CLI::App& app, InspectOptions& options) {
@@ -199,7 +218,8 @@ std::string one_line(std::string text) {
 }  // namespace
 
 std::variant<Command, int> parse_command_line(int argc, char** argv) {
-  CLI::App app("dynslice makes large language models smaller: score layers, slice them, measure what it cost.", "dynslice");
+  CLI::App app("dynslice makes large language models smaller: score layers, slice them, measure what it cost.",
+               "dynslice");
   app.set_version_flag("--version", "dynslice " DYNSLICE_VERSION);
   app.require_subcommand(1);
   app.footer(std::string("Run `dynslice VERB --help` for a verb's options.\n") + kExitCodes);
@@ -217,7 +237,7 @@ std::variant<Command, int> parse_command_line(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     std::cerr << "dynslice: " << one_line(error.what()) << " (see --help)\n";
   } catch (const Error& error) {
-    std::cerr << "dynslice: " << error.what() << '\n';
+    std::cerr << "dynslice: " << one_line(error.what()) << '\n';
   }
   return static_cast<int>(ErrorKind::kUsage);
 }

@@ -7,6 +7,7 @@
 namespace dynslice::cli {
 
 void run(const PlanOptions& options, TerminalProgress& progress) {
+  if (!options.output.empty()) check_output_file(options.output);
   const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
   Calibration calibration(options, *checkpoint, progress);
@@ -14,21 +15,23 @@ void run(const PlanOptions& options, TerminalProgress& progress) {
   OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
   run_description.update(planned.plan.provenance);
   planned.plan.provenance = run_description;
-  if (calibration.is_loaded()) planned.plan.provenance["calibration"] = describe(calibration.text(), options.calibration);
+  if (calibration.is_loaded())
+    planned.plan.provenance["calibration"] = describe(calibration.text(), options.calibration);
 
   const SizeChange change =
       size_change(*checkpoint, sliced_config(checkpoint->config(), planned.plan), output_dtype(options, *checkpoint));
-  if (!options.output.empty()) write_file_atomically(options.output, to_json(planned.plan).dump(2) + "\n");
+  if (!options.output.empty()) write_file_atomically(options.output, to_text(to_json(planned.plan)));
   if (options.common.json) {
     OrderedJson json;
     json["plan"] = to_json(planned.plan);
     if (planned.scores) json["scores"] = to_json(*planned.scores);
     add_sizes(json, change);
-    std::cout << json.dump(2) << '\n';
+    std::cout << to_text(json);
     return;
   }
   print_plan(planned.plan, planned.scores, change);
-  if (!options.output.empty()) std::cout << "Written to " << options.output << "; slice by it with --plan " << options.output << ".\n";
+  if (!options.output.empty())
+    std::cout << "Written to " << options.output << "; slice by it with --plan " << options.output << ".\n";
 }
 
 }  // namespace dynslice::cli

@@ -26,11 +26,13 @@ AllocateOptions allocate_options(const PlanningOptions& options, double base) {
   allocate.average = *options.average;
   allocate.base = base;
   // The reference has no cap; a ratio that a layer cannot have is then refused by the plan's own check.
-  allocate.max_ratio = options.max_ratio.value_or(is_paper(options) ? std::numeric_limits<double>::infinity() : allocate.max_ratio);
+  allocate.max_ratio =
+      options.max_ratio.value_or(is_paper(options) ? std::numeric_limits<double>::infinity() : allocate.max_ratio);
   return allocate;
 }
 
-SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& config, std::vector<double> ratios, double base) {
+SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& config, std::vector<double> ratios,
+                         double base) {
   SlicePlan plan;
   plan.allocator = options.allocator;
   plan.average_ratio = *options.average;
@@ -38,9 +40,20 @@ SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& conf
   plan.round_to = options.round_to.value_or(is_paper(options) ? 1 : plan.round_to);
   plan.hidden_size = config.hidden_size;
   plan.ratios = std::move(ratios);
+  if (plan.round_to > config.hidden_size) {
+    throw_error(ErrorKind::kUsage, "--round-to ", plan.round_to, ": is above the model's hidden size of ",
+                config.hidden_size);
+  }
   plan.dims = round_dimensions(plan.ratios, config.hidden_size, plan.round_to);
-  plan.head_dim = options.slice_head ? round_dimensions({plan.average_ratio}, config.hidden_size, plan.round_to).front() : config.hidden_size;
-  check_plan(plan, config, "the plan");
+  plan.head_width = options.slice_head
+                        ? round_dimensions({plan.average_ratio}, config.hidden_size, plan.round_to).front()
+                        : config.hidden_size;
+  for (size_t i = 0; i < plan.ratios.size(); ++i) {
+    if (plan.ratios[i] > kLargestRatio) {
+      throw_error(ErrorKind::kUsage, "layer ", i, " would lose ", format_percent(plan.ratios[i]), " of its width, and ",
+                  format_percent(kLargestRatio), " is the most it can; lower --avg, raise --base, or give --max-ratio");
+    }
+  }
   return plan;
 }
 
@@ -50,7 +63,8 @@ std::vector<double> redundancies(const LayerScores& scores, const std::string& w
     throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate lr needs lr or bi");
   }
   if (static_cast<int64_t>(scores.values.size()) != config.num_layers()) {
-    throw_error(ErrorKind::kBadInput, where, ": has ", scores.values.size(), " scores; the model has ", config.num_layers(), " layers");
+    throw_error(ErrorKind::kBadInput, where, ": has ", scores.values.size(), " scores; the model has ",
+                config.num_layers(), " layers");
   }
   std::vector<double> values = scores.values;
   if (scores.metric == "bi") {
@@ -59,9 +73,18 @@ std::vector<double> redundancies(const LayerScores& scores, const std::string& w
   return values;
 }
 
+LayerScores read_score_file(const PlanningOptions& options) {
+  LayerScores scores = read_scores(options.scores);
+  const bool after_final_norm = scores.provenance.is_object() && scores.provenance.value("after_final_norm", false);
+  if (is_paper(options) && !after_final_norm) {
+    throw_error(ErrorKind::kUsage, options.scores, ": was not scored with --preset paper, which this plan asks for");
+  }
+  return scores;
+}
+
 LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
                           Calibration& calibration, ProgressSink& progress) {
-  if (!options.scores.empty()) return read_scores(options.scores);
+  if (!options.scores.empty()) return read_score_file(options);
   const LoadedText& text = calibration.text();
   const LayerWalk walk(checkpoint, compute, text.windows.length, progress);
   LayerScores scores = score_layers(walk, text.windows, {.metric = {}, .after_final_norm = is_paper(options)});
@@ -70,21 +93,15 @@ LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& chec
   return scores;
 }
 
-TokenWindows subset(const TokenWindows& windows, int64_t first, int64_t count) {
-  const auto begin = windows.ids.begin() + first * windows.length;
-  return {std::vector<int32_t>(begin, begin + count * windows.length), count, windows.length};
-}
-
-// Tries every base on a part of the calibration windows and measures the loss on windows that follow them, which
-// calibrate nothing. Returns the best base and reports all of them.
+// Tries every base on the first calibration windows and measures the loss on some that follow them, which calibrate
+// no trial. Returns the best base and reports all of them.
 double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  const std::vector<double>& redundancy, Calibration& calibration, ProgressSink& progress, OrderedJson& report) {
-  const LoadedText& text = calibration.text();
-  const int64_t trial = std::min(options.sweep_samples, text.windows.count), held = std::max<int64_t>(1, trial / 2);
-  WindowOptions cut = text.cut;
-  cut.samples = text.windows.count + held;
-  const TokenWindows all = cut_windows(text.stream, cut);
-  const TokenWindows sample = subset(all, 0, trial), held_out = subset(all, text.windows.count, held);
+                  const std::vector<double>& redundancy, Calibration& calibration, ProgressSink& progress,
+                  OrderedJson& report) {
+  const TokenWindows& windows = calibration.text().windows;
+  const int64_t trial = std::min(options.sweep_samples, windows.count - std::max<int64_t>(1, windows.count / 3));
+  const int64_t held = std::min(std::max<int64_t>(1, trial / 2), windows.count - trial);
+  const TokenWindows sample = windows.part(0, trial), held_out = windows.part(trial, held);
 
   const LayerWalk walk(checkpoint, compute, sample.length, progress);
   double best_base = 0, best_loss = std::numeric_limits<double>::infinity();
@@ -105,20 +122,30 @@ double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, 
 }  // namespace
 
 const LoadedText& Calibration::text() {
-  if (!text_) text_ = load_windows(options_.calibration, TextUse::kCalibration, options_.common, checkpoint_, progress_);
+  if (!text_)
+    text_ = load_windows(options_.calibration, TextUse::kCalibration, options_.common, checkpoint_, progress_);
   return *text_;
 }
 
 Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
                   Calibration& calibration, ProgressSink& progress) {
   if (!options.average) throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%");
+  if (checkpoint.config().is_sliced()) {
+    throw_error(ErrorKind::kUsage, checkpoint.path().string(),
+                ": is sliced already; slice the dense model it was made from, by a larger ratio");
+  }
   const ModelConfig& config = checkpoint.config();
   if (options.allocator == "constant") {
+    if (options.base || options.base_auto)
+      throw_error(ErrorKind::kUsage, "--base belongs to --allocate lr, not to constant");
     const auto ratios = allocate_constant(config.layers.size(), allocate_options(options, *options.average));
     return {plan_of_ratios(options, config, ratios, *options.average), std::nullopt};
   }
   double base = options.base.value_or(kDefaultBaseShare * *options.average);
   check_options(allocate_options(options, base));  // before the work, not after it
+  if (options.base_auto && calibration.text().windows.count < 2) {
+    throw_error(ErrorKind::kUsage, "--base auto needs at least 2 calibration windows: --samples 2 or more");
+  }
   const LayerScores scores = obtain_scores(options, checkpoint, compute, calibration, progress);
   const auto redundancy = redundancies(scores, options.scores.empty() ? "the scores" : options.scores, config);
   OrderedJson sweep;
@@ -150,34 +177,39 @@ void add_sizes(OrderedJson& json, const SizeChange& change) {
 void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores, const SizeChange& change) {
   std::vector<std::vector<std::string>> rows;
   for (size_t i = 0; i < plan.dims.size(); ++i) {
-    rows.push_back({std::to_string(i), scores ? format_fixed(scores->values[i], 4) : "-", format_percent(plan.ratios[i]),
-                    std::to_string(plan.dims[i]), bar(plan.ratios[i], 30)});
+    rows.push_back({std::to_string(i), scores ? format_fixed(scores->values[i], 4) : "-",
+                    format_percent(plan.ratios[i]), std::to_string(plan.dims[i]), bar(plan.ratios[i], 30)});
   }
   print_table({"layer", scores ? scores->metric : "score", "sliced", "width", ""}, rows);
 
-  const auto row = [](const std::string& name, double before, double after, const std::string& from, const std::string& to) {
+  const auto row = [](const std::string& name, double before, double after, const std::string& from,
+                      const std::string& to) {
     return std::vector<std::string>{name, from, to, format_change(before, after)};
   };
   const double mean_width = static_cast<double>(std::accumulate(plan.dims.begin(), plan.dims.end(), int64_t{0})) /
                             static_cast<double>(plan.dims.size());
   std::cout << '\n';
-  print_table({"", "before", "after", "change"},
-              {row("width (mean)", static_cast<double>(plan.hidden_size), mean_width, std::to_string(plan.hidden_size), format_fixed(mean_width, 1)),
-               row("parameters", static_cast<double>(change.before.parameters), static_cast<double>(change.after.parameters),
-                   format_count(change.before.parameters), format_count(change.after.parameters)),
-               row("bytes on disk", static_cast<double>(change.bytes_before), static_cast<double>(change.bytes_after),
-                   format_bytes(change.bytes_before), format_bytes(change.bytes_after)),
-               row("multiply-adds a token", static_cast<double>(change.before.multiply_adds_per_token),
-                   static_cast<double>(change.after.multiply_adds_per_token), format_count(change.before.multiply_adds_per_token),
-                   format_count(change.after.multiply_adds_per_token))});
+  print_table(
+      {"", "before", "after", "change"},
+      {row("width (mean)", static_cast<double>(plan.hidden_size), mean_width, std::to_string(plan.hidden_size),
+           format_fixed(mean_width, 1)),
+       row("parameters", static_cast<double>(change.before.parameters), static_cast<double>(change.after.parameters),
+           format_count(change.before.parameters), format_count(change.after.parameters)),
+       row("bytes on disk", static_cast<double>(change.bytes_before), static_cast<double>(change.bytes_after),
+           format_bytes(change.bytes_before), format_bytes(change.bytes_after)),
+       row("multiply-adds a token", static_cast<double>(change.before.multiply_adds_per_token),
+           static_cast<double>(change.after.multiply_adds_per_token),
+           format_count(change.before.multiply_adds_per_token), format_count(change.after.multiply_adds_per_token))});
   std::cout << "\nAsked: " << format_percent(plan.average_ratio) << " of the width on average (" << plan.allocator;
   if (plan.allocator == "lr") std::cout << ", base " << format_percent(plan.base);
   std::cout << ").\n";
   if (change.bytes_before < change.bytes_before_at_output_dtype) {
-    std::cout << "The source is quantized: at the output's precision it has " << format_bytes(change.bytes_before_at_output_dtype) << ".\n";
+    std::cout << "The source is quantized: at the output's precision it has "
+              << format_bytes(change.bytes_before_at_output_dtype) << ".\n";
   }
   if (change.after.parameters > change.before.parameters) {
-    std::cout << "The sliced model has more parameters than the source: the shortcut matrices and the head, which must be untied from "
+    std::cout << "The sliced model has more parameters than the source: the shortcut matrices and the head, which must "
+                 "be untied from "
                  "the embedding, outweigh what was cut.\n";
   }
 }

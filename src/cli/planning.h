@@ -36,7 +36,7 @@ Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, 
 // Sizes before and after, as every verb that plans prints them.
 struct SizeChange {
   ModelCost before, after;
-  uint64_t bytes_before = 0;     // of the tensors on disk
+  uint64_t bytes_before = 0;  // of the tensors on disk
   uint64_t bytes_after = 0;
   uint64_t bytes_before_at_output_dtype = 0;
 };

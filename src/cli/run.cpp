@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 #include <malloc.h>
 
+#include <algorithm>
 #include <csignal>
 #include <exception>
 #include <filesystem>
@@ -21,7 +22,7 @@ constexpr const char* kMemoryAdvice = "; lower --samples or --seqlen, or use a m
 
 void on_interrupt(int) {
   // A second Ctrl-C ends the program at once.
-  std::signal(SIGINT, SIG_DFL);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) std::signal(signal, SIG_DFL);
   request_interrupt();
 }
 
@@ -33,7 +34,9 @@ void keep_freed_memory() {
   ::mallopt(M_TOP_PAD, 64 << 20);
 }
 
-int report(const std::string& message, int exit_code) {
+// A path or argument may hold a line break; a message is one line all the same.
+int report(std::string message, int exit_code) {
+  std::replace(message.begin(), message.end(), '\n', ' ');
   std::cerr << "dynslice: " << message << '\n';
   return exit_code;
 }
@@ -42,9 +45,10 @@ int report(const std::string& message, int exit_code) {
 int report_torch(const c10::Error& error) {
   std::string message = error.what_without_backtrace();
   message = message.substr(0, message.find('\n'));
-  const bool memory = message.find("memory") != std::string::npos &&
-                      (message.find("allocate") != std::string::npos || message.find("CUDA") != std::string::npos);
-  if (memory) return report("out of memory (" + message + ")" + kMemoryAdvice, static_cast<int>(ErrorKind::kOutOfResources));
+  const bool memory =
+      message.find("out of memory") != std::string::npos || message.find("allocate memory") != std::string::npos;
+  if (memory)
+    return report("out of memory (" + message + ")" + kMemoryAdvice, static_cast<int>(ErrorKind::kOutOfResources));
   return report("internal error, please report it with the command line: " + message, 1);
 }
 
@@ -77,7 +81,7 @@ int run_and_report(const Command& command) {
 }  // namespace dynslice::cli
 
 int dynslice_run_command(const dynslice::cli::Command& command) noexcept {
-  std::signal(SIGINT, dynslice::cli::on_interrupt);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) std::signal(signal, dynslice::cli::on_interrupt);
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // a write over the file size limit then fails and is reported
   dynslice::cli::keep_freed_memory();

@@ -16,13 +16,14 @@ void print_scores(const LayerScores& scores, const Metric& metric) {
   const double span = *high > *low ? *high - *low : 1;
   std::vector<std::vector<std::string>> rows;
   for (size_t i = 0; i < scores.values.size(); ++i) {
-    const std::string layers = metric.window > 1 ? std::to_string(i) + "-" + std::to_string(i + static_cast<size_t>(metric.window) - 1)
-                                                 : std::to_string(i);
+    const std::string layers =
+        metric.window > 1 ? std::to_string(i) + "-" + std::to_string(i + static_cast<size_t>(metric.window) - 1)
+                          : std::to_string(i);
     rows.push_back({layers, format_fixed(scores.values[i], 6), bar((scores.values[i] - *low) / span, 40)});
   }
   print_table({metric.window > 1 ? "layers" : "layer", scores.metric, "(bar: from lowest to highest)"}, rows);
-  std::cout << "\nMore important: layers with " << (scores.more_important == MoreImportant::kLow ? "low" : "high") << " values. "
-            << scores.tokens << " tokens.\n";
+  std::cout << "\nMore important: layers with " << (scores.more_important == MoreImportant::kLow ? "low" : "high")
+            << " values. " << scores.tokens << " tokens.\n";
 }
 
 }  // namespace
@@ -30,9 +31,11 @@ void print_scores(const LayerScores& scores, const Metric& metric) {
 void run(const ScoreOptions& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   dynslice::ScoreOptions score{parse_metric(options.metric), options.preset == "paper"};
+  if (!options.output.empty()) check_output_file(options.output);
   const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
-  const LoadedText text = load_windows(options.calibration, TextUse::kCalibration, options.common, *checkpoint, progress);
+  const LoadedText text =
+      load_windows(options.calibration, TextUse::kCalibration, options.common, *checkpoint, progress);
   const LayerWalk walk(*checkpoint, compute, text.windows.length, progress);
   LayerScores scores = score_layers(walk, text.windows, score);
   scores.provenance = describe_run(options.common, compute, *checkpoint);
@@ -40,12 +43,12 @@ void run(const ScoreOptions& options, TerminalProgress& progress) {
   scores.provenance["calibration"] = describe(text, options.calibration);
 
   OrderedJson json = to_json(scores);
-  if (!options.output.empty()) write_file_atomically(options.output, json.dump(2) + "\n");
+  if (!options.output.empty()) write_file_atomically(options.output, to_text(json));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (options.common.json) {
     json["wall_seconds"] = seconds;
     json["peak_rss_bytes"] = peak_rss_bytes();
-    std::cout << json.dump(2) << '\n';
+    std::cout << to_text(json);
     return;
   }
   print_scores(scores, score.metric);

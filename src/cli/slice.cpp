@@ -1,7 +1,6 @@
 #include "dynslice/slice/slice.h"
 
 #include <chrono>
-#include <cmath>
 #include <iostream>
 
 #include "cli/planning.h"
@@ -11,6 +10,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/support/hash.h"
 #include "dynslice/support/log.h"
+#include "dynslice/text/hub.h"
 #include "dynslice/text/tokenizer.h"
 
 namespace dynslice::cli {
@@ -20,8 +20,13 @@ std::filesystem::path output_folder(const SliceOptions& options, const Checkpoin
   if (!options.output.empty()) return options.output;
   std::filesystem::path source = std::filesystem::absolute(checkpoint.path()).lexically_normal();
   if (!source.has_filename()) source = source.parent_path();
-  const std::string name = source.extension() == ".gguf" ? source.stem().string() : source.filename().string();
-  return name + "-sliced-" + std::to_string(std::lround(100 * plan.average_ratio));
+  std::string name = source.extension() == ".gguf" ? source.stem().string() : source.filename().string();
+  if (const auto id = parse_hub_id(options.common.model); id && !std::filesystem::exists(options.common.model)) {
+    name = id->repo.substr(id->repo.find('/') + 1);  // the source lies in a folder named by its commit
+  }
+  std::string percent = format_fixed(100 * plan.average_ratio, 1);
+  if (percent.ends_with(".0")) percent.resize(percent.size() - 2);
+  return name + "-sliced-" + percent;
 }
 
 // Fails before hours of work rather than after them.
@@ -31,26 +36,42 @@ void check_output(const std::filesystem::path& out, bool force) {
   }
 }
 
-OrderedJson hash_sources(const Checkpoint& checkpoint) {
-  OrderedJson files;
-  for (const auto& file : checkpoint.files()) files[file.filename().string()] = sha256_of_file(file);
-  return files;
+// --force must never remove the model that is being read.
+void check_apart(const std::filesystem::path& out, const Checkpoint& checkpoint) {
+  const auto target = std::filesystem::weakly_canonical(out);
+  for (auto place = std::filesystem::weakly_canonical(checkpoint.path()); place.has_relative_path();
+       place = place.parent_path()) {
+    if (place == target) {
+      throw_error(ErrorKind::kUsage, out.string(),
+                  ": holds the model that is to be sliced; choose another folder with -o");
+    }
+  }
+}
+
+OrderedJson hash_sources(const Checkpoint& checkpoint, ProgressSink& progress) {
+  int64_t bytes = 0;
+  for (const auto& file : checkpoint.files()) bytes += static_cast<int64_t>(std::filesystem::file_size(file));
+  ProgressTask task(progress, "Hashing the source", bytes, "bytes");
+  OrderedJson hashes;
+  for (const auto& file : checkpoint.files()) {
+    hashes[file.filename().string()] = sha256_of_file(file, [&](int64_t read) { task.advance(read); });
+  }
+  return hashes;
 }
 
 Planned obtain_plan(const SliceOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
                     Calibration& calibration, ProgressSink& progress) {
   if (options.plan.empty()) return make_plan(options, checkpoint, compute, calibration, progress);
-  if (options.average) throw_error(ErrorKind::kUsage, "--plan and --avg exclude each other: the plan says how much to slice");
   return {read_plan(options.plan, checkpoint.config()), std::nullopt};
 }
 
 OrderedJson dynslice_json(const SliceOptions& options, const Planned& planned, const OrderedJson& run_description,
-                          const LoadedText& calibration, const SizeChange& change, const Checkpoint& checkpoint) {
+                          const LoadedText& calibration, const SizeChange& change, const OrderedJson& source_hashes) {
   OrderedJson json;
   json["kind"] = "dynslice.checkpoint";
   json["method"] = "slice";
   json["run"] = run_description;
-  json["source"] = hash_sources(checkpoint);
+  json["source"] = source_hashes;
   json["plan"] = to_json(planned.plan);
   if (planned.scores) json["scores"] = to_json(*planned.scores);
   json["calibration"] = describe(calibration, options.calibration);
@@ -69,6 +90,7 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
   const Planned planned = obtain_plan(options, *checkpoint, compute, calibration, progress);
   const std::filesystem::path out = output_folder(options, *checkpoint, planned.plan);
   check_output(out, options.force);
+  check_apart(out, *checkpoint);
 
   const ModelConfig config = sliced_config(checkpoint->config(), planned.plan);
   const at::ScalarType dtype = output_dtype(options, *checkpoint);
@@ -76,13 +98,15 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
   const TokenWindows& windows = calibration.text().windows;
   CheckpointWriter writer(out, checkpoint_tensors(config, dtype), options.force);
   const LayerWalk walk(*checkpoint, compute, windows.length, progress);
-  slice_model(walk, planned.plan, windows, [&](const std::string& name, const at::Tensor& values) { writer.write(name, values); });
+  slice_model(walk, planned.plan, windows,
+              {[&](const std::string& name, const at::Tensor& values) { writer.write(name, values); }, dtype});
 
   write_tokenizer_files(checkpoint->path(), writer.folder());
-  writer.write_text("config.json", write_config(config, torch_dtype_name(dtype)).dump(2) + "\n");
+  writer.write_text("config.json", to_text(write_config(config, torch_dtype_name(dtype))));
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
-  OrderedJson json = dynslice_json(options, planned, run_description, calibration.text(), change, *checkpoint);
-  writer.write_text("dynslice.json", json.dump(2) + "\n");
+  OrderedJson json =
+      dynslice_json(options, planned, run_description, calibration.text(), change, hash_sources(*checkpoint, progress));
+  writer.write_text("dynslice.json", to_text(json));
   writer.commit();
 
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -90,13 +114,14 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
     json["wall_seconds"] = seconds;
     json["peak_rss_bytes"] = peak_rss_bytes();
     json["output"] = out.string();
-    std::cout << json.dump(2) << '\n';
+    std::cout << to_text(json);
     return;
   }
   print_plan(planned.plan, planned.scores, change);
-  std::cout << "Calibrated on " << windows.count << " windows of " << windows.length << " tokens in " << dtype_name(compute.dtype) << " on "
-            << compute.device.str() << "; " << format_duration(seconds) << ", peak memory " << format_bytes(peak_rss_bytes())
-            << ".\nWritten to " << out.string() << ". Next: dynslice eval " << out.string() << " --ppl wikitext2\n";
+  std::cout << "Calibrated on " << windows.count << " windows of " << windows.length << " tokens in "
+            << dtype_name(compute.dtype) << " on " << compute.device.str() << "; " << format_duration(seconds)
+            << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\nWritten to " << out.string()
+            << ". Next: dynslice eval " << out.string() << " --ppl wikitext2\n";
 }
 
 }  // namespace dynslice::cli

@@ -28,7 +28,8 @@ std::string format_rate(double rate, const std::string& unit) {
 
 // Cells on a terminal: bytes that begin a character.
 size_t display_width(const std::string& text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 }  // namespace
@@ -83,7 +84,7 @@ void TerminalProgress::draw(bool last) {
 
 void install_log(bool quiet, bool verbose) {
   set_log_handler([quiet, verbose](LogLevel level, const std::string& message) {
-    const bool shown = level == LogLevel::kWarning ? !quiet : level == LogLevel::kInfo ? !quiet : verbose;
+    const bool shown = level == LogLevel::kDebug ? verbose : !quiet;
     if (shown) std::cerr << (level == LogLevel::kWarning ? "warning: " : "") << message << '\n';
   });
 }

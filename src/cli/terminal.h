@@ -42,11 +42,11 @@ void print_table(const std::vector<std::string>& header, const std::vector<std::
 std::string bar(double share, int width);
 
 std::string format_fixed(double value, int digits);
-std::string format_percent(double ratio, int digits = 1);     // 0.25 → "25.0%"
-std::string format_change(double before, double after);       // "-8.3%"
-std::string format_count(int64_t value);                      // 134515008 → "134.5 M"
-std::string format_bytes(uint64_t bytes);                     // "269.0 MB"
-std::string format_duration(double seconds);                  // "1 min 5 s"
+std::string format_percent(double ratio, int digits = 1);  // 0.25 → "25.0%"
+std::string format_change(double before, double after);    // "-8.3%"
+std::string format_count(int64_t value);                   // 134515008 → "134.5 M"
+std::string format_bytes(uint64_t bytes);                  // "269.0 MB"
+std::string format_duration(double seconds);               // "1 min 5 s"
 
 // Of this process, so far.
 uint64_t peak_rss_bytes();

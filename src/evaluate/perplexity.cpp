@@ -1,6 +1,7 @@
 #include "dynslice/evaluate/perplexity.h"
 
 #include <ATen/ATen.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -26,22 +27,27 @@ void check_length(const TokenWindows& windows, const ModelConfig& config, Perple
   }
 }
 
-TokenWindows slice_windows(const TokenWindows& windows, int64_t first, int64_t count) {
-  const auto begin = windows.ids.begin() + first * windows.length;
-  return {std::vector<int32_t>(begin, begin + count * windows.length), count, windows.length};
+int64_t automatic_stream_bytes(const Checkpoint& checkpoint) {
+  int64_t weights = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) weights += static_cast<int64_t>(tensor.bytes);
+  const int64_t free_memory = int64_t{::sysconf(_SC_AVPHYS_PAGES)} * ::sysconf(_SC_PAGESIZE);
+  return std::max(int64_t{256} << 20, std::min(weights / 4, free_memory / 4));
 }
 
 // Scored losses of all windows, fp64 [windows, scored].
 at::Tensor scored_losses(const LayerWalk& walk, const TokenWindows& windows, const PerplexityOptions& options) {
   const int64_t bytes_per_window = windows.length * walk.config().hidden_size * 4;
-  const int64_t per_turn = std::max<int64_t>(1, options.stream_bytes / bytes_per_window);
+  const int64_t stream_bytes =
+      options.stream_bytes > 0 ? options.stream_bytes : automatic_stream_bytes(walk.checkpoint());
+  const int64_t per_turn = std::max<int64_t>(1, stream_bytes / bytes_per_window);
   const Head head = load_head(walk);
   const int64_t turns = (windows.count + per_turn - 1) / per_turn;
   std::vector<at::Tensor> losses;
   for (int64_t turn = 0; turn < turns; ++turn) {
-    const std::string suffix = turns > 1 ? " (part " + std::to_string(turn + 1) + " of " + std::to_string(turns) + ")" : "";
+    const std::string suffix =
+        turns > 1 ? " (part " + std::to_string(turn + 1) + " of " + std::to_string(turns) + ")" : "";
     const int64_t first = turn * per_turn;
-    const TokenWindows some = slice_windows(windows, first, std::min(per_turn, windows.count - first));
+    const TokenWindows some = windows.part(first, std::min(per_turn, windows.count - first));
     ResidualStream stream = walk.embed(some);
     run_dense(walk, "Layers" + suffix, stream);
     losses.push_back(next_token_losses(walk, head, std::move(stream), some, "Losses" + suffix));
@@ -62,7 +68,8 @@ Perplexity measure_perplexity(const Checkpoint& checkpoint, const ComputeOptions
                               const PerplexityOptions& options, ProgressSink& progress) {
   check_length(windows, checkpoint.config(), options.protocol);
   if (options.first_token) {
-    for (int64_t w = 0; w < windows.count; ++w) windows.ids[static_cast<size_t>(w * windows.length)] = *options.first_token;
+    for (int64_t w = 0; w < windows.count; ++w)
+      windows.ids[static_cast<size_t>(w * windows.length)] = *options.first_token;
   }
   const auto start = std::chrono::steady_clock::now();
   const LayerWalk walk(checkpoint, compute, windows.length, progress);

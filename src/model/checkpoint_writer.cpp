@@ -101,9 +101,9 @@ void check_output(const fs::path& out, bool force) {
     throw_error(ErrorKind::kUsage, out.string(), ": exists already; choose another output folder or give --force");
   std::error_code error;
   const bool is_empty = fs::is_directory(out, error) && fs::is_empty(out, error) && !error;
-  if (is_empty || fs::exists(out / "config.json", error) || fs::exists(out / "dynslice.json", error)) return;
+  if (is_empty || fs::exists(out / "dynslice.json", error)) return;
   throw_error(ErrorKind::kUsage, out.string(),
-              ": is no checkpoint folder, so --force does not replace it; choose another output folder");
+              ": has no dynslice.json: --force replaces only what dynslice wrote; choose another output folder");
 }
 
 void create_folder(const fs::path& folder) {

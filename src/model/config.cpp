@@ -4,6 +4,11 @@
 
 namespace dynslice {
 
+bool ModelConfig::is_sliced() const {
+  return embedding_width != hidden_size || head_width != hidden_size ||
+         std::any_of(layers.begin(), layers.end(), [](const LayerShape& shape) { return shape.has_shortcuts; });
+}
+
 bool ModelConfig::is_ordinary() const {
   if (embedding_width != hidden_size || head_width != hidden_size || !has_final_norm_weight) return false;
   // Divisors that are no known scaling have no place in a transformers config.

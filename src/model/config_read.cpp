@@ -328,8 +328,7 @@ ModelConfig parse_config(const Json& object, const std::string& where) {
 
 ModelConfig read_config(const std::filesystem::path& config_json) {
   constexpr uint64_t kMaxBytes = uint64_t{64} << 20;
-  return parse_config(parse_json(read_file(config_json, kMaxBytes), config_json.string()),
-                      config_json.string());
+  return parse_config(parse_json(read_file(config_json, kMaxBytes), config_json.string()), config_json.string());
 }
 
 }  // namespace dynslice

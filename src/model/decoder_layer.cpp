@@ -30,7 +30,8 @@ std::vector<float> inverse_frequencies(const RopeConfig& rope, int64_t head_dim)
       if (wavelength > low) {
         frequency = static_cast<float>(frequency / rope.factor);
       } else if (wavelength > high) {
-        const double smooth = (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+        const double smooth =
+            (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
         frequency = static_cast<float>((1 - smooth) * frequency / rope.factor + smooth * frequency);
       }
     }
@@ -74,21 +75,22 @@ class LayerLoader {
 };
 
 // Positions a query may not see: later ones, and those `window` or more before it. Additive, [T, T].
-at::Tensor sliding_mask(int64_t length, int64_t window, const at::TensorOptions& options) {
-  const at::Tensor position = at::arange(length, options.dtype(at::kLong));
-  const at::Tensor distance = position.view({length, 1}) - position.view({1, length});
-  const at::Tensor hidden = distance.lt(0).logical_or(distance.ge(window));
-  return at::zeros({length, length}, options).masked_fill(hidden, -INFINITY);
+at::Tensor sliding_mask(int64_t length, int64_t window, at::Device device) {
+  const at::Tensor query = at::arange(length, at::TensorOptions().dtype(at::kLong).device(device)).view({length, 1});
+  const at::Tensor key = query.view({1, length});
+  const at::Tensor hidden = key.gt(query).logical_or_(key.le(query - window));
+  return at::zeros({length, length}, at::TensorOptions().dtype(at::kFloat).device(device))
+      .masked_fill_(hidden, -INFINITY);
 }
 
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool sliding, int64_t window) {
-  const int64_t length = q.size(2);
+// `mask` is undefined for plain causal attention.
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask) {
   const bool grouped = q.size(1) != k.size(1);
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
-  if (!sliding || window <= 0 || window >= length) {
+  if (!mask.defined()) {
     return at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, scale, grouped);
   }
-  return at::scaled_dot_product_attention(q, k, v, sliding_mask(length, window, q.options()), 0.0, false, scale, grouped);
+  return at::scaled_dot_product_attention(q, k, v, mask.to(q.scalar_type()), 0.0, /*is_causal=*/false, scale, grouped);
 }
 
 // shortcut(x) + branch, in the memory of `branch` when there is no shortcut matrix.
@@ -112,9 +114,11 @@ LayerContext make_layer_context(const ModelConfig& config, int64_t window_length
   context.hidden_size = config.hidden_size;
   context.head_dim = config.head_dim;
   context.rms_norm_eps = config.rms_norm_eps;
-  context.sliding_window = config.sliding_window.value_or(0);
   context.cos = angle.cos().to(device);
   context.sin = angle.sin().to(device);
+  if (config.sliding_window.value_or(window_length) < window_length) {
+    context.sliding_mask = sliding_mask(window_length, *config.sliding_window, device);
+  }
   return context;
 }
 
@@ -150,6 +154,14 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
   return layer;
 }
 
+DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype) {
+  for (Linear* linear : {&layer.qkv, &layer.o_proj, &layer.gate_up, &layer.down_proj}) {
+    linear->weight = linear->weight.to(dtype);
+    if (linear->bias.defined()) linear->bias = linear->bias.to(dtype);
+  }
+  return layer;
+}
+
 void fold_norms(DecoderLayer& layer) {
   if (layer.input_norm.defined()) scale_columns(layer.qkv.weight, layer.input_norm);
   if (layer.post_attention_norm.defined()) scale_columns(layer.gate_up.weight, layer.post_attention_norm);
@@ -163,11 +175,12 @@ at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& cont
   const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
   const at::Tensor normed =
       kernels::rms_norm(x, layer.input_norm, context.hidden_size, context.rms_norm_eps, layer.qkv.weight.scalar_type());
-  at::Tensor qkv = kernels::linear(normed, layer.qkv.weight, layer.qkv.bias).view({batch, length, heads + 2 * kv, context.head_dim});
+  at::Tensor qkv =
+      kernels::linear(normed, layer.qkv.weight, layer.qkv.bias).view({batch, length, heads + 2 * kv, context.head_dim});
   kernels::apply_rope_(qkv, heads + kv, context.cos, context.sin);
   const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
   const at::Tensor attended = attend(head_major(0, heads), head_major(heads, kv), head_major(heads + kv, kv),
-                                     layer.is_sliding, context.sliding_window);
+                                     layer.is_sliding ? context.sliding_mask : at::Tensor());
   const at::Tensor merged = attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
   return add_residual(kernels::linear(merged, layer.o_proj.weight, layer.o_proj.bias), x, layer.attn_shortcut);
 }

@@ -22,7 +22,8 @@ struct LossState {
 };
 
 // Adds the logits of vocabulary rows [begin, begin + rows) for positions [first, first + x.size(0)).
-void accumulate(LossState& state, const at::Tensor& x, const at::Tensor& rows, const at::Tensor& targets, int64_t begin, int64_t first) {
+void accumulate(LossState& state, const at::Tensor& x, const at::Tensor& rows, const at::Tensor& targets, int64_t begin,
+                int64_t first) {
   const at::Tensor logits = kernels::linear(x, rows, {}).to(at::kFloat);
   at::Tensor log_sum = state.log_sum.narrow(0, first, x.size(0));
   log_sum.copy_(at::logaddexp(log_sum, kernels::logsumexp_rows(logits)));
@@ -35,7 +36,8 @@ void accumulate(LossState& state, const at::Tensor& x, const at::Tensor& rows, c
 
 // What every position must predict: the next id of its window; 0 at the last one, whose loss is not used.
 at::Tensor next_ids(const TokenWindows& windows, at::Device device) {
-  const at::Tensor ids = at::tensor(at::ArrayRef<int32_t>(windows.ids), at::kLong).view({windows.count, windows.length});
+  const at::Tensor ids =
+      at::tensor(at::ArrayRef<int32_t>(windows.ids), at::kLong).view({windows.count, windows.length});
   at::Tensor next = at::zeros_like(ids);
   next.narrow(1, 0, windows.length - 1).copy_(ids.narrow(1, 1, windows.length - 1));
   return next.view({-1}).to(device);
@@ -55,8 +57,8 @@ Head load_head(const LayerWalk& walk) {
     head.norm = checkpoint.load("model.norm.weight", {head.width}, at::kFloat).to(walk.options().device);
   }
   const std::string name = config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-  head.load_rows = [&checkpoint, name, options = walk.options(), shape = std::vector<int64_t>{head.vocab_size, head.width}](
-                       int64_t begin, int64_t end) {
+  head.load_rows = [&checkpoint, name, options = walk.options(),
+                    shape = std::vector<int64_t>{head.vocab_size, head.width}](int64_t begin, int64_t end) {
     return checkpoint.load_rows(name, shape, begin, end, options.dtype).to(options.device);
   };
   return head;

@@ -20,8 +20,9 @@
 namespace dynslice::kernels {
 namespace {
 
-using OnednnLinear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
-                                c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+using OnednnLinear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                                std::string_view, c10::List<std::optional<at::Scalar>>,
+                                std::optional<std::string_view>);
 
 // oneDNN uses AVX-512 on every vendor's processors, MKL on Intel's only: measured 1.7 times faster on AMD, equal
 // on Intel. DYNSLICE_GEMM=mkl|onednn overrides the choice.
@@ -174,7 +175,8 @@ void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at
     for (int64_t token = begin; token < end; ++token) {
       const int64_t position = token % length;
       for (int64_t head = 0; head < heads; ++head) {
-        rotate_head(values + (token * total + head) * head_dim, cosines + position * half, sines + position * half, half);
+        rotate_head(values + (token * total + head) * head_dim, cosines + position * half, sines + position * half,
+                    half);
       }
     }
   });

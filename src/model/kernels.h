@@ -11,7 +11,7 @@ namespace dynslice::kernels {
 // for this vendor's processors does the product.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
-// x / sqrt(sum(x²) / divisor + eps) (* weight). x [..., width] fp32; the result is `dtype`. METHODS §2.3: a sliced
+// x / sqrt(sum(x²) / divisor + eps) (* weight). x [..., width] fp32; the result is `dtype`. A sliced
 // stream is divided by the original hidden size.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps, at::ScalarType dtype);
 

@@ -26,7 +26,8 @@ LayerScores read_scores(const std::filesystem::path& path) {
   const std::string direction = reader.string("more_important");
   if (direction != "low" && direction != "high") reader.fail("more_important", "\"low\" or \"high\"");
   scores.more_important = direction == "low" ? MoreImportant::kLow : MoreImportant::kHigh;
-  if (!reader.has("values") || !json["values"].is_array() || json["values"].empty()) reader.fail("values", "a list of numbers");
+  if (!reader.has("values") || !json["values"].is_array() || json["values"].empty())
+    reader.fail("values", "a list of numbers");
   for (const Json& value : json["values"]) {
     if (!value.is_number() || !std::isfinite(value.get<double>())) reader.fail("values", "a list of finite numbers");
     scores.values.push_back(value.get<double>());

@@ -1,6 +1,7 @@
 #include "dynslice/model/layer_walk.h"
 
 #include <ATen/ATen.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 
 #include <algorithm>
 #include <numeric>
@@ -18,11 +19,18 @@ at::Device parse_device(const std::string& name) {
   const bool cuda = at::hasCUDA();
   if (name == "auto") return cuda ? at::Device(at::kCUDA) : at::Device(at::kCPU);
   if (name == "cpu") return at::kCPU;
-  const bool valid = name == "cuda" || (name.starts_with("cuda:") && name.size() > 5 && name.size() < 8 &&
-                                        std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; }));
+  const bool valid =
+      name == "cuda" || (name.starts_with("cuda:") && name.size() > 5 && name.size() < 8 &&
+                         std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; }));
   if (!valid) throw_error(ErrorKind::kUsage, "--device ", name, ": is not one of auto, cpu, cuda, cuda:N");
   if (!cuda) throw_error(ErrorKind::kUsage, "--device ", name, ": LibTorch sees no CUDA device; use --device cpu");
-  return at::Device(name);
+  const at::Device device(name);
+  const int64_t count = at::detail::getCUDAHooks().deviceCount();
+  if (device.has_index() && device.index() >= count) {
+    throw_error(ErrorKind::kUsage, "--device ", name, ": LibTorch sees only ", count,
+                " CUDA device(s), numbered from 0");
+  }
+  return device;
 }
 
 at::ScalarType parse_dtype(const std::string& name, at::Device device) {
@@ -44,7 +52,8 @@ std::vector<at::Tensor> empty_chunks(const TokenWindows& windows, int64_t width,
   std::vector<at::Tensor> chunks;
   for (int64_t first = 0; first < windows.count; first += per_chunk) {
     const int64_t count = std::min(per_chunk, windows.count - first);
-    chunks.push_back(at::empty({count, windows.length, width}, at::TensorOptions().dtype(at::kFloat).device(options.device)));
+    chunks.push_back(
+        at::empty({count, windows.length, width}, at::TensorOptions().dtype(at::kFloat).device(options.device)));
   }
   return chunks;
 }
@@ -59,7 +68,8 @@ ComputeOptions resolve_compute(const std::string& device, const std::string& dty
   return options;
 }
 
-void LayerStep::transform(ResidualStream& stream, const std::function<at::Tensor(const at::Tensor&)>& fn, double passes) const {
+void LayerStep::transform(ResidualStream& stream, const std::function<at::Tensor(const at::Tensor&)>& fn,
+                          double passes) const {
   for (at::Tensor& chunk : stream.chunks) {
     const double tokens = static_cast<double>(chunk.size(0) * chunk.size(1));
     chunk = fn(chunk);
@@ -67,7 +77,8 @@ void LayerStep::transform(ResidualStream& stream, const std::function<at::Tensor
   }
 }
 
-LayerWalk::LayerWalk(const Checkpoint& checkpoint, const ComputeOptions& options, int64_t window_length, ProgressSink& progress)
+LayerWalk::LayerWalk(const Checkpoint& checkpoint, const ComputeOptions& options, int64_t window_length,
+                     ProgressSink& progress)
     : checkpoint_(checkpoint),
       options_(options),
       context_(make_layer_context(checkpoint.config(), window_length, options.device)),
@@ -92,23 +103,34 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
   auto next = order.begin();
   for (int64_t begin = 0; begin < vocab && next != order.end(); begin += kEmbeddingBlock) {
     const int64_t end = std::min(vocab, begin + kEmbeddingBlock);
-    const auto stop = std::find_if(next, order.end(), [&](int64_t p) { return windows.ids[static_cast<size_t>(p)] >= end; });
+    const auto stop =
+        std::find_if(next, order.end(), [&](int64_t p) { return windows.ids[static_cast<size_t>(p)] >= end; });
     if (stop == next) continue;
     const at::Tensor rows =
         checkpoint_.load_rows(kEmbedding, {vocab, width}, begin, end, at::kFloat).to(options_.device);
-    for (; next != stop; ++next) {
-      const int64_t id = windows.ids[static_cast<size_t>(*next)];
-      at::Tensor chunk = stream.chunks[static_cast<size_t>(*next / chunk_tokens)].view({-1, width});
-      chunk.select(0, *next % chunk_tokens).copy_(rows.select(0, id - begin));
+    // Sorted by position, the places of one chunk lie side by side.
+    std::sort(next, stop);
+    while (next != stop) {
+      const int64_t chunk = *next / chunk_tokens;
+      std::vector<int64_t> places, ids;
+      for (; next != stop && *next / chunk_tokens == chunk; ++next) {
+        places.push_back(*next % chunk_tokens);
+        ids.push_back(windows.ids[static_cast<size_t>(*next)] - begin);
+      }
+      at::Tensor target = stream.chunks[static_cast<size_t>(chunk)].view({-1, width});
+      target.index_copy_(0, at::tensor(places).to(options_.device),
+                         rows.index_select(0, at::tensor(ids).to(options_.device)));
     }
   }
   return stream;
 }
 
-void LayerWalk::run(const std::string& task, int64_t tokens, const std::function<void(LayerStep&)>& visit) const {
+void LayerWalk::run(const std::string& task, int64_t tokens, const std::function<void(LayerStep&)>& visit,
+                    std::optional<at::ScalarType> weights) const {
   ProgressTask progress(progress_, task, tokens * config().num_layers(), "token-layers");
   for (int64_t index = 0; index < config().num_layers(); ++index) {
-    LayerStep step(index, load_decoder_layer(checkpoint_, index, options_.dtype, options_.device), context_, progress);
+    LayerStep step(index, load_decoder_layer(checkpoint_, index, weights.value_or(options_.dtype), options_.device),
+                   context_, progress);
     visit(step);
   }
 }

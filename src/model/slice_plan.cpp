@@ -27,13 +27,27 @@ std::vector<int64_t> read_dims(const JsonReader& reader) {
   return dims;
 }
 
+void check_ratios(const SlicePlan& plan, const std::string& where) {
+  for (size_t i = 0; i < plan.ratios.size(); ++i) {
+    if (!(plan.ratios[i] >= 0 && plan.ratios[i] <= kLargestRatio)) {
+      throw_error(ErrorKind::kBadInput, where, ": slice ratio for layer ", i, " is ", plan.ratios[i],
+                  "; it must be in [0, ", kLargestRatio, "]");
+    }
+  }
+}
+
 // A person who edited one of the two lists must not be ignored silently.
 void check_agreement(const SlicePlan& plan, const std::string& where) {
-  for (size_t i = 0; i < std::min(plan.ratios.size(), plan.dims.size()); ++i) {
-    const double exact = (1 - plan.ratios[i]) * static_cast<double>(plan.hidden_size);
-    if (std::abs(exact - static_cast<double>(plan.dims[i])) > static_cast<double>(plan.round_to)) {
-      throw_error(ErrorKind::kBadInput, where, ": layer ", i, " has ratio ", plan.ratios[i], " and width ", plan.dims[i],
-                  ", which do not agree; remove the list (\"ratios\" or \"dims\") that you did not edit");
+  if (plan.ratios.size() != plan.dims.size()) {
+    throw_error(ErrorKind::kBadInput, where, ": has ", plan.ratios.size(), " ratios and ", plan.dims.size(),
+                " dims; both must have one value per layer");
+  }
+  const std::vector<int64_t> rounded = round_dimensions(plan.ratios, plan.hidden_size, plan.round_to);
+  for (size_t i = 0; i < rounded.size(); ++i) {
+    if (rounded[i] != plan.dims[i]) {
+      throw_error(ErrorKind::kBadInput, where, ": layer ", i, " has ratio ", plan.ratios[i], ", which gives width ",
+                  rounded[i], ", and width ", plan.dims[i],
+                  "; remove the list (\"ratios\" or \"dims\") that you did not edit");
     }
   }
 }
@@ -50,7 +64,7 @@ OrderedJson to_json(const SlicePlan& plan) {
   json["hidden_size"] = plan.hidden_size;
   json["ratios"] = plan.ratios;
   json["dims"] = plan.dims;
-  json["head_dim"] = plan.head_dim;
+  json["head_width"] = plan.head_width;
   json["provenance"] = plan.provenance;
   return json;
 }
@@ -61,8 +75,8 @@ SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config
   SlicePlan plan;
   plan.allocator = reader.string_or("allocator", "file");
   plan.round_to = reader.has("round_to") ? reader.integer("round_to", 1, 1 << 20) : 1;
-  plan.hidden_size = reader.integer_or("hidden_size", config.hidden_size);
-  plan.head_dim = reader.integer_or("head_dim", config.hidden_size);
+  plan.hidden_size = reader.has("hidden_size") ? reader.integer("hidden_size", 1, 1 << 20) : config.hidden_size;
+  plan.head_width = reader.integer_or("head_width", config.hidden_size);
   if (reader.has("ratios")) {
     if (!json["ratios"].is_array()) reader.fail("ratios", "a list of numbers");
     plan.ratios = read_ratios(reader);
@@ -72,21 +86,16 @@ SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config
     plan.dims = read_dims(reader);
   }
   if (plan.ratios.empty() && plan.dims.empty()) reader.fail("ratios", "a list with one ratio per layer");
-  check_agreement(plan, path.string());
+  check_ratios(plan, path.string());  // before rounding, which expects sane ones
+  if (!plan.ratios.empty() && !plan.dims.empty()) check_agreement(plan, path.string());
   if (plan.ratios.empty()) {
-    for (const int64_t dim : plan.dims) plan.ratios.push_back(1 - static_cast<double>(dim) / static_cast<double>(plan.hidden_size));
+    for (const int64_t dim : plan.dims)
+      plan.ratios.push_back(1 - static_cast<double>(dim) / static_cast<double>(plan.hidden_size));
   }
-  if (plan.dims.empty()) {
-    for (size_t i = 0; i < plan.ratios.size(); ++i) {  // before rounding, which expects sane ratios
-      if (!(plan.ratios[i] >= 0 && plan.ratios[i] <= kLargestRatio)) {
-        throw_error(ErrorKind::kBadInput, path.string(), ": slice ratio for layer ", i, " is ", plan.ratios[i],
-                    "; it must be in [0, ", kLargestRatio, "]");
-      }
-    }
-    plan.dims = round_dimensions(plan.ratios, plan.hidden_size, plan.round_to);
-  }
-  plan.average_ratio = reader.number_or(
-      "average_ratio", std::accumulate(plan.ratios.begin(), plan.ratios.end(), 0.0) / static_cast<double>(plan.ratios.size()));
+  if (plan.dims.empty()) plan.dims = round_dimensions(plan.ratios, plan.hidden_size, plan.round_to);
+  plan.average_ratio = reader.number_or("average_ratio", std::accumulate(plan.ratios.begin(), plan.ratios.end(), 0.0) /
+                                                             static_cast<double>(plan.ratios.size()));
+  if (!(plan.average_ratio >= 0 && plan.average_ratio < 1)) reader.fail("average_ratio", "in [0, 1)");
   plan.base = reader.number_or("base", plan.average_ratio);
   if (reader.has("provenance")) plan.provenance = json["provenance"];
   check_plan(plan, config, path.string());
@@ -96,21 +105,19 @@ SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config
 void check_plan(const SlicePlan& plan, const ModelConfig& config, const std::string& where) {
   const auto layers = static_cast<size_t>(config.num_layers());
   if (plan.hidden_size != config.hidden_size || plan.dims.size() != layers || plan.ratios.size() != layers) {
-    throw_error(ErrorKind::kBadInput, where, ": is a plan for ", plan.dims.size(), " layers of width ", plan.hidden_size,
-                "; the model has ", layers, " layers of width ", config.hidden_size);
+    throw_error(ErrorKind::kBadInput, where, ": is a plan for ", plan.dims.size(), " layers of width ",
+                plan.hidden_size, "; the model has ", layers, " layers of width ", config.hidden_size);
   }
+  check_ratios(plan, where);
   for (size_t i = 0; i < layers; ++i) {
-    if (!(plan.ratios[i] >= 0 && plan.ratios[i] <= kLargestRatio)) {
-      throw_error(ErrorKind::kBadInput, where, ": slice ratio for layer ", i, " is ", plan.ratios[i], "; it must be in [0, ",
-                  kLargestRatio, "]");
-    }
     if (plan.dims[i] < 1 || plan.dims[i] > config.hidden_size) {
       throw_error(ErrorKind::kBadInput, where, ": width of layer ", i, " is ", plan.dims[i], "; it must be in [1, ",
                   config.hidden_size, "]");
     }
   }
-  if (plan.head_dim < 1 || plan.head_dim > config.hidden_size) {
-    throw_error(ErrorKind::kBadInput, where, ": head_dim is ", plan.head_dim, "; it must be in [1, ", config.hidden_size, "]");
+  if (plan.head_width < 1 || plan.head_width > config.hidden_size) {
+    throw_error(ErrorKind::kBadInput, where, ": head_width is ", plan.head_width, "; it must be in [1, ",
+                config.hidden_size, "]");
   }
 }
 
@@ -150,12 +157,12 @@ ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
   config.tie_word_embeddings = false;
   config.has_final_norm_weight = false;
   config.embedding_width = plan.dims.front();
-  config.head_width = plan.head_dim;
+  config.head_width = plan.head_width;
   for (size_t i = 0; i < config.layers.size(); ++i) {
     LayerShape& shape = config.layers[i];
     shape.input_width = plan.dims[i];
     shape.middle_width = plan.dims[i];
-    shape.output_width = i + 1 < plan.dims.size() ? plan.dims[i + 1] : plan.head_dim;
+    shape.output_width = i + 1 < plan.dims.size() ? plan.dims[i + 1] : plan.head_width;
     shape.has_shortcuts = true;
     shape.has_norm_weights = false;
   }

@@ -38,6 +38,7 @@ double row_cosine(const float* x, const float* y, int64_t width) {
 }  // namespace
 
 at::Tensor token_cosines(const at::Tensor& x, const at::Tensor& y) {
+  TORCH_CHECK(x.sizes() == y.sizes(), "streams of different widths have no cosine");
   const int64_t width = x.size(-1), tokens = x.numel() / width;
   at::Tensor result = at::empty({tokens}, at::kDouble);
   double* cosines = result.mutable_data_ptr<double>();

@@ -23,7 +23,8 @@ class TokenMean {
     const double* cosine = cosines.const_data_ptr<double>();
     for (int64_t t = 0; t < cosines.numel(); ++t) {
       if (std::isnan(cosine[t])) {
-        throw_error(ErrorKind::kBadInput, "NaN or Inf in the residual stream at layer ", layer, ", token ", first_token + t,
+        throw_error(ErrorKind::kBadInput, "NaN or Inf in the residual stream at layer ", layer, ", token ",
+                    first_token + t,
                     "; the model's weights are damaged, or too large for the dtype (try --dtype fp32)");
       }
       if (cosine[t] == kZeroNorm) {
@@ -52,7 +53,8 @@ struct Progress {
   History history;
 };
 
-void score_layer(const LayerStep& step, const Head* final_head, const Metric& metric, ResidualStream& stream, Progress& state) {
+void score_layer(const LayerStep& step, const Head* final_head, const Metric& metric, ResidualStream& stream,
+                 Progress& state) {
   const int64_t start = step.index() + 1 - metric.window;  // first layer of the window that ends here
   if (metric.window > 1) state.history.push_back(stream);  // chunks are replaced, not overwritten: a shallow copy
   int64_t first_token = 0;
@@ -75,10 +77,14 @@ void score_layer(const LayerStep& step, const Head* final_head, const Metric& me
 
 std::string Metric::name() const {
   switch (kind) {
-    case MetricKind::kLayerRedundancy: return "lr";
-    case MetricKind::kBlockInfluence: return "bi";
-    case MetricKind::kAngular: return "angular";
-    case MetricKind::kWindow: return "window:" + std::to_string(window);
+    case MetricKind::kLayerRedundancy:
+      return "lr";
+    case MetricKind::kBlockInfluence:
+      return "bi";
+    case MetricKind::kAngular:
+      return "angular";
+    case MetricKind::kWindow:
+      return "window:" + std::to_string(window);
   }
   return {};
 }
@@ -99,6 +105,10 @@ Metric parse_metric(const std::string& name) {
 LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options) {
   const Metric& metric = options.metric;
   const int64_t layers = walk.config().num_layers();
+  if (walk.config().is_sliced()) {
+    throw_error(ErrorKind::kUsage, walk.checkpoint().path().string(),
+                ": is sliced: its layers work in different bases, whose cosines mean nothing; score the dense model");
+  }
   if (metric.window > layers) {
     throw_error(ErrorKind::kUsage, "--metric ", metric.name(), ": the model has only ", layers, " layers");
   }

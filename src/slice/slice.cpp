@@ -18,31 +18,30 @@ constexpr int64_t kRowBlock = 8192;
 // The matrix [D, d] of the linear map x → x basis; basis [d, D] fp64.
 at::Tensor projection(const at::Tensor& basis) { return basis.t().to(at::kFloat).contiguous(); }
 
-// weight [out, d] → weight basis [out, D]: the linear then reads the sliced stream.
+// fp32 weight [out, d] → weight basis [out, D]: the linear then reads the sliced stream.
 void rotate_input(Linear& linear, const at::Tensor& basis) {
-  const auto dtype = linear.weight.scalar_type();
-  linear.weight = at::matmul(linear.weight.to(at::kFloat), basis.to(at::kFloat)).to(dtype);
+  linear.weight = at::matmul(linear.weight, basis.to(at::kFloat));
 }
 
-// weight [d, in] → basisᵀ weight [D, in], and the bias with it: the linear then writes the sliced stream.
+// fp32 weight [d, in] → basisᵀ weight [D, in], and the bias with it: the linear then writes the sliced stream.
 void rotate_output(Linear& linear, const at::Tensor& basis) {
-  const auto dtype = linear.weight.scalar_type();
   const at::Tensor basis32 = basis.to(at::kFloat).t();
-  linear.weight = at::matmul(basis32, linear.weight.to(at::kFloat)).to(dtype);
-  if (linear.bias.defined()) linear.bias = at::matmul(basis32, linear.bias.to(at::kFloat)).to(dtype);
+  linear.weight = at::matmul(basis32, linear.weight);
+  if (linear.bias.defined()) linear.bias = at::matmul(basis32, linear.bias);
 }
 
 // Which half of which layer a stream is at, for messages.
 std::string place(const char* half, int64_t layer) { return std::string(half) + " layer " + std::to_string(layer); }
 
 void emit_linear(const TensorSink& sink, int64_t layer, const std::string& module, const Linear& linear) {
-  sink(layer_tensor_name(layer, module + ".weight"), linear.weight);
-  if (linear.bias.defined()) sink(layer_tensor_name(layer, module + ".bias"), linear.bias);
+  sink.write(layer_tensor_name(layer, module + ".weight"), linear.weight);
+  if (linear.bias.defined()) sink.write(layer_tensor_name(layer, module + ".bias"), linear.bias);
 }
 
 // Rows [first, first + count) of a packed linear.
 Linear part(const Linear& packed, int64_t first, int64_t count) {
-  return {packed.weight.narrow(0, first, count), packed.bias.defined() ? packed.bias.narrow(0, first, count) : at::Tensor()};
+  return {packed.weight.narrow(0, first, count),
+          packed.bias.defined() ? packed.bias.narrow(0, first, count) : at::Tensor()};
 }
 
 void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer, int64_t head_dim) {
@@ -55,14 +54,15 @@ void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer
   emit_linear(sink, index, "mlp.gate_proj", part(layer.gate_up, 0, inner));
   emit_linear(sink, index, "mlp.up_proj", part(layer.gate_up, inner, inner));
   emit_linear(sink, index, "mlp.down_proj", layer.down_proj);
-  sink(layer_tensor_name(index, "attn_shortcut.weight"), layer.attn_shortcut);
-  sink(layer_tensor_name(index, "mlp_shortcut.weight"), layer.mlp_shortcut);
+  sink.write(layer_tensor_name(index, "attn_shortcut.weight"), layer.attn_shortcut);
+  sink.write(layer_tensor_name(index, "mlp_shortcut.weight"), layer.mlp_shortcut);
 }
 
 // Carries the calibration stream (and the held-out one) through the model and slices layer after layer.
 class Slicer {
  public:
-  Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink) : walk_(walk), plan_(plan), sink_(sink) {}
+  Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink)
+      : walk_(walk), plan_(plan), sink_(sink) {}
 
   SliceResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
     calibration_ = walk_.embed(calibration);
@@ -70,23 +70,24 @@ class Slicer {
     SecondMoment entering = moment();
     for (const at::Tensor& chunk : calibration_.chunks) entering.add(chunk);
     basis_ = entering.principal_directions(plan_.dims.front(), place("entering", 0));
-    if (sink_) emit_rows("model.embed_tokens.weight", "model.embed_tokens.weight", basis_, {});
+    if (sink_.write) emit_rows("model.embed_tokens.weight", "model.embed_tokens.weight", basis_, {});
 
-    walk_.run("Slicing", calibration_.tokens() + held_out_.tokens(), [&](LayerStep& step) { slice_layer(step); });
-    if (sink_) emit_head();
+    walk_.run(
+        "Slicing", calibration_.tokens() + held_out_.tokens(), [&](LayerStep& step) { slice_layer(step); }, at::kFloat);
+    if (sink_.write) emit_head();
     return {held_out != nullptr ? std::optional(held_out_loss(*held_out)) : std::nullopt};
   }
 
  private:
   SecondMoment moment() const { return {walk_.config().hidden_size, walk_.options().device}; }
   bool is_last(const LayerStep& step) const { return step.index() + 1 == walk_.config().num_layers(); }
-  bool keeps_head() const { return plan_.head_dim == walk_.config().hidden_size; }
+  bool keeps_head() const { return plan_.head_width == walk_.config().hidden_size; }
 
   // basis_ is Q_i on entry and Q_{i+1} on return; the streams stay in the original basis. A linear that reads
   // sliced coordinates and writes original ones is the step between: its shortcut is the basis itself.
   void slice_layer(LayerStep& step) {
     const int64_t width = plan_.dims[static_cast<size_t>(step.index())];
-    const int64_t next = is_last(step) ? plan_.head_dim : plan_.dims[static_cast<size_t>(step.index() + 1)];
+    const int64_t next = is_last(step) ? plan_.head_width : plan_.dims[static_cast<size_t>(step.index() + 1)];
     DecoderLayer& layer = step.layer;
     fold_norms(layer);
 
@@ -104,7 +105,7 @@ class Slicer {
     rotate_output(layer.down_proj, basis_);
     layer.mlp_shortcut = at::matmul(basis_.t(), middle).to(at::kFloat);
 
-    if (sink_) emit_layer(sink_, step.index(), layer, walk_.config().head_dim);
+    if (sink_.write) emit_layer(sink_, step.index(), layer, walk_.config().head_dim);
   }
 
   using HalfLayer = at::Tensor (*)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
@@ -113,38 +114,51 @@ class Slicer {
   // directions, or the identity when nothing after this needs the calibration stream (`measure` false).
   at::Tensor walk_half(const LayerStep& step, HalfLayer half, int64_t keep, bool measure, const std::string& where) {
     const at::Tensor to_sliced = projection(basis_);
-    const auto forward = [&](const at::Tensor& x) { return half(step.layer, step.context, kernels::linear(x, to_sliced, {})); };
+    const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
+    const auto forward = [&](const at::Tensor& x) {
+      return half(layer, step.context, kernels::linear(x, to_sliced, {}));
+    };
     step.transform(held_out_, forward, 2);
-    if (!measure) return at::eye(keep, basis_.options());
+    if (!measure) {
+      step.advance(calibration_.tokens() / 2);
+      return at::eye(keep, basis_.options());
+    }
     SecondMoment leaving = moment();
-    step.transform(calibration_, [&](const at::Tensor& x) {
-      at::Tensor y = forward(x);
-      leaving.add(y);
-      return y;
-    }, 2);
+    step.transform(
+        calibration_,
+        [&](const at::Tensor& x) {
+          at::Tensor y = forward(x);
+          leaving.add(y);
+          return y;
+        },
+        2);
     return leaving.principal_directions(keep, where);
   }
 
   // Writes `source` [vocab, d] with `column_scale` on its columns, times `basis`, in blocks of rows.
-  void emit_rows(const std::string& name, const std::string& source, const at::Tensor& basis, const at::Tensor& column_scale) {
+  void emit_rows(const std::string& name, const std::string& source, const at::Tensor& basis,
+                 const at::Tensor& column_scale) {
     const int64_t vocab = walk_.config().vocab_size, width = walk_.config().hidden_size;
     const at::Tensor basis32 = basis.to(at::kFloat);
+    ProgressTask progress(walk_.progress(), "Rotating " + name, vocab, "rows");
     at::Tensor rotated;
     for (int64_t begin = 0; begin < vocab; begin += kRowBlock) {
       const int64_t end = std::min(vocab, begin + kRowBlock);
       at::Tensor rows = walk_.checkpoint().load_rows(source, {vocab, width}, begin, end, at::kFloat).to(basis.device());
       if (column_scale.defined()) rows = rows * column_scale;
       const at::Tensor block = at::matmul(rows, basis32).cpu();
-      if (!rotated.defined()) rotated = at::empty({vocab, basis.size(1)}, walk_.checkpoint().storage_dtype());
+      if (!rotated.defined()) rotated = at::empty({vocab, basis.size(1)}, sink_.dtype);
       rotated.narrow(0, begin, end - begin).copy_(block);
+      progress.advance(end - begin);
     }
-    sink_(name, rotated);
+    sink_.write(name, rotated);
   }
 
   void emit_head() {
     const ModelConfig& config = walk_.config();
     const Head head = load_head(walk_);
-    emit_rows("lm_head.weight", config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", basis_, head.norm);
+    emit_rows("lm_head.weight", config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", basis_,
+              head.norm);
   }
 
   // The held-out stream is in the original basis, so the dense model's head serves; a sliced head sees the
@@ -152,9 +166,12 @@ class Slicer {
   double held_out_loss(const TokenWindows& windows) {
     if (!keeps_head()) {
       const at::Tensor to_sliced = projection(basis_), back = basis_.to(at::kFloat);
-      for (at::Tensor& chunk : held_out_.chunks) chunk = kernels::linear(kernels::linear(chunk, to_sliced, {}), back, {});
+      for (at::Tensor& chunk : held_out_.chunks)
+        chunk = kernels::linear(kernels::linear(chunk, to_sliced, {}), back, {});
     }
-    return next_token_losses(walk_, load_head(walk_), std::move(held_out_), windows, "Held-out loss").mean().item<double>();
+    return next_token_losses(walk_, load_head(walk_), std::move(held_out_), windows, "Held-out loss")
+        .mean()
+        .item<double>();
   }
 
   const LayerWalk& walk_;
@@ -167,12 +184,10 @@ class Slicer {
 
 }  // namespace
 
-SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration, const TensorSink& sink,
-                        const TokenWindows* held_out) {
+SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
+                        const TensorSink& sink, const TokenWindows* held_out) {
   const ModelConfig& config = walk.config();
-  const bool dense = config.embedding_width == config.hidden_size &&
-                     std::none_of(config.layers.begin(), config.layers.end(), [](const LayerShape& s) { return s.has_shortcuts; });
-  if (!dense) {
+  if (config.is_sliced()) {
     throw_error(ErrorKind::kUsage, walk.checkpoint().path().string(),
                 ": is sliced already; slice the dense model it was made from, by a larger ratio");
   }

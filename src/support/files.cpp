@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <utility>
 
 #include "dynslice/support/error.h"
@@ -34,7 +35,7 @@ class FileDescriptor {
 std::string reason() { return std::strerror(errno); }
 
 FileDescriptor open_for_reading(const std::filesystem::path& path, struct stat& status) {
-  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0) {
     const auto kind = errno == ENOENT ? ErrorKind::kMissingData : ErrorKind::kBadInput;
     throw_error(kind, path.string(), ": cannot be opened (", reason(), ")");
@@ -47,14 +48,14 @@ FileDescriptor open_for_reading(const std::filesystem::path& path, struct stat& 
 
 [[noreturn]] void throw_write_error(const std::filesystem::path& path) {
   const bool full = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
-  throw_error(full ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, path.string(),
-              ": cannot be written (", reason(), full ? "); free disk space or choose another folder" : ")");
+  throw_error(full ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, path.string(), ": cannot be written (",
+              reason(), full ? "); free disk space or choose another folder" : ")");
 }
 
 }  // namespace
 
 std::string read_file(const std::filesystem::path& path, uint64_t max_bytes) {
-  struct stat status {};
+  struct stat status{};
   const FileDescriptor file = open_for_reading(path, status);
   const auto size = static_cast<uint64_t>(status.st_size);
   if (size > max_bytes) {
@@ -73,7 +74,16 @@ std::string read_file(const std::filesystem::path& path, uint64_t max_bytes) {
   return content;
 }
 
-void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
+void write_file_atomically(const std::filesystem::path& target, std::string_view content) {
+  std::error_code error;
+  // A link stays one: what it points to is replaced. A device or pipe (/dev/stdout) is written to, not replaced.
+  const std::filesystem::path path =
+      std::filesystem::is_symlink(target, error) ? std::filesystem::weakly_canonical(target, error) : target;
+  if (std::filesystem::is_other(path, error)) {
+    std::ofstream stream(path, std::ios::binary);
+    if (!stream.write(content.data(), static_cast<std::streamsize>(content.size())).flush()) throw_write_error(path);
+    return;
+  }
   std::filesystem::path temporary = path;
   temporary += ".partial-" + std::to_string(::getpid());
   {
@@ -108,7 +118,7 @@ void sync_path(const std::filesystem::path& path) {
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  struct stat status {};
+  struct stat status{};
   const FileDescriptor file = open_for_reading(path, status);
   size_ = static_cast<uint64_t>(status.st_size);
   if (size_ == 0) return;

@@ -39,13 +39,14 @@ class Digest {
   std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
 };
 
-void update_from_file(Digest& digest, const std::filesystem::path& path) {
+void update_from_file(Digest& digest, const std::filesystem::path& path, const std::function<void(int64_t)>& on_read) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw_error(ErrorKind::kMissingData, path.string(), ": cannot be opened (", std::strerror(errno), ")");
   std::string block(size_t{1} << 20, '\0');
   while (file) {
     file.read(block.data(), static_cast<std::streamsize>(block.size()));
     digest.update(std::string_view(block.data(), static_cast<size_t>(file.gcount())));
+    if (on_read) on_read(file.gcount());
   }
   if (file.bad()) throw_error(ErrorKind::kBadInput, path.string(), ": cannot be read");
 }
@@ -58,9 +59,9 @@ std::string sha256(std::string_view content) {
   return digest.hex();
 }
 
-std::string sha256_of_file(const std::filesystem::path& path) {
+std::string sha256_of_file(const std::filesystem::path& path, const std::function<void(int64_t)>& on_read) {
   Digest digest(EVP_sha256());
-  update_from_file(digest, path);
+  update_from_file(digest, path, on_read);
   return digest.hex();
 }
 
@@ -69,7 +70,7 @@ std::string git_blob_sha1_of_file(const std::filesystem::path& path) {
   std::string header = "blob " + std::to_string(std::filesystem::file_size(path));
   header += '\0';
   digest.update(header);
-  update_from_file(digest, path);
+  update_from_file(digest, path, {});
   return digest.hex();
 }
 

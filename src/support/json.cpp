@@ -39,6 +39,10 @@ Json parse_json(std::string_view text, const std::string& where) {
 
 Json parse_json_file(const std::filesystem::path& path) { return parse_json(read_file(path), path.string()); }
 
+std::string to_text(const OrderedJson& json) {
+  return json.dump(2, ' ', /*ensure_ascii=*/false, OrderedJson::error_handler_t::replace) + "\n";
+}
+
 JsonReader::JsonReader(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
   if (!object.is_object()) throw_error(ErrorKind::kBadInput, where_, ": must be a JSON object");
 }
@@ -54,14 +58,16 @@ const Json& JsonReader::at(const std::string& key) const {
 }
 
 void JsonReader::fail(const std::string& key, const std::string& expected) const {
-  std::string found = object_.contains(key) ? object_.at(key).dump(-1, ' ', true, Json::error_handler_t::replace) : "nothing";
+  std::string found =
+      object_.contains(key) ? object_.at(key).dump(-1, ' ', true, Json::error_handler_t::replace) : "nothing";
   if (found.size() > 60) found = found.substr(0, 57) + "...";
   throw_error(ErrorKind::kBadInput, where_, ": key \"", key, "\" must be ", expected, "; found ", found);
 }
 
 int64_t JsonReader::integer(const std::string& key) const {
   const Json& value = at(key);
-  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) fail(key, "an integer below 2^63");
+  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))
+    fail(key, "an integer below 2^63");
   if (value.is_number_integer()) return value.get<int64_t>();
   fail(key, "an integer");
 }
@@ -98,9 +104,15 @@ JsonReader JsonReader::object(const std::string& key) const {
   return JsonReader(value, where_ + ": " + key);
 }
 
-int64_t JsonReader::integer_or(const std::string& key, int64_t fallback) const { return has(key) ? integer(key) : fallback; }
-double JsonReader::number_or(const std::string& key, double fallback) const { return has(key) ? number(key) : fallback; }
-std::string JsonReader::string_or(const std::string& key, const std::string& fallback) const { return has(key) ? string(key) : fallback; }
+int64_t JsonReader::integer_or(const std::string& key, int64_t fallback) const {
+  return has(key) ? integer(key) : fallback;
+}
+double JsonReader::number_or(const std::string& key, double fallback) const {
+  return has(key) ? number(key) : fallback;
+}
+std::string JsonReader::string_or(const std::string& key, const std::string& fallback) const {
+  return has(key) ? string(key) : fallback;
+}
 bool JsonReader::boolean_or(const std::string& key, bool fallback) const { return has(key) ? boolean(key) : fallback; }
 
 }  // namespace dynslice

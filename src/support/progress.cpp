@@ -24,7 +24,8 @@ ProgressSink& no_progress() {
   return sink;
 }
 
-ProgressTask::ProgressTask(ProgressSink& sink, const std::string& task, int64_t total, const std::string& unit) : sink_(sink) {
+ProgressTask::ProgressTask(ProgressSink& sink, const std::string& task, int64_t total, const std::string& unit)
+    : sink_(sink) {
   sink_.start(task, total, unit);
 }
 

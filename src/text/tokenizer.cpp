@@ -1,6 +1,7 @@
 #include "dynslice/text/tokenizer.h"
 
 #include <algorithm>
+#include <fstream>
 
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
@@ -16,7 +17,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool is_gguf(const fs::path& path) { return fs::is_regular_file(path) && path.extension() == ".gguf"; }
+// By its name or, for a file that a cache has renamed, by its first bytes.
+bool is_gguf(const fs::path& path) {
+  if (!fs::is_regular_file(path)) return false;
+  std::string magic(4, '\0');
+  return path.extension() == ".gguf" ||
+         (std::ifstream(path, std::ios::binary).read(magic.data(), 4) && magic == "GGUF");
+}
 
 // A JSON file of the folder, null when it is not there.
 Json optional_json(const fs::path& path) { return fs::exists(path) ? parse_json_file(path) : Json(nullptr); }
@@ -146,8 +153,9 @@ std::vector<std::string> copy_tokenizer_files(const fs::path& source, const fs::
 std::vector<std::string> write_gguf_tokenizer_files(const fs::path& source, const fs::path& folder) {
   const GgufTokenizerFiles files = tokenizer_files_of_gguf(GgufFile(source));
   std::vector<std::string> names = {"tokenizer.json", "tokenizer_config.json"};
-  write_file_atomically(folder / "tokenizer.json", files.tokenizer.dump());
-  write_file_atomically(folder / "tokenizer_config.json", files.config.dump(2) + "\n");
+  write_file_atomically(folder / "tokenizer.json",
+                        files.tokenizer.dump(-1, ' ', false, Json::error_handler_t::replace));
+  write_file_atomically(folder / "tokenizer_config.json", to_text(files.config));
   if (!files.sentencepiece.empty()) {
     write_file_atomically(folder / "tokenizer.model", files.sentencepiece);
     names.push_back("tokenizer.model");

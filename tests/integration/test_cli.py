@@ -1,10 +1,13 @@
 """The program as a user meets it: what it prints, what it writes, how it fails."""
 
 import json
+import pathlib
 import resource
 import shutil
+import signal
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -140,6 +143,8 @@ def test_help_and_version_need_no_library(run_command, binary, tmp_path):
         (["slice", "--avg", "25%", "--allocate", "best"], ["--allocate"]),
         (["slice", "--avg", "25%", "--calib-range", "5"], ["--calib-range"]),
         (["slice", "--avg", "25%", "--calib-range", "9:5"], ["--calib-range"]),
+        (["slice", "--plan", "p.json", "--avg", "25%"], ["--plan"]),
+        (["slice", "--plan", "p.json", "--base", "5%"], ["--plan"]),
         (["eval", "--no-such-option"], []),
     ],
 )
@@ -152,6 +157,10 @@ def test_wrong_usage_is_exit_code_2(run, arguments, words):
     [
         (["--avg", "25%", "--base", "30%"], ["--base"]),
         (["--avg", "90%"], ["--max-ratio"]),
+        (["--avg", "25%", "--allocate", "constant", "--base", "10%"], ["--base"]),
+        (["--avg", "25%", "--round-to", "65"], ["--round-to"]),
+        (["--avg", "94%", "--max-ratio", "99%", "--base", "80%"], ["layer", "--max-ratio"]),
+        (["--avg", "25%", "--seqlen", "513"], ["--seqlen 513", "512"]),
         ([], ["--avg"]),
         (["--avg", "25%", "--device", "tpu"], ["--device tpu"]),
         (["--avg", "25%", "--dtype", "int8"], ["--dtype int8"]),
@@ -291,6 +300,55 @@ def test_output_that_cannot_be_written_is_exit_code_5(binary, llama):
     with open("/dev/full", "w") as full:
         done = subprocess.run([binary, "inspect", llama], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 5 and done.stderr.startswith("dynslice: stdout")
+
+
+def test_a_sliced_model_is_neither_scored_nor_sliced_again(run, slice_args, text_file, tmp_path):
+    run(*slice_args)
+    for verb in (["score"], ["plan", "--avg", "25%"], ["slice", "--avg", "25%"]):
+        result = run(verb[0], tmp_path / "out", *verb[1:], "--calib", text_file, *CALIBRATION, expect=None)
+        assert_fails(result, 2, "sliced", "dense model")
+
+
+def test_force_never_removes_the_source(run, tiny_model, text_file, tmp_path):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "parent" / "model")
+    for out in (folder, tmp_path / "parent"):
+        result = run("slice", folder, "--avg", "25%", "--calib", text_file, *CALIBRATION, "-o", out, "--force", expect=None)
+        assert_fails(result, 2, "holds the model")
+    assert (folder / "model.safetensors").exists()
+
+
+def test_paths_that_are_not_utf8_are_written_down_all_the_same(binary, llama, text_file, tmp_path):
+    out = bytes(tmp_path) + b"/out\xe9"
+    command = [binary, "slice", llama, "--avg", "25%", "--calib", text_file, *CALIBRATION, "-o", out, "--json"]
+    done = subprocess.run(command, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["output"].endswith("out\ufffd")
+
+
+@pytest.mark.parametrize("name, words", [("none/scores.json", ["none/scores.json", "folder"]), ("", ["folder"])], ids=["no folder", "a folder"])
+def test_an_output_file_that_cannot_be_is_told_before_the_work(run, llama, text_file, tmp_path, name, words):
+    result = run("score", llama, "--calib", text_file, *CALIBRATION, "-o", tmp_path / name, expect=None)
+    assert_fails(result, 4, *words)
+    assert "Scoring" not in result.stderr
+
+
+def test_output_may_go_to_a_device(run, llama, text_file):
+    run("score", llama, "--calib", text_file, *CALIBRATION, "-o", "/dev/null", "-q")
+    assert pathlib.Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
+def test_a_stopped_slice_leaves_nothing_and_says_so(binary, tiny_model, text_file, tmp_path, number):
+    folder = tiny_model("llama", num_hidden_layers=64)
+    command = [binary, "slice", folder, "--avg", "25%", "--calib", text_file, "--samples", "200", "--seqlen", "128", "-o", tmp_path / "out"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out.partial").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(number)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 130 and stderr.splitlines()[-1].startswith("dynslice: interrupted")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_of_another_model_is_exit_code_3(run, llama, text_file, tmp_path):

@@ -26,7 +26,8 @@ void write_logits(const char* checkpoint_path, const char* ids_path, const char*
   dynslice::ResidualStream stream = walk.embed(window);
   dynslice::run_dense(walk, "Layers", stream);
   const at::Tensor logits = dynslice::logits(dynslice::load_head(walk), stream.chunks.front()[0]).contiguous();
-  std::ofstream(out_path, std::ios::binary).write(static_cast<const char*>(logits.const_data_ptr()), static_cast<std::streamsize>(logits.nbytes()));
+  std::ofstream(out_path, std::ios::binary)
+      .write(static_cast<const char*>(logits.const_data_ptr()), static_cast<std::streamsize>(logits.nbytes()));
 }
 
 }  // namespace

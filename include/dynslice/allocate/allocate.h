@@ -1,4 +1,5 @@
-// How much of each layer to slice, given how redundant it is and an average (METHODS §3).
+// How much of each layer to slice, given how redundant it is and an average (DynamicSlicing, arXiv 2411.03513, section
+// 3).
 #pragma once
 
 #include <functional>
@@ -9,9 +10,9 @@
 namespace dynslice {
 
 struct AllocateOptions {
-  double average = 0.25;    // mean ratio s, in [0, 1)
-  double base = 0.15;       // slicing base b of `lr`, in [0, s]
-  double max_ratio = 0.8;   // s_max: no layer loses more; 1 for no limit, as in the reference
+  double average = 0.25;   // mean ratio s, in [0, 1)
+  double base = 0.15;      // slicing base b of `lr`, in [0, s]
+  double max_ratio = 0.8;  // s_max: no layer loses more; 1 for no limit, as in the reference
 };
 
 // Throws kUsage when the average is not in [0, 1) or above the largest ratio, or the base not in [0, average].

@@ -1,4 +1,4 @@
-// Perplexity on windows of text (METHODS §7).
+// Perplexity on windows of text.
 #pragma once
 
 #include <cstdint>
@@ -21,15 +21,17 @@ struct PerplexityOptions {
   PerplexityProtocol protocol = PerplexityProtocol::kFull;
   // Put in the place of every window's first token: llama-perplexity does so for models that begin with BOS.
   std::optional<int32_t> first_token;
-  // Bytes that the residual stream of the windows walked together may take; more windows are walked in turns.
-  int64_t stream_bytes = int64_t{256} << 20;
+  // Bytes that the residual stream of the windows walked together may take; more windows are walked in turns, each of
+  // which reads the weights again. 0: a quarter of the weights' size, at least 256 MiB, at most a quarter of the
+  // memory that is free.
+  int64_t stream_bytes = 0;
 };
 
 struct Perplexity {
-  double value = 0;            // exp of the mean loss of the scored tokens
-  double standard_error = 0;   // of `value`, from the variance of the tokens' losses, as llama-perplexity has it
+  double value = 0;           // exp of the mean loss of the scored tokens
+  double standard_error = 0;  // of `value`, from the variance of the tokens' losses, as llama-perplexity has it
   int64_t windows = 0;
-  int64_t tokens = 0;          // windows * seqlen: what went through the model
+  int64_t tokens = 0;  // windows * seqlen: what went through the model
   int64_t scored_tokens = 0;
   int64_t seqlen = 0;
   double seconds = 0;

@@ -14,10 +14,10 @@
 namespace dynslice {
 
 struct TensorInfo {
-  std::string name;             // Hugging Face's: model.layers.0.self_attn.q_proj.weight
+  std::string name;  // Hugging Face's: model.layers.0.self_attn.q_proj.weight
   std::vector<int64_t> shape;
-  std::string dtype;            // "BF16", "F32", "Q4_1"
-  uint64_t bytes = 0;           // on disk
+  std::string dtype;   // "BF16", "F32", "Q4_1"
+  uint64_t bytes = 0;  // on disk
 };
 
 // Guarantees: names and shapes are Hugging Face's for every source format; a tensor that is loaded has memory of
@@ -42,8 +42,8 @@ class Checkpoint {
   at::Tensor load(const std::string& name, const std::vector<int64_t>& expected_shape, at::ScalarType dtype) const;
 
   // Rows [begin, end) of a matrix of shape `expected_shape`; the same checks (NaN in these rows only).
-  at::Tensor load_rows(const std::string& name, const std::vector<int64_t>& expected_shape, int64_t begin,
-                       int64_t end, at::ScalarType dtype) const;
+  at::Tensor load_rows(const std::string& name, const std::vector<int64_t>& expected_shape, int64_t begin, int64_t end,
+                       at::ScalarType dtype) const;
 
  protected:
   // The file that holds the tensor, for messages.

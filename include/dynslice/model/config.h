@@ -19,8 +19,8 @@ struct RopeConfig {
   double theta = 10000.0;
   RopeScalingKind scaling = RopeScalingKind::kNone;
   double factor = 1.0;
-  double low_freq_factor = 1.0;    // llama3
-  double high_freq_factor = 4.0;   // llama3
+  double low_freq_factor = 1.0;                  // llama3
+  double high_freq_factor = 4.0;                 // llama3
   int64_t original_max_position_embeddings = 0;  // llama3
   // When not empty (GGUF's rope_freqs.weight): head_dim/2 divisors of the inverse frequencies, which then
   // carry the whole scaling.
@@ -29,9 +29,9 @@ struct RopeConfig {
 
 // Widths of one decoder layer. In a dense model the three stream widths are hidden_size.
 struct LayerShape {
-  int64_t input_width = 0;    // of the stream that enters the layer
-  int64_t middle_width = 0;   // of the stream between attention and MLP
-  int64_t output_width = 0;   // of the stream that leaves the layer
+  int64_t input_width = 0;   // of the stream that enters the layer
+  int64_t middle_width = 0;  // of the stream between attention and MLP
+  int64_t output_width = 0;  // of the stream that leaves the layer
   int64_t intermediate_size = 0;
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
@@ -41,30 +41,32 @@ struct LayerShape {
 };
 
 struct ModelConfig {
-  std::string model_type;      // "llama", "mistral", "qwen2": decides names of tensors, not of models
+  std::string model_type;  // "llama", "mistral", "qwen2": decides names of tensors, not of models
   int64_t vocab_size = 0;
-  int64_t hidden_size = 0;     // of the original model: what the norms divide by
+  int64_t hidden_size = 0;  // of the original model: what the norms divide by
   int64_t head_dim = 0;
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
   RopeConfig rope;
   bool tie_word_embeddings = false;
-  bool qkv_bias = false;       // qwen2; llama with attention_bias
-  bool o_bias = false;         // llama with attention_bias
+  bool qkv_bias = false;  // qwen2; llama with attention_bias
+  bool o_bias = false;    // llama with attention_bias
   bool mlp_bias = false;
-  std::optional<int64_t> sliding_window;           // tokens a position sees at most, itself included
-  std::vector<bool> layer_is_sliding;              // per layer; empty when all (or none) are
+  std::optional<int64_t> sliding_window;  // tokens a position sees at most, itself included
+  std::vector<bool> layer_is_sliding;     // per layer; empty when all (or none) are
   std::vector<LayerShape> layers;
   int64_t embedding_width = 0;  // columns of embed_tokens: D_0
   int64_t head_width = 0;       // columns of lm_head: width of the stream that enters the final norm
   bool has_final_norm_weight = true;
   std::optional<int64_t> bos_token_id;
   std::optional<int64_t> eos_token_id;
-  Json source;                  // config.json as it came (for GGUF: an equivalent one), to be written out again
+  Json source;  // config.json as it came (for GGUF: an equivalent one), to be written out again
 
   int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
   // True when every runtime that knows `model_type` can run these shapes.
   bool is_ordinary() const;
+  // True when the stream is narrower somewhere, or passes through shortcut matrices: the layers' bases differ.
+  bool is_sliced() const;
 };
 
 // Reads and checks a config.json, dense or written by dynslice. Throws kBadInput naming file and key; an

@@ -37,8 +37,8 @@ struct LayerContext {
   int64_t hidden_size = 0;  // the original one: the norms' divisor, whatever the width
   int64_t head_dim = 0;
   double rms_norm_eps = 0;
-  int64_t sliding_window = 0;  // 0: none
-  at::Tensor cos, sin;         // [T, head_dim / 2], fp32
+  at::Tensor sliding_mask;  // [T, T] fp32, additive; undefined when no window is shorter than T
+  at::Tensor cos, sin;      // [T, head_dim / 2], fp32
 };
 
 LayerContext make_layer_context(const ModelConfig& config, int64_t window_length, at::Device device);
@@ -48,6 +48,9 @@ std::string layer_tensor_name(int64_t index, const std::string& suffix);
 
 // Loads layer `index`; linear weights in `dtype`, norms and shortcuts in fp32. Throws as Checkpoint::load does.
 DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at::ScalarType dtype, at::Device device);
+
+// The layer with its linear weights in `dtype`; those that are already are shared, not copied.
+DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype);
 
 // Folds the norm weights into the linears that read them, which leaves weightless norms.
 void fold_norms(DecoderLayer& layer);

@@ -14,9 +14,9 @@ namespace dynslice {
 // The final norm and where the output matrix comes from.
 struct Head {
   int64_t vocab_size = 0;
-  int64_t width = 0;             // of the stream that enters the norm
-  at::Tensor norm;               // [width] fp32; undefined when folded into the matrix
-  int64_t norm_divisor = 0;      // the original hidden size
+  int64_t width = 0;         // of the stream that enters the norm
+  at::Tensor norm;           // [width] fp32; undefined when folded into the matrix
+  int64_t norm_divisor = 0;  // the original hidden size
   double rms_norm_eps = 0;
   // Rows [begin, end) of the output matrix [vocab_size, width], on the walk's device and in its dtype.
   std::function<at::Tensor(int64_t begin, int64_t end)> load_rows;

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "dynslice/model/checkpoint.h"
@@ -37,7 +38,11 @@ class LayerStep {
 
   // Replaces every chunk of the stream by fn(chunk). Counts the tokens as progress, `passes` of them making a
   // whole layer; stops with kInterrupted when asked to.
-  void transform(ResidualStream& stream, const std::function<at::Tensor(const at::Tensor&)>& fn, double passes = 1) const;
+  void transform(ResidualStream& stream, const std::function<at::Tensor(const at::Tensor&)>& fn,
+                 double passes = 1) const;
+
+  // Counts work that needed no transform as done.
+  void advance(int64_t tokens) const { progress_.advance(tokens); }
 
   DecoderLayer layer;
   const LayerContext& context;
@@ -63,7 +68,9 @@ class LayerWalk {
   ResidualStream embed(const TokenWindows& windows) const;
 
   // Visits every layer in order. `tokens` (of all streams that the visitor transforms) is for the progress bar.
-  void run(const std::string& task, int64_t tokens, const std::function<void(LayerStep&)>& visit) const;
+  // The linear weights come in `weights`, the dtype of the forward when not given.
+  void run(const std::string& task, int64_t tokens, const std::function<void(LayerStep&)>& visit,
+           std::optional<at::ScalarType> weights = std::nullopt) const;
 
  private:
   const Checkpoint& checkpoint_;

@@ -13,14 +13,14 @@
 namespace dynslice {
 
 struct SlicePlan {
-  std::string allocator;       // "constant", "lr"
-  double average_ratio = 0;    // that was asked for, in [0, 1)
-  double base = 0;             // slicing base of `lr`; the average for `constant`
-  int64_t round_to = 8;        // multiple that the widths are rounded to
+  std::string allocator;     // "constant", "lr"
+  double average_ratio = 0;  // that was asked for, in [0, 1)
+  double base = 0;           // slicing base of `lr`; the average for `constant`
+  int64_t round_to = 8;      // multiple that the widths are rounded to
   int64_t hidden_size = 0;
   std::vector<double> ratios;  // per layer, before rounding
   std::vector<int64_t> dims;   // per layer: width D_i of the stream that enters it and of the one inside it
-  int64_t head_dim = 0;        // width of the stream that enters the final norm: hidden_size unless --slice-head
+  int64_t head_width = 0;      // width of the stream that enters the final norm: hidden_size unless --slice-head
   OrderedJson provenance = OrderedJson::object();
 };
 

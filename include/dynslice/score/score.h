@@ -1,4 +1,4 @@
-// Layer scores: how much each layer changes the residual stream (METHODS §1).
+// Layer scores: how much each layer changes the residual stream (ShortGPT, DynamicSlicing, LLM-Streamline).
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,10 @@
 namespace dynslice {
 
 enum class MetricKind {
-  kLayerRedundancy,   // "lr": mean over tokens of cos(x_i, x_{i+1}) (DynamicSlicing, arXiv 2411.03513)
-  kBlockInfluence,    // "bi": 1 - lr (ShortGPT, arXiv 2403.03853)
-  kAngular,           // "angular": mean of arccos(cos) / pi (Gromov et al., arXiv 2403.17887)
-  kWindow,            // "window:n": mean cos(x_i, x_{i+n}) (LLM-Streamline, arXiv 2403.19135)
+  kLayerRedundancy,  // "lr": mean over tokens of cos(x_i, x_{i+1}) (DynamicSlicing, arXiv 2411.03513)
+  kBlockInfluence,   // "bi": 1 - lr (ShortGPT, arXiv 2403.03853)
+  kAngular,          // "angular": mean of arccos(cos) / pi (Gromov et al., arXiv 2403.17887)
+  kWindow,           // "window:n": mean cos(x_i, x_{i+n}) (LLM-Streamline, arXiv 2403.19135)
 };
 
 struct Metric {
@@ -27,12 +27,13 @@ Metric parse_metric(const std::string& name);
 
 struct ScoreOptions {
   Metric metric;
-  // Reads the last layer's output after the final norm, as the authors' script for lr does. METHODS §1.
+  // Reads the last layer's output after the final norm, as the authors' script for lr does.
   bool after_final_norm = false;
 };
 
 // Scores all layers in one walk. A token whose norm is 0 on either side is left out and counted.
-// Throws kBadInput naming layer and token for NaN or Inf in the stream, kUsage for a window longer than the model.
+// Throws kBadInput naming layer and token for NaN or Inf in the stream, kUsage for a window longer than the
+// model or a sliced model.
 LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options);
 
 }  // namespace dynslice

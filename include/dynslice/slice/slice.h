@@ -1,4 +1,4 @@
-// Rotation and slicing (SliceGPT, arXiv 2401.15024; METHODS §2): every stream is rotated into its principal
+// Rotation and slicing (SliceGPT, arXiv 2401.15024, section 3): every stream is rotated into its principal
 // components on calibration text, and the least of them are cut away, layer by layer.
 #pragma once
 
@@ -14,7 +14,10 @@
 namespace dynslice {
 
 // Receives the finished tensors of the sliced model, in the order of the checkpoint.
-using TensorSink = std::function<void(const std::string& name, const at::Tensor& values)>;
+struct TensorSink {
+  std::function<void(const std::string& name, const at::Tensor& values)> write;  // empty: the slicing only measures
+  at::ScalarType dtype = at::kFloat;  // what `write` stores: the largest matrices are handed over in it
+};
 
 struct SliceResult {
   // Mean negative log-likelihood (nats a token) of the sliced model on the held-out windows, when there are any.
@@ -22,12 +25,13 @@ struct SliceResult {
 };
 
 // Slices the dense model of `walk` by `plan` with PCA on `calibration`. The weights go to `sink` as soon as they
-// are final; an empty sink only measures. `held_out` is walked through the sliced layers beside the calibration
+// are final. `held_out` is walked through the sliced layers beside the calibration
 // text. One forward for each half layer.
 // The streams stay in the original basis between layers; a layer works in its own: x Q_i enters, and leaves
-// through shortcut matrices. Second moments and eigenvectors are fp64, with a ridge of 1 % of the mean diagonal.
-// Throws kUsage for a model that is not dense, kBadInput when the plan does not fit or the stream holds NaN.
-SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration, const TensorSink& sink,
-                        const TokenWindows* held_out = nullptr);
+// through shortcut matrices. Second moments and eigenvectors are fp64, with a ridge of 1 % of the mean diagonal;
+// weights are rotated in fp32, whatever the dtype of the forward. Throws kUsage for a model that is not dense,
+// kBadInput when the plan does not fit or the stream holds NaN.
+SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
+                        const TensorSink& sink, const TokenWindows* held_out = nullptr);
 
 }  // namespace dynslice

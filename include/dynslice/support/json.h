@@ -19,6 +19,9 @@ Json parse_json_file(const std::filesystem::path& path);
 // The same for text; `where` names it in messages.
 Json parse_json(std::string_view text, const std::string& where);
 
+// Indented text with a newline at the end. Bytes that are not UTF-8 (a path may have them) become U+FFFD.
+std::string to_text(const OrderedJson& json);
+
 // A JSON object together with the name it has in messages ("/models/x/config.json", "... : rope_scaling").
 // Every getter throws kBadInput: "WHERE: key "hidden_size" is missing" or "... must be an integer, found "many"".
 class JsonReader {

@@ -12,6 +12,11 @@ struct TokenWindows {
   int64_t count = 0;
   int64_t length = 0;
   int64_t tokens() const { return count * length; }
+  // Windows [first, first + some).
+  TokenWindows part(int64_t first, int64_t some) const {
+    const auto begin = ids.begin() + first * length;
+    return {std::vector<int32_t>(begin, begin + some * length), some, length};
+  }
 };
 
 }  // namespace dynslice

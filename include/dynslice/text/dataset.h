@@ -16,12 +16,12 @@ namespace dynslice {
 enum class TextUse { kCalibration, kEvaluation };
 
 struct TextSource {
-  std::string name;             // "wikitext2", or the file's name
-  std::string split;            // "test", "validation", "train"; empty for a file
-  std::filesystem::path path;   // the file that was read
-  std::string sha256;           // of that file
-  std::string text;             // what is tokenized
-  std::string notice;           // one line for the user when something was chosen for them, else empty
+  std::string name;            // "wikitext2", or the file's name
+  std::string split;           // "test", "validation", "train"; empty for a file
+  std::filesystem::path path;  // the file that was read
+  std::string sha256;          // of that file
+  std::string text;            // what is tokenized
+  std::string notice;          // one line for the user when something was chosen for them, else empty
 };
 
 // SPEC = name[:split] or a path to a .txt, .raw, .jsonl file (or any other text file).
@@ -32,7 +32,8 @@ struct TextSource {
 // Data sets are looked for in `data_dir`, DYNSLICE_DATA_DIR, the cache, then the hub.
 // Throws kMissingData with a line that says which file to put where; kBadInput (line number) for broken jsonl;
 // kUsage for an unknown name or split (known ones are listed).
-TextSource load_text(const std::string& spec, TextUse use, const std::filesystem::path& data_dir, ProgressSink& progress);
+TextSource load_text(const std::string& spec, TextUse use, const std::filesystem::path& data_dir,
+                     ProgressSink& progress);
 
 struct TokenRange {
   int64_t begin = 0;
@@ -40,10 +41,10 @@ struct TokenRange {
 };
 
 struct WindowOptions {
-  int64_t seqlen = 2048;               // tokens a window
-  int64_t samples = 0;                 // windows; 0 means all that fit
-  std::optional<TokenRange> range;     // of the token stream; the whole stream without
-  std::optional<uint64_t> shuffle;     // seed: windows in random order instead of the first ones
+  int64_t seqlen = 2048;            // tokens a window
+  int64_t samples = 0;              // windows; 0 means all that fit
+  std::optional<TokenRange> range;  // of the token stream; the whole stream without
+  std::optional<uint64_t> shuffle;  // seed: windows in random order instead of the first ones
 };
 
 // Cuts the stream into windows; an incomplete rest is dropped. Throws kUsage when the range lies outside of

@@ -11,11 +11,11 @@
 namespace dynslice {
 
 struct HubOptions {
-  std::string endpoint;            // HF_ENDPOINT, else https://huggingface.co
-  std::string token;               // HF_TOKEN, else $HF_HOME/token, else empty
-  std::filesystem::path cache;     // HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub
-  bool offline = false;            // HF_HUB_OFFLINE is 1, true, yes or on
-  int retries = 5;                 // of a transfer that broke; each goes on where the last stopped
+  std::string endpoint;         // HF_ENDPOINT, else https://huggingface.co
+  std::string token;            // HF_TOKEN, else $HF_HOME/token, else empty
+  std::filesystem::path cache;  // HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub
+  bool offline = false;         // HF_HUB_OFFLINE is 1, true, yes or on
+  int retries = 5;              // of a transfer that broke; each goes on where the last stopped
 
   static HubOptions from_environment();
 };
@@ -36,8 +36,8 @@ std::optional<HubId> parse_hub_id(const std::string& text);
 // LFS files, git SHA-1 for others) and the size, and renamed when they are whole.
 // Throws kMissingData: not found (which file, repo, revision), no access (set HF_TOKEN), no network, offline;
 // kOutOfResources: disk full; kBadInput: what came does not match its checksum.
-std::filesystem::path hub_file(const HubOptions& options, HubRepoKind kind, const HubId& id,
-                               const std::string& file, ProgressSink& progress);
+std::filesystem::path hub_file(const HubOptions& options, HubRepoKind kind, const HubId& id, const std::string& file,
+                               ProgressSink& progress);
 
 // The snapshot folder with everything a model needs: config.json, the safetensors files that the index names
 // (or model.safetensors), and the tokenizer files that exist.

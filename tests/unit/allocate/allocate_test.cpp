@@ -29,7 +29,8 @@ TEST(AllocateByRedundancy, KeepsTheMeanAndTheLimitForAnyScores) {
   for (int trial = 0; trial < 500; ++trial) {
     std::vector<double> scores(static_cast<size_t>(2 + trial % 40));
     for (double& score : scores) score = std::pow(uniform(random), 1 + trial % 9);
-    const double average = uniform(random) * 0.6, base = average * uniform(random), limit = average + 0.01 + 0.3 * uniform(random);
+    const double average = uniform(random) * 0.6, base = average * uniform(random),
+                 limit = average + 0.01 + 0.3 * uniform(random);
     const auto ratios = allocate_by_redundancy(scores, {.average = average, .base = base, .max_ratio = limit});
     EXPECT_NEAR(mean(ratios), average, 1e-9);
     for (const double ratio : ratios) {
@@ -40,7 +41,8 @@ TEST(AllocateByRedundancy, KeepsTheMeanAndTheLimitForAnyScores) {
 }
 
 TEST(AllocateByRedundancy, IsConstantWhenAllScoresAreEqualOrTheBaseIsTheAverage) {
-  EXPECT_EQ(allocate_by_redundancy({0.9, 0.9, 0.9}, {.average = 0.3, .base = 0.1, .max_ratio = 0.8}), std::vector<double>(3, 0.3));
+  EXPECT_EQ(allocate_by_redundancy({0.9, 0.9, 0.9}, {.average = 0.3, .base = 0.1, .max_ratio = 0.8}),
+            std::vector<double>(3, 0.3));
   for (const double ratio : allocate_by_redundancy({0.1, 0.9, 0.5}, {.average = 0.3, .base = 0.3, .max_ratio = 0.8})) {
     EXPECT_NEAR(ratio, 0.3, 1e-12);
   }

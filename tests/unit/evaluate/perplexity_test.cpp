@@ -22,8 +22,10 @@ at::Tensor exact_losses(const MemoryCheckpoint& model, const TokenWindows& windo
   run_dense(walk, "test", stream);
   const at::Tensor last = stream.gather();
   const at::Tensor all = logits(load_head(walk), last.reshape({-1, last.size(-1)})).to(at::kDouble);
-  const at::Tensor log_p = all.log_softmax(-1).view({windows.count, windows.length, -1}).narrow(1, 0, windows.length - 1);
-  const at::Tensor ids = at::tensor(at::ArrayRef<int32_t>(windows.ids), at::kLong).view({windows.count, windows.length});
+  const at::Tensor log_p =
+      all.log_softmax(-1).view({windows.count, windows.length, -1}).narrow(1, 0, windows.length - 1);
+  const at::Tensor ids =
+      at::tensor(at::ArrayRef<int32_t>(windows.ids), at::kLong).view({windows.count, windows.length});
   return -log_p.gather(2, ids.narrow(1, 1, windows.length - 1).unsqueeze(2)).squeeze(2);
 }
 

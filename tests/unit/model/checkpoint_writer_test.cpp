@@ -137,6 +137,7 @@ TEST_F(Writer, RefusesAnExistingFolderUnlessForced) {
   expect_error(ErrorKind::kUsage, {out_.string(), "exists", "--force"},
                [&] { CheckpointWriter(out_, three_tensors(), false); });
   write_bytes(out_ / "left-over.txt", "x");
+  write_bytes(out_ / "dynslice.json", "{}");
   {
     CheckpointWriter writer(out_, three_tensors(), true);
     write_all(writer);
@@ -150,11 +151,12 @@ TEST_F(Writer, RefusesAnExistingFolderUnlessForced) {
 TEST_F(Writer, NeverReplacesWhatIsNoCheckpoint) {
   std::filesystem::create_directory(out_);
   write_bytes(out_ / "thesis.txt", "years of work");
-  expect_error(ErrorKind::kUsage, {out_.string(), "no checkpoint"},
+  write_bytes(out_ / "config.json", "{}");  // many programs have one
+  expect_error(ErrorKind::kUsage, {out_.string(), "no dynslice.json"},
                [&] { CheckpointWriter(out_, three_tensors(), true); });
   EXPECT_EQ(content_of(out_ / "thesis.txt"), "years of work");
   write_bytes(folder_ / "file", "x");
-  expect_error(ErrorKind::kUsage, {"no checkpoint"},
+  expect_error(ErrorKind::kUsage, {"no dynslice.json"},
                [&] { CheckpointWriter(folder_ / "file", three_tensors(), true); });
   for (const char* name : {"", ".", "..", "/"}) {
     expect_error(ErrorKind::kUsage, {"output folder"}, [&] { CheckpointWriter(name, three_tensors(), true); });

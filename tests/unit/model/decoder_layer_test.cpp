@@ -33,7 +33,9 @@ class NaiveLayer {
   }
 
  private:
-  at::Tensor tensor(const std::string& suffix) { return checkpoint_.at(layer_tensor_name(index_, suffix)).to(at::kDouble); }
+  at::Tensor tensor(const std::string& suffix) {
+    return checkpoint_.at(layer_tensor_name(index_, suffix)).to(at::kDouble);
+  }
 
   at::Tensor linear(const std::string& module, const at::Tensor& x) {
     at::Tensor y = at::matmul(x, tensor(module + ".weight").t());
@@ -51,7 +53,9 @@ class NaiveLayer {
     at::Tensor rotated = at::empty_like(head);
     for (int64_t t = 0; t < head.size(0); ++t) {
       for (int64_t j = 0; j < half; ++j) {
-        const double angle = static_cast<double>(t) * std::pow(checkpoint_.config().rope.theta, -2.0 * static_cast<double>(j) / static_cast<double>(2 * half));
+        const double angle =
+            static_cast<double>(t) *
+            std::pow(checkpoint_.config().rope.theta, -2.0 * static_cast<double>(j) / static_cast<double>(2 * half));
         const double a = head[t][j].item<double>(), b = head[t][j + half].item<double>();
         rotated[t][j] = a * std::cos(angle) - b * std::sin(angle);
         rotated[t][j + half] = b * std::cos(angle) + a * std::sin(angle);
@@ -63,8 +67,10 @@ class NaiveLayer {
   at::Tensor attention(const at::Tensor& x) {
     const ModelConfig& config = checkpoint_.config();
     const LayerShape& shape = config.layers[static_cast<size_t>(index_)];
-    const at::Tensor q = linear("self_attn.q_proj", x), k = linear("self_attn.k_proj", x), v = linear("self_attn.v_proj", x);
-    const int64_t d = config.head_dim, length = x.size(0), group = shape.num_attention_heads / shape.num_key_value_heads;
+    const at::Tensor q = linear("self_attn.q_proj", x), k = linear("self_attn.k_proj", x),
+                     v = linear("self_attn.v_proj", x);
+    const int64_t d = config.head_dim, length = x.size(0),
+                  group = shape.num_attention_heads / shape.num_key_value_heads;
     std::vector<at::Tensor> heads;
     for (int64_t h = 0; h < shape.num_attention_heads; ++h) {
       const at::Tensor query = rope(q.narrow(1, h * d, d)), key = rope(k.narrow(1, h / group * d, d));
@@ -89,7 +95,8 @@ class NaiveLayer {
   int64_t index_;
 };
 
-at::Tensor forward(const MemoryCheckpoint& checkpoint, int64_t index, const at::Tensor& x, at::ScalarType dtype = at::kFloat) {
+at::Tensor forward(const MemoryCheckpoint& checkpoint, int64_t index, const at::Tensor& x,
+                   at::ScalarType dtype = at::kFloat) {
   const LayerContext context = make_layer_context(checkpoint.config(), x.size(1), at::kCPU);
   const DecoderLayer layer = load_decoder_layer(checkpoint, index, dtype, at::kCPU);
   return forward_mlp(layer, context, forward_attention(layer, context, x));
@@ -102,7 +109,8 @@ TEST(DecoderLayer, EqualsANaiveForwardInDoublePrecision) {
   for (const bool biases : {false, true}) {
     MemoryCheckpoint model = tiny_model({.all_biases = biases});
     const at::Tensor x = at::randn({2, 11, 32});
-    EXPECT_LT(largest_difference(forward(model, 1, x), NaiveLayer(model, 1).forward(x)), kTolerance) << "biases: " << biases;
+    EXPECT_LT(largest_difference(forward(model, 1, x), NaiveLayer(model, 1).forward(x)), kTolerance)
+        << "biases: " << biases;
   }
 }
 
@@ -154,9 +162,11 @@ TEST(Rope, Llama3ScalingStretchesLongWavelengthsOnly) {
   config.rope.factor = 8;
   config.rope.original_max_position_embeddings = 8192;
   const LayerContext scaled = make_layer_context(config, 2, at::kCPU);
-  const auto angle = [](const LayerContext& context, int64_t pair) { return std::asin(context.sin[1][pair].item<double>()); };
-  EXPECT_NEAR(angle(scaled, 5), angle(plain, 5), 1e-6);                     // wavelength far below 8192 / 4
-  EXPECT_NEAR(angle(scaled, 31) * 8 / angle(plain, 31), 1.0, 1e-4);         // far above 8192
+  const auto angle = [](const LayerContext& context, int64_t pair) {
+    return std::asin(context.sin[1][pair].item<double>());
+  };
+  EXPECT_NEAR(angle(scaled, 5), angle(plain, 5), 1e-6);              // wavelength far below 8192 / 4
+  EXPECT_NEAR(angle(scaled, 31) * 8 / angle(plain, 31), 1.0, 1e-4);  // far above 8192
 }
 
 TEST(Kernels, RmsNormDividesByTheGivenDivisor) {

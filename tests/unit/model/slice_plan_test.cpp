@@ -34,7 +34,8 @@ class PlanFile : public ::testing::Test {
   }
 
   ModelConfig config_ = testing::tiny_config({.hidden_size = 32, .layers = 3});
-  std::filesystem::path path_ = std::filesystem::temp_directory_path() / ("plan-" + std::to_string(::getpid()) + ".json");
+  std::filesystem::path path_ =
+      std::filesystem::temp_directory_path() / ("plan-" + std::to_string(::getpid()) + ".json");
 };
 
 TEST(RoundDimensions, KeepTheMeanWithinHalfAMultiple) {
@@ -77,7 +78,7 @@ TEST_F(PlanFile, RoundTripsThroughJson) {
   plan.hidden_size = 32;
   plan.ratios = {0.25, 0.0, 0.5};
   plan.dims = {24, 32, 16};
-  plan.head_dim = 24;
+  plan.head_width = 24;
   std::ofstream(path_) << to_json(plan).dump(2);
   const SlicePlan read = read_plan(path_, config_);
   EXPECT_EQ(to_json(read).dump(), to_json(plan).dump());
@@ -95,14 +96,15 @@ TEST_F(PlanFile, RefusesWhatIsNoPlanForTheModel) {
   EXPECT_THAT(error_of("[]"), HasSubstr("JSON object"));
   EXPECT_THAT(error_of("{}"), HasSubstr("\"ratios\""));
   EXPECT_THAT(error_of(R"({"ratios": [0.1, 0.2]})"), HasSubstr("is a plan for 2 layers"));
-  EXPECT_THAT(error_of(R"({"ratios": [0.1, 1.2, 0.1]})"), HasSubstr("slice ratio for layer 1 is 1.2; it must be in [0, 0.95]"));
+  EXPECT_THAT(error_of(R"({"ratios": [0.1, 1.2, 0.1]})"),
+              HasSubstr("slice ratio for layer 1 is 1.2; it must be in [0, 0.95]"));
   EXPECT_THAT(error_of(R"({"ratios": [0.1, -0.5, 0.1]})"), HasSubstr("layer 1"));
   EXPECT_THAT(error_of(R"({"ratios": [0.1, "x", 0.1]})"), HasSubstr("numbers"));
   EXPECT_THAT(error_of(R"({"dims": [0, 8, 8]})"), HasSubstr("layer 0"));
   EXPECT_THAT(error_of(R"({"dims": [64, 8, 8]})"), HasSubstr("layer 0"));
   EXPECT_THAT(error_of(R"({"dims": [8, 8, 8], "hidden_size": 64})"), HasSubstr("width 64"));
-  EXPECT_THAT(error_of(R"({"dims": [8, 8, 8], "head_dim": 99})"), HasSubstr("head_dim"));
-  EXPECT_THAT(error_of(R"({"ratios": [0.5, 0.5, 0.5], "dims": [16, 32, 16]})"), HasSubstr("do not agree"));
+  EXPECT_THAT(error_of(R"({"dims": [8, 8, 8], "head_width": 99})"), HasSubstr("head_width"));
+  EXPECT_THAT(error_of(R"({"ratios": [0.5, 0.5, 0.5], "dims": [16, 32, 16]})"), HasSubstr("remove the list"));
 }
 
 }  // namespace

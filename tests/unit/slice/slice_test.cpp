@@ -22,15 +22,17 @@ SlicePlan plan_of_widths(const ModelConfig& config, std::vector<int64_t> dims, i
   SlicePlan plan;
   plan.hidden_size = config.hidden_size;
   plan.dims = std::move(dims);
-  for (const int64_t dim : plan.dims) plan.ratios.push_back(1 - static_cast<double>(dim) / static_cast<double>(plan.hidden_size));
-  plan.head_dim = head_dim > 0 ? head_dim : config.hidden_size;
+  for (const int64_t dim : plan.dims)
+    plan.ratios.push_back(1 - static_cast<double>(dim) / static_cast<double>(plan.hidden_size));
+  plan.head_width = head_dim > 0 ? head_dim : config.hidden_size;
   return plan;
 }
 
 MemoryCheckpoint slice(const MemoryCheckpoint& model, const SlicePlan& plan, const TokenWindows& windows) {
   MemoryCheckpoint sliced(sliced_config(model.config(), plan));
   const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
-  slice_model(walk, plan, windows, [&](const std::string& name, const at::Tensor& values) { sliced.put(name, values); });
+  slice_model(walk, plan, windows,
+              {[&](const std::string& name, const at::Tensor& values) { sliced.put(name, values); }});
   return sliced;
 }
 
@@ -76,15 +78,17 @@ TEST_P(EveryKindOfModel, ConsistsOfExactlyTheTensorsOfItsConfiguration) {
 
 INSTANTIATE_TEST_SUITE_P(Slice, EveryKindOfModel,
                          ::testing::Values(Kind{"Untied", {}}, Kind{"Tied", {.tied = true}},
-                                           Kind{"SingleKeyValueHead", {.kv_heads = 1}}, Kind{"MultiHead", {.kv_heads = 4}},
-                                           Kind{"QkvBias", {.qkv_bias = true}}, Kind{"AllBiases", {.tied = true, .all_biases = true}}),
+                                           Kind{"SingleKeyValueHead", {.kv_heads = 1}},
+                                           Kind{"MultiHead", {.kv_heads = 4}}, Kind{"QkvBias", {.qkv_bias = true}},
+                                           Kind{"AllBiases", {.tied = true, .all_biases = true}}),
                          [](const auto& instance) { return instance.param.name; });
 
 TEST(Slice, OfStreamsInASubspaceLosesNothing) {
   // Every writer of the stream writes into the first 12 of 32 coordinates: 12 directions hold everything.
   MemoryCheckpoint model = tiny_model({.all_biases = true});
   for (const TensorInfo& info : model.tensors()) {
-    const bool writer = info.name.find("o_proj") != std::string::npos || info.name.find("down_proj") != std::string::npos;
+    const bool writer =
+        info.name.find("o_proj") != std::string::npos || info.name.find("down_proj") != std::string::npos;
     if (writer) model.at(info.name).narrow(0, 12, 20).zero_();
     if (info.name.find("embed") != std::string::npos) model.at(info.name).narrow(1, 12, 20).zero_();
   }
@@ -100,7 +104,8 @@ TEST(Slice, OfMoreDirectionsHurtsMore) {
   const at::Tensor before = logits_of(model, windows);
   double previous = 0;
   for (const int64_t width : {28, 20, 8}) {
-    const MemoryCheckpoint sliced = slice(model, plan_of_widths(model.config(), std::vector<int64_t>(4, width)), windows);
+    const MemoryCheckpoint sliced =
+        slice(model, plan_of_widths(model.config(), std::vector<int64_t>(4, width)), windows);
     const double error = (logits_of(sliced, windows) - before).norm().item<double>();
     EXPECT_GT(error, previous) << width;
     previous = error;
@@ -129,7 +134,9 @@ TEST(Slice, MeasuresTheHeldOutLossOfTheModelThatItWrites) {
     const LayerWalk sliced_walk(sliced, {.chunk_tokens = 64}, 16, no_progress());
     ResidualStream stream = sliced_walk.embed(held_out);
     run_dense(sliced_walk, "test", stream);
-    const double written = next_token_losses(sliced_walk, load_head(sliced_walk), std::move(stream), held_out, "test").mean().item<double>();
+    const double written = next_token_losses(sliced_walk, load_head(sliced_walk), std::move(stream), held_out, "test")
+                               .mean()
+                               .item<double>();
     EXPECT_NEAR(loss, written, 1e-4) << head_dim;
   }
 }

@@ -48,6 +48,16 @@ TEST_F(Files, ThatCannotBeReadSayWhichKindOfFailure) {
   EXPECT_EQ(kind_of([&] { read_file(folder_ / "x", 4); }), ErrorKind::kBadInput);
 }
 
+TEST_F(Files, WrittenThroughALinkReplaceWhatItPointsTo) {
+  write_file_atomically(folder_ / "x", "old");
+  std::filesystem::create_symlink("x", folder_ / "link");
+  write_file_atomically(folder_ / "link", "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder_ / "link"));
+  EXPECT_EQ(read_file(folder_ / "x"), "new");
+  write_file_atomically("/dev/null", "gone");
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+}
+
 TEST_F(Files, MappedShareTheirBytesAndOutliveTheirMap) {
   write_file_atomically(folder_ / "x", std::string(10000, 'q'));
   std::shared_ptr<const std::byte> owner;
@@ -64,13 +74,15 @@ TEST_F(Files, MappedShareTheirBytesAndOutliveTheirMap) {
 
 TEST_F(Files, HaveTheDigestsThatOtherToolsGive) {
   write_file_atomically(folder_ / "x", "hello\n");
-  EXPECT_EQ(sha256_of_file(folder_ / "x"), "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03");  // sha256sum
+  EXPECT_EQ(sha256_of_file(folder_ / "x"),
+            "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03");  // sha256sum
   EXPECT_EQ(sha256("hello\n"), sha256_of_file(folder_ / "x"));
   EXPECT_EQ(git_blob_sha1_of_file(folder_ / "x"), "ce013625030ba8dba906f756967f9e9ca394464a");  // git hash-object
 }
 
 TEST(JsonReader, NamesFileAndKeyOfWhatIsWrong) {
-  const Json json = parse_json(R"({"a": 1, "b": "x", "c": {"d": 2.5}, "n": null, "big": 18446744073709551615})", "file");
+  const Json json =
+      parse_json(R"({"a": 1, "b": "x", "c": {"d": 2.5}, "n": null, "big": 18446744073709551615})", "file");
   const JsonReader reader(json, "file");
   EXPECT_EQ(reader.integer("a"), 1);
   EXPECT_EQ(reader.object("c").number("d"), 2.5);
