@@ -47,7 +47,7 @@ parse_options() {
 # ---- Debian packages -------------------------------------------------------------------------------------------
 
 readonly apt_packages=(g++ cmake ninja-build ccache pkg-config libsentencepiece-dev nlohmann-json3-dev libcli11-dev
-  libspdlog-dev libfmt-dev libgtest-dev libgmock-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libssl-dev
+  libgtest-dev libgmock-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libssl-dev
   libzip-dev ca-certificates)
 
 python_works() {
