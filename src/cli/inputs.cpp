@@ -4,8 +4,8 @@
 #include <torch/version.h>
 
 #include <algorithm>
-#include <cstdlib>
 
+#include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
 #include "dynslice/text/hub.h"
@@ -17,22 +17,9 @@ namespace {
 constexpr const char* kDefaultModel = "HuggingFaceTB/SmolLM2-135M-Instruct";
 constexpr const char* kDefaultModelFile = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value != nullptr ? value : "";
-}
-
-// Where tools/fetch_model.sh puts the default model.
-std::filesystem::path cached_default_model() {
-  std::filesystem::path cache = environment("DYNSLICE_CACHE");
-  if (cache.empty() && !environment("XDG_CACHE_HOME").empty())
-    cache = std::filesystem::path(environment("XDG_CACHE_HOME")) / "dynslice";
-  if (cache.empty()) cache = std::filesystem::path(environment("HOME")) / ".cache" / "dynslice";
-  return cache / "models" / kDefaultModelFile;
-}
-
 std::filesystem::path default_model(ProgressSink& progress) {
-  const std::filesystem::path cached = cached_default_model();
+  const std::filesystem::path cached =
+      cache_folder() / "models" / kDefaultModelFile;  // tools/fetch_model.sh puts it there
   if (std::filesystem::exists(cached)) {
     log(LogLevel::kInfo, "No model given: using SmolLM2-135M-Instruct (" + cached.string() + ")");
     return cached;

@@ -130,10 +130,7 @@ const LoadedText& Calibration::text() {
 Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
                   Calibration& calibration, ProgressSink& progress) {
   if (!options.average) throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%");
-  if (checkpoint.config().is_sliced()) {
-    throw_error(ErrorKind::kUsage, checkpoint.path().string(),
-                ": is sliced already; slice the dense model it was made from, by a larger ratio");
-  }
+  check_sliceable(checkpoint);
   const ModelConfig& config = checkpoint.config();
   if (options.allocator == "constant") {
     if (options.base || options.base_auto)

@@ -7,11 +7,7 @@
 #include <cmath>
 #include <limits>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define DYNSLICE_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define DYNSLICE_MULTIVERSION
-#endif
+#include "support/multiversion.h"
 
 namespace dynslice {
 namespace {

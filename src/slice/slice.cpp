@@ -184,13 +184,17 @@ class Slicer {
 
 }  // namespace
 
+void check_sliceable(const Checkpoint& checkpoint) {
+  if (checkpoint.config().is_sliced()) {
+    throw_error(ErrorKind::kUsage, checkpoint.path().string(),
+                ": is sliced already; slice the dense model it was made from, by a larger ratio");
+  }
+}
+
 SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
                         const TensorSink& sink, const TokenWindows* held_out) {
   const ModelConfig& config = walk.config();
-  if (config.is_sliced()) {
-    throw_error(ErrorKind::kUsage, walk.checkpoint().path().string(),
-                ": is sliced already; slice the dense model it was made from, by a larger ratio");
-  }
+  check_sliceable(walk.checkpoint());
   check_plan(plan, config, "the plan");
   return Slicer(walk, plan, sink).run(calibration, held_out);
 }

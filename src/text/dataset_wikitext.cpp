@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <system_error>
 
+#include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/text/hub.h"
@@ -35,17 +36,7 @@ std::string file_of(const std::string& split) {
   throw_error(ErrorKind::kUsage, "wikitext2 has no split \"", split, "\"; it has test, validation and train");
 }
 
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? std::string() : std::string(value);
-}
-
-fs::path dataset_cache() {
-  if (const std::string cache = environment("DYNSLICE_CACHE"); !cache.empty()) return fs::path(cache) / "datasets";
-  if (const std::string cache = environment("XDG_CACHE_HOME"); !cache.empty())
-    return fs::path(cache) / "dynslice" / "datasets";
-  return fs::path(environment("HOME")) / ".cache" / "dynslice" / "datasets";
-}
+fs::path dataset_cache() { return cache_folder() / "datasets"; }
 
 std::optional<fs::path> find_in(const fs::path& folder, const std::string& file) {
   for (const fs::path& path : {folder / kFolder / file, folder / file}) {

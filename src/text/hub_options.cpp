@@ -5,6 +5,7 @@
 #include <string_view>
 #include <system_error>
 
+#include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/text/hub.h"
@@ -17,11 +18,6 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxTokenBytes = 64 * 1024;
 constexpr size_t kMaxNameLength = 96;  // the hub's own limit
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? std::string() : std::string(value);
-}
 
 std::string trimmed(const std::string& text) {
   const auto first = text.find_first_not_of(" \t\r\n");

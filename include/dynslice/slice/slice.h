@@ -24,6 +24,9 @@ struct SliceResult {
   std::optional<double> held_out_loss;
 };
 
+// Throws kUsage for a model that is sliced already.
+void check_sliceable(const Checkpoint& checkpoint);
+
 // Slices the dense model of `walk` by `plan` with PCA on `calibration`. The weights go to `sink` as soon as they
 // are final. `held_out` is walked through the sliced layers beside the calibration
 // text. One forward for each half layer.
