@@ -43,7 +43,8 @@ inline ModelConfig tiny_config(const TinyOptions& options) {
                          3 * options.hidden_size,
                          options.heads,
                          options.kv_heads,
-                         false,
+                         {},
+                         {},
                          true};
   config.layers.assign(static_cast<size_t>(options.layers), shape);
   return config;

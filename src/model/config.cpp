@@ -6,16 +6,21 @@ namespace dynslice {
 
 bool ModelConfig::is_sliced() const {
   return embedding_width != hidden_size || head_width != hidden_size ||
-         std::any_of(layers.begin(), layers.end(), [](const LayerShape& shape) { return shape.has_shortcuts; });
+         std::ranges::any_of(layers, [](const LayerShape& shape) {
+           return shape.attn_shortcut.kind != ShortcutKind::kIdentity ||
+                  shape.mlp_shortcut.kind != ShortcutKind::kIdentity;
+         });
 }
 
 bool ModelConfig::is_ordinary() const {
   if (embedding_width != hidden_size || head_width != hidden_size || !has_final_norm_weight) return false;
+  if (has_embedding_rotation || has_head_rotation) return false;
   // Divisors that are no known scaling have no place in a transformers config.
   if (!rope.frequency_divisors.empty() && rope.scaling == RopeScalingKind::kNone) return false;
   return std::ranges::all_of(layers, [this](const LayerShape& shape) {
     return shape == layers.front() && shape.input_width == hidden_size && shape.middle_width == hidden_size &&
-           shape.output_width == hidden_size && !shape.has_shortcuts && shape.has_norm_weights;
+           shape.output_width == hidden_size && shape.attn_shortcut == ShortcutShape{} &&
+           shape.mlp_shortcut == ShortcutShape{} && shape.has_norm_weights;
   });
 }
 
@@ -29,10 +34,11 @@ ModelCost count_layer(const ModelConfig& config, const LayerShape& shape) {
   cost.multiply_adds_per_token = (queries + keys_values) * shape.input_width + shape.middle_width * queries +
                                  2 * shape.intermediate_size * shape.middle_width +
                                  shape.output_width * shape.intermediate_size;
-  if (shape.has_shortcuts) {
-    cost.multiply_adds_per_token += shape.middle_width * shape.input_width + shape.output_width * shape.middle_width;
-  }
-  cost.parameters = cost.multiply_adds_per_token;
+  cost.parameters = cost.multiply_adds_per_token +
+                    shortcut_parameters(shape.attn_shortcut, shape.input_width, shape.middle_width) +
+                    shortcut_parameters(shape.mlp_shortcut, shape.middle_width, shape.output_width);
+  cost.multiply_adds_per_token += shortcut_multiply_adds(shape.attn_shortcut, shape.input_width, shape.middle_width) +
+                                  shortcut_multiply_adds(shape.mlp_shortcut, shape.middle_width, shape.output_width);
   if (shape.has_norm_weights) cost.parameters += shape.input_width + shape.middle_width;
   if (config.qkv_bias) cost.parameters += queries + keys_values;
   if (config.o_bias) cost.parameters += shape.middle_width;
@@ -42,6 +48,25 @@ ModelCost count_layer(const ModelConfig& config, const LayerShape& shape) {
 
 }  // namespace
 
+int64_t shortcut_parameters(const ShortcutShape& shortcut, int64_t in, int64_t out) {
+  switch (shortcut.kind) {
+    case ShortcutKind::kIdentity:
+      return 0;
+    case ShortcutKind::kMatrix:
+      return in * out;
+    case ShortcutKind::kSymmetric:
+      return shortcut.rank * in;
+    case ShortcutKind::kLowRank:
+      return shortcut.rank * (in + out);
+  }
+  return 0;
+}
+
+int64_t shortcut_multiply_adds(const ShortcutShape& shortcut, int64_t in, int64_t out) {
+  // Aᵀ A is one matrix, used twice.
+  return (shortcut.kind == ShortcutKind::kSymmetric ? 2 : 1) * shortcut_parameters(shortcut, in, out);
+}
+
 ModelCost count_cost(const ModelConfig& config) {
   ModelCost total;
   for (const LayerShape& shape : config.layers) {
@@ -49,9 +74,11 @@ ModelCost count_cost(const ModelConfig& config) {
     total.parameters += layer.parameters;
     total.multiply_adds_per_token += layer.multiply_adds_per_token;
   }
-  const int64_t head = config.vocab_size * config.head_width;
-  total.multiply_adds_per_token += head;
-  total.parameters += config.vocab_size * config.embedding_width;
+  const int64_t head = config.vocab_size * config.head_columns();
+  const int64_t rotations = (config.has_embedding_rotation ? config.hidden_size * config.embedding_width : 0) +
+                            (config.has_head_rotation ? config.hidden_size * config.head_width : 0);
+  total.multiply_adds_per_token += head + rotations;
+  total.parameters += config.vocab_size * config.embedding_columns() + rotations;
   if (!config.tie_word_embeddings) total.parameters += head;
   if (config.has_final_norm_weight) total.parameters += config.head_width;
   return total;

@@ -21,6 +21,9 @@ Json describe_dense_config(const ModelConfig& config);
 // "LlamaForCausalLM" and so on.
 std::string architecture_of(const std::string& model_type);
 
+// Of the "dynslice" object; older ones were never released.
+inline constexpr int64_t kDynsliceFormat = 2;
+
 // Number of layers a configuration may ask for.
 inline constexpr int64_t kMaxLayers = 10000;
 

@@ -12,7 +12,6 @@ constexpr int64_t kMaxWidth = int64_t{1} << 20;
 constexpr int64_t kMaxIntermediate = int64_t{1} << 22;
 constexpr int64_t kMaxVocabulary = int64_t{1} << 28;
 constexpr int64_t kMaxPositions = (int64_t{1} << 31) - 1;
-constexpr int64_t kDynsliceFormat = 1;
 
 // What transformers assumes of a model type when config.json is silent.
 struct Defaults {
@@ -208,6 +207,23 @@ void read_qwen2_window(const JsonReader& reader, ModelConfig& config) {
   if (slides < sliding.size()) config.layer_is_sliding = sliding;
 }
 
+ShortcutShape read_shortcut(const JsonReader& layer, const std::string& key, int64_t in, int64_t out) {
+  const JsonReader reader = layer.object(key);
+  const std::string kind = reader.string("kind");
+  ShortcutShape shortcut;
+  if (kind == "identity") {
+    if (in != out) reader.fail("kind", "another than identity where the widths differ");
+    return shortcut;
+  }
+  if (kind == "matrix") return {ShortcutKind::kMatrix, 0};
+  if (kind == "symmetric") {
+    if (in > out) reader.fail("kind", "another than symmetric where the stream becomes narrower");
+    return {ShortcutKind::kSymmetric, reader.integer("rank", 0, kMaxWidth)};
+  }
+  if (kind != "low_rank") reader.fail("kind", "one of identity, matrix, symmetric, low_rank");
+  return {ShortcutKind::kLowRank, reader.integer("rank", 0, kMaxWidth)};
+}
+
 // One entry of dynslice.layers.
 LayerShape read_sliced_shape(const JsonReader& reader, const ModelConfig& config) {
   LayerShape shape;
@@ -217,13 +233,12 @@ LayerShape read_sliced_shape(const JsonReader& reader, const ModelConfig& config
   shape.intermediate_size = reader.integer("intermediate_size", 1, kMaxIntermediate);
   shape.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxWidth / config.head_dim);
   shape.num_key_value_heads = reader.integer("num_key_value_heads", 1, shape.num_attention_heads);
-  shape.has_shortcuts = reader.boolean("shortcuts");
+  shape.attn_shortcut = read_shortcut(reader, "attn_shortcut", shape.input_width, shape.middle_width);
+  shape.mlp_shortcut = read_shortcut(reader, "mlp_shortcut", shape.middle_width, shape.output_width);
   shape.has_norm_weights = reader.boolean("norm_weights");
   if (shape.num_attention_heads % shape.num_key_value_heads != 0) {
     reader.fail("num_key_value_heads", "a divisor of num_attention_heads");
   }
-  const bool one_width = shape.input_width == shape.middle_width && shape.middle_width == shape.output_width;
-  if (!shape.has_shortcuts && !one_width) reader.fail("shortcuts", "true where the widths of a layer differ");
   return shape;
 }
 
@@ -256,8 +271,8 @@ void check_stream(const JsonReader& reader, const ModelConfig& config) {
   if (config.head_width != width) {
     reader.fail("head_width", "the last layer's output_width (" + std::to_string(width) + ")");
   }
-  if (config.tie_word_embeddings && config.head_width != config.embedding_width) {
-    reader.fail("head_width", "embedding_width where word embeddings are tied");
+  if (config.tie_word_embeddings && config.head_columns() != config.embedding_columns()) {
+    reader.fail("head_width", "such that embedding and head have equal columns where word embeddings are tied");
   }
 }
 
@@ -266,6 +281,8 @@ void read_sliced_shapes(const JsonReader& reader, ModelConfig& config) {
   config.embedding_width = reader.integer("embedding_width", 1, kMaxWidth);
   config.head_width = reader.integer("head_width", 1, kMaxWidth);
   config.has_final_norm_weight = reader.boolean("final_norm_weight");
+  config.has_embedding_rotation = reader.boolean("embedding_rotation");
+  config.has_head_rotation = reader.boolean("head_rotation");
   read_frequency_divisors(reader, config);
   if (!reader.has("layers") || !reader.raw().at("layers").is_array()) reader.fail("layers", "a list of layer shapes");
   const Json& layers = reader.raw().at("layers");

@@ -86,6 +86,24 @@ void set_dtype(Json& out, const std::string& dtype_name) {
   if (out.contains("torch_dtype") || !out.contains("dtype")) out["torch_dtype"] = dtype_name;
 }
 
+const char* name_of(ShortcutKind kind) {
+  switch (kind) {
+    case ShortcutKind::kIdentity:
+      return "identity";
+    case ShortcutKind::kMatrix:
+      return "matrix";
+    case ShortcutKind::kSymmetric:
+      return "symmetric";
+    case ShortcutKind::kLowRank:
+      return "low_rank";
+  }
+  return "";
+}
+
+OrderedJson describe_shortcut(const ShortcutShape& shortcut) {
+  return {{"kind", name_of(shortcut.kind)}, {"rank", shortcut.rank}};
+}
+
 OrderedJson describe_shape(const LayerShape& shape) {
   return {{"input_width", shape.input_width},
           {"middle_width", shape.middle_width},
@@ -93,15 +111,18 @@ OrderedJson describe_shape(const LayerShape& shape) {
           {"intermediate_size", shape.intermediate_size},
           {"num_attention_heads", shape.num_attention_heads},
           {"num_key_value_heads", shape.num_key_value_heads},
-          {"shortcuts", shape.has_shortcuts},
+          {"attn_shortcut", describe_shortcut(shape.attn_shortcut)},
+          {"mlp_shortcut", describe_shortcut(shape.mlp_shortcut)},
           {"norm_weights", shape.has_norm_weights}};
 }
 
 OrderedJson describe_slicing(const ModelConfig& config) {
-  OrderedJson out = {{"format", 1},
+  OrderedJson out = {{"format", kDynsliceFormat},
                      {"embedding_width", config.embedding_width},
                      {"head_width", config.head_width},
-                     {"final_norm_weight", config.has_final_norm_weight}};
+                     {"final_norm_weight", config.has_final_norm_weight},
+                     {"embedding_rotation", config.has_embedding_rotation},
+                     {"head_rotation", config.has_head_rotation}};
   if (!config.rope.frequency_divisors.empty() && config.rope.scaling == RopeScalingKind::kNone) {
     out["rope_frequency_divisors"] = config.rope.frequency_divisors;
   }

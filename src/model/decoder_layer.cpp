@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -56,6 +57,17 @@ class LayerLoader {
     return result;
   }
 
+  Shortcut shortcut(const std::string& module, const ShortcutShape& shape, int64_t in, int64_t out) const {
+    Shortcut result;
+    result.kind = shape.kind;
+    if (shape.kind == ShortcutKind::kMatrix) result.weight = tensor(module + ".weight", {out, in}, at::kFloat);
+    if (shape.rank == 0) return result;
+    result.down = tensor(module + ".down.weight", {shape.rank, in}, dtype_);
+    result.up = shape.kind == ShortcutKind::kSymmetric ? result.down.t().neg().contiguous()
+                                                       : tensor(module + ".up.weight", {out, shape.rank}, dtype_);
+    return result;
+  }
+
   // Several linears of the same input as one, rows one after the other.
   Linear packed(const std::vector<std::pair<std::string, int64_t>>& modules, int64_t in, bool bias) const {
     std::vector<at::Tensor> weights, biases;
@@ -91,12 +103,6 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     return at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, scale, grouped);
   }
   return at::scaled_dot_product_attention(q, k, v, mask.to(q.scalar_type()), 0.0, /*is_causal=*/false, scale, grouped);
-}
-
-// shortcut(x) + branch, in the memory of `branch` when there is no shortcut matrix.
-at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const at::Tensor& shortcut) {
-  at::Tensor sum = branch.scalar_type() == at::kFloat ? std::move(branch) : branch.to(at::kFloat);
-  return sum.add_(shortcut.defined() ? kernels::linear(x, shortcut, {}) : x);
 }
 
 void scale_columns(at::Tensor& weight, const at::Tensor& scale) {
@@ -147,10 +153,8 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
   layer.gate_up = loader.packed({{"mlp.gate_proj", shape.intermediate_size}, {"mlp.up_proj", shape.intermediate_size}},
                                 shape.middle_width, config.mlp_bias);
   layer.down_proj = loader.linear("mlp.down_proj", shape.output_width, shape.intermediate_size, config.mlp_bias);
-  if (shape.has_shortcuts) {
-    layer.attn_shortcut = loader.tensor("attn_shortcut.weight", {shape.middle_width, shape.input_width}, at::kFloat);
-    layer.mlp_shortcut = loader.tensor("mlp_shortcut.weight", {shape.output_width, shape.middle_width}, at::kFloat);
-  }
+  layer.attn_shortcut = loader.shortcut("attn_shortcut", shape.attn_shortcut, shape.input_width, shape.middle_width);
+  layer.mlp_shortcut = loader.shortcut("mlp_shortcut", shape.mlp_shortcut, shape.middle_width, shape.output_width);
   return layer;
 }
 
@@ -170,7 +174,7 @@ void fold_norms(DecoderLayer& layer) {
   layer.shape.has_norm_weights = false;
 }
 
-at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+at::Tensor attention_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
   const int64_t batch = x.size(0), length = x.size(1);
   const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
   const at::Tensor normed =
@@ -182,14 +186,34 @@ at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& cont
   const at::Tensor attended = attend(head_major(0, heads), head_major(heads, kv), head_major(heads + kv, kv),
                                      layer.is_sliding ? context.sliding_mask : at::Tensor());
   const at::Tensor merged = attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
-  return add_residual(kernels::linear(merged, layer.o_proj.weight, layer.o_proj.bias), x, layer.attn_shortcut);
+  return kernels::linear(merged, layer.o_proj.weight, layer.o_proj.bias);
 }
 
-at::Tensor forward_mlp(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+at::Tensor mlp_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
   const at::Tensor normed = kernels::rms_norm(x, layer.post_attention_norm, context.hidden_size, context.rms_norm_eps,
                                               layer.gate_up.weight.scalar_type());
   const at::Tensor inner = kernels::silu_mul(kernels::linear(normed, layer.gate_up.weight, layer.gate_up.bias));
-  return add_residual(kernels::linear(inner, layer.down_proj.weight, layer.down_proj.bias), x, layer.mlp_shortcut);
+  return kernels::linear(inner, layer.down_proj.weight, layer.down_proj.bias);
+}
+
+at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& shortcut) {
+  at::Tensor sum = branch.scalar_type() == at::kFloat ? std::move(branch) : branch.to(at::kFloat);
+  if (shortcut.kind == ShortcutKind::kMatrix) return sum.add_(kernels::linear(x, shortcut.weight, {}));
+  const int64_t common = std::min(x.size(-1), sum.size(-1));
+  sum.narrow(-1, 0, common).add_(x.narrow(-1, 0, common));
+  if (shortcut.down.defined()) {
+    const at::Tensor correction = kernels::linear(kernels::linear(x, shortcut.down, {}), shortcut.up, {});
+    sum.narrow(-1, 0, correction.size(-1)).add_(correction);
+  }
+  return sum;
+}
+
+at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  return add_residual(attention_branch(layer, context, x), x, layer.attn_shortcut);
+}
+
+at::Tensor forward_mlp(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  return add_residual(mlp_branch(layer, context, x), x, layer.mlp_shortcut);
 }
 
 }  // namespace dynslice

@@ -51,14 +51,19 @@ Head load_head(const LayerWalk& walk) {
   Head head;
   head.vocab_size = config.vocab_size;
   head.width = config.head_width;
+  head.columns = config.head_columns();
   head.norm_divisor = config.hidden_size;
   head.rms_norm_eps = config.rms_norm_eps;
   if (config.has_final_norm_weight) {
     head.norm = checkpoint.load("model.norm.weight", {head.width}, at::kFloat).to(walk.options().device);
   }
+  if (config.has_head_rotation) {
+    head.rotation =
+        checkpoint.load("model.head_rotation.weight", {head.columns, head.width}, at::kFloat).to(walk.options().device);
+  }
   const std::string name = config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
   head.load_rows = [&checkpoint, name, options = walk.options(),
-                    shape = std::vector<int64_t>{head.vocab_size, head.width}](int64_t begin, int64_t end) {
+                    shape = std::vector<int64_t>{head.vocab_size, head.columns}](int64_t begin, int64_t end) {
     return checkpoint.load_rows(name, shape, begin, end, options.dtype).to(options.device);
   };
   return head;
@@ -68,13 +73,18 @@ at::Tensor final_norm(const Head& head, const at::Tensor& x) {
   return kernels::rms_norm(x, head.norm, head.norm_divisor, head.rms_norm_eps, at::kFloat);
 }
 
+at::Tensor head_input(const Head& head, const at::Tensor& x) {
+  const at::Tensor normed = final_norm(head, x);
+  return head.rotation.defined() ? kernels::linear(normed, head.rotation, {}) : normed;
+}
+
 at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualStream stream,
                              const TokenWindows& windows, const std::string& task) {
   const int64_t positions = windows.tokens();
   const auto options = at::TensorOptions().dtype(at::kDouble).device(walk.options().device);
   LossState state{at::full({positions}, -INFINITY, options), at::zeros({positions}, options)};
   const at::Tensor targets = next_ids(windows, walk.options().device);
-  for (at::Tensor& chunk : stream.chunks) chunk = final_norm(head, chunk).to(walk.options().dtype);
+  for (at::Tensor& chunk : stream.chunks) chunk = head_input(head, chunk).to(walk.options().dtype);
 
   const int64_t vocabulary_blocks = (head.vocab_size + kVocabularyBlock - 1) / kVocabularyBlock;
   ProgressTask progress(walk.progress(), task, positions * vocabulary_blocks, "tokens");
@@ -82,7 +92,7 @@ at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualSt
     const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kVocabularyBlock));
     int64_t first = 0;
     for (const at::Tensor& chunk : stream.chunks) {
-      for (const at::Tensor& block : chunk.view({-1, head.width}).split(kTokenBlock)) {
+      for (const at::Tensor& block : chunk.view({-1, head.columns}).split(kTokenBlock)) {
         accumulate(state, block, rows, targets, begin, first);
         first += block.size(0);
         progress.advance(block.size(0));
@@ -99,11 +109,11 @@ at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualSt
 }
 
 at::Tensor logits(const Head& head, const at::Tensor& x) {
-  const at::Tensor normed = final_norm(head, x);
+  const at::Tensor input = head_input(head, x);
   std::vector<at::Tensor> parts;
   for (int64_t begin = 0; begin < head.vocab_size; begin += kVocabularyBlock) {
     const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kVocabularyBlock));
-    parts.push_back(kernels::linear(normed, rows, {}).to(at::kFloat));
+    parts.push_back(kernels::linear(input, rows, {}).to(at::kFloat));
   }
   return at::cat(parts, -1);
 }

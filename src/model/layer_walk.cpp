@@ -7,11 +7,13 @@
 #include <numeric>
 
 #include "dynslice/support/error.h"
+#include "model/kernels.h"
 
 namespace dynslice {
 namespace {
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kEmbeddingRotation = "model.embed_rotation.weight";
 // Rows of the embedding matrix read at once.
 constexpr int64_t kEmbeddingBlock = 8192;
 
@@ -85,7 +87,8 @@ LayerWalk::LayerWalk(const Checkpoint& checkpoint, const ComputeOptions& options
       progress_(progress) {}
 
 ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
-  const int64_t vocab = config().vocab_size, width = config().embedding_width;
+  const int64_t vocab = config().vocab_size, columns = config().embedding_columns();
+  const int64_t width = config().embedding_width;
   const auto largest = std::max_element(windows.ids.begin(), windows.ids.end());
   if (largest != windows.ids.end() && *largest >= vocab) {
     throw_error(ErrorKind::kBadInput, checkpoint_.path().string(), ": the tokenizer gave id ", *largest,
@@ -98,6 +101,10 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
     return windows.ids[static_cast<size_t>(a)] < windows.ids[static_cast<size_t>(b)];
   });
 
+  at::Tensor rotation;
+  if (config().has_embedding_rotation) {
+    rotation = checkpoint_.load(kEmbeddingRotation, {width, columns}, at::kFloat).to(options_.device);
+  }
   ResidualStream stream{empty_chunks(windows, width, options_)};
   const int64_t chunk_tokens = stream.chunks.empty() ? 1 : stream.chunks.front().size(0) * windows.length;
   auto next = order.begin();
@@ -107,7 +114,7 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
         std::find_if(next, order.end(), [&](int64_t p) { return windows.ids[static_cast<size_t>(p)] >= end; });
     if (stop == next) continue;
     const at::Tensor rows =
-        checkpoint_.load_rows(kEmbedding, {vocab, width}, begin, end, at::kFloat).to(options_.device);
+        checkpoint_.load_rows(kEmbedding, {vocab, columns}, begin, end, at::kFloat).to(options_.device);
     // Sorted by position, the places of one chunk lie side by side.
     std::sort(next, stop);
     while (next != stop) {
@@ -118,8 +125,9 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
         ids.push_back(windows.ids[static_cast<size_t>(*next)] - begin);
       }
       at::Tensor target = stream.chunks[static_cast<size_t>(chunk)].view({-1, width});
-      target.index_copy_(0, at::tensor(places).to(options_.device),
-                         rows.index_select(0, at::tensor(ids).to(options_.device)));
+      at::Tensor found = rows.index_select(0, at::tensor(ids).to(options_.device));
+      if (rotation.defined()) found = kernels::linear(found, rotation, {});
+      target.index_copy_(0, at::tensor(places).to(options_.device), found);
     }
   }
   return stream;

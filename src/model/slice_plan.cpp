@@ -152,20 +152,59 @@ std::vector<int64_t> round_dimensions(const std::vector<double>& ratios, int64_t
   return dims;
 }
 
+namespace {
+
+// The cheapest exact shortcut between the principal subspaces of two neighbouring streams. Two subspaces of dimensions
+// `in` and `out` of d share at least in + out - d directions, which a suitable choice of bases passes on unchanged:
+// what is left has rank d - max(in, out), or d - out when the stream becomes narrower.
+ShortcutShape cheapest_shortcut(int64_t in, int64_t out, int64_t hidden_size) {
+  const ShortcutShape matrix{ShortcutKind::kMatrix, 0};
+  const ShortcutShape low_rank{in <= out ? ShortcutKind::kSymmetric : ShortcutKind::kLowRank, hidden_size - out};
+  if (in == out && low_rank.rank == 0) return {};
+  return shortcut_parameters(low_rank, in, out) < shortcut_parameters(matrix, in, out) ? low_rank : matrix;
+}
+
+// A tied, unsliced head reads the original basis: the last stream that was narrower is brought there by a matrix.
+void lead_to_original_basis(ModelConfig& config) {
+  for (size_t i = config.layers.size(); i-- > 0;) {
+    LayerShape& shape = config.layers[i];
+    if (shape.middle_width < config.hidden_size) {
+      shape.mlp_shortcut = {ShortcutKind::kMatrix, 0};
+      return;
+    }
+    if (shape.input_width < config.hidden_size) {
+      shape.attn_shortcut = {ShortcutKind::kMatrix, 0};
+      return;
+    }
+  }
+}
+
+}  // namespace
+
 ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
   ModelConfig config = dense;
-  config.tie_word_embeddings = false;
-  config.has_final_norm_weight = false;
   config.embedding_width = plan.dims.front();
   config.head_width = plan.head_width;
+  const int64_t d = dense.hidden_size, entering = config.embedding_width, leaving = config.head_width;
+  if (dense.tie_word_embeddings) {
+    // One unsliced matrix with its rotations beside it, or two sliced matrices.
+    const int64_t rotations = (entering < d ? d * entering : 0) + (leaving < d ? d * leaving : 0);
+    config.tie_word_embeddings = dense.vocab_size * d + rotations <= dense.vocab_size * (entering + leaving);
+  }
+  const bool tied = config.tie_word_embeddings;
+  config.has_embedding_rotation = tied && entering < d;
+  config.has_head_rotation = tied && leaving < d;
+  config.has_final_norm_weight = tied && leaving == d && dense.has_final_norm_weight;
   for (size_t i = 0; i < config.layers.size(); ++i) {
     LayerShape& shape = config.layers[i];
     shape.input_width = plan.dims[i];
     shape.middle_width = plan.dims[i];
     shape.output_width = i + 1 < plan.dims.size() ? plan.dims[i + 1] : plan.head_width;
-    shape.has_shortcuts = true;
+    shape.attn_shortcut = cheapest_shortcut(shape.input_width, shape.middle_width, d);
+    shape.mlp_shortcut = cheapest_shortcut(shape.middle_width, shape.output_width, d);
     shape.has_norm_weights = false;
   }
+  if (tied && leaving == d) lead_to_original_basis(config);
   return config;
 }
 

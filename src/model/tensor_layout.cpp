@@ -18,6 +18,13 @@ class LayerLayout {
     tensor(module + ".weight", {out, in});
     if (bias) tensor(module + ".bias", {out});
   }
+  void shortcut(const std::string& module, const ShortcutShape& shortcut, int64_t in, int64_t out) {
+    if (shortcut.kind == ShortcutKind::kMatrix) tensor(module + ".weight", {out, in});
+    const bool low_rank = shortcut.kind == ShortcutKind::kLowRank;
+    if (shortcut.rank == 0) return;
+    if (low_rank || shortcut.kind == ShortcutKind::kSymmetric) tensor(module + ".down.weight", {shortcut.rank, in});
+    if (low_rank) tensor(module + ".up.weight", {out, shortcut.rank});
+  }
 
  private:
   std::vector<OutputTensor>& tensors_;
@@ -29,7 +36,10 @@ class LayerLayout {
 
 std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::ScalarType dtype) {
   std::vector<OutputTensor> tensors;
-  tensors.push_back({"model.embed_tokens.weight", {config.vocab_size, config.embedding_width}, dtype});
+  tensors.push_back({"model.embed_tokens.weight", {config.vocab_size, config.embedding_columns()}, dtype});
+  if (config.has_embedding_rotation) {
+    tensors.push_back({"model.embed_rotation.weight", {config.embedding_width, config.hidden_size}, dtype});
+  }
   for (int64_t i = 0; i < config.num_layers(); ++i) {
     const LayerShape& shape = config.layers[static_cast<size_t>(i)];
     const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
@@ -43,13 +53,16 @@ std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::Scal
     layer.linear("mlp.gate_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
     layer.linear("mlp.up_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
     layer.linear("mlp.down_proj", shape.output_width, shape.intermediate_size, config.mlp_bias);
-    if (shape.has_shortcuts) {
-      layer.tensor("attn_shortcut.weight", {shape.middle_width, shape.input_width});
-      layer.tensor("mlp_shortcut.weight", {shape.output_width, shape.middle_width});
-    }
+    layer.shortcut("attn_shortcut", shape.attn_shortcut, shape.input_width, shape.middle_width);
+    layer.shortcut("mlp_shortcut", shape.mlp_shortcut, shape.middle_width, shape.output_width);
   }
   if (config.has_final_norm_weight) tensors.push_back({"model.norm.weight", {config.head_width}, dtype});
-  if (!config.tie_word_embeddings) tensors.push_back({"lm_head.weight", {config.vocab_size, config.head_width}, dtype});
+  if (config.has_head_rotation) {
+    tensors.push_back({"model.head_rotation.weight", {config.hidden_size, config.head_width}, dtype});
+  }
+  if (!config.tie_word_embeddings) {
+    tensors.push_back({"lm_head.weight", {config.vocab_size, config.head_columns()}, dtype});
+  }
   return tensors;
 }
 

@@ -31,7 +31,7 @@ void SecondMoment::add(const at::Tensor& x) {
   }
 }
 
-at::Tensor SecondMoment::principal_directions(int64_t keep, const std::string& where) const {
+Basis SecondMoment::principal_directions(int64_t keep, const std::string& where) const {
   const at::Tensor diagonal = upper_.diagonal();
   const double ridge = 0.01 * diagonal.mean().item<double>();
   at::Tensor symmetric = at::triu(upper_);
@@ -43,7 +43,8 @@ at::Tensor SecondMoment::principal_directions(int64_t keep, const std::string& w
   }
   // LAPACK gives ascending eigenvalues.
   const at::Tensor vectors = std::get<1>(at::linalg_eigh(symmetric));
-  return vectors.narrow(1, vectors.size(1) - keep, keep).flip({1}).contiguous();
+  const int64_t dropped = vectors.size(1) - keep;
+  return {vectors.narrow(1, dropped, keep).flip({1}).contiguous(), vectors.narrow(1, 0, dropped).contiguous()};
 }
 
 }  // namespace dynslice

@@ -4,6 +4,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
+
+#include "slice/basis.h"
 
 namespace dynslice {
 
@@ -15,10 +18,10 @@ class SecondMoment {
   // x [..., width], fp32.
   void add(const at::Tensor& x);
 
-  // The first `keep` eigenvectors in order of falling eigenvalue: [width, keep] fp64, orthonormal columns.
+  // The first `keep` eigenvectors in order of falling eigenvalue, and the others.
   // A ridge of 1 % of the mean diagonal is added first, as in the reference. Throws kBadInput when the stream
   // held NaN or Inf; `where` names the place in the message.
-  at::Tensor principal_directions(int64_t keep, const std::string& where) const;
+  Basis principal_directions(int64_t keep, const std::string& where) const;
 
  private:
   at::Tensor upper_;  // [width, width]; only the blocks on and above the diagonal are kept

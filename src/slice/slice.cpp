@@ -16,7 +16,18 @@ namespace {
 constexpr int64_t kRowBlock = 8192;
 
 // The matrix [D, d] of the linear map x → x basis; basis [d, D] fp64.
-at::Tensor projection(const at::Tensor& basis) { return basis.t().to(at::kFloat).contiguous(); }
+at::Tensor projection(const at::Tensor& basis, at::ScalarType dtype = at::kFloat) {
+  return basis.t().to(dtype).contiguous();
+}
+
+// The residual path of a stream in original coordinates: x → x kept keptᵀ = x - x dropped droppedᵀ.
+Shortcut subspace_projection(const Basis& basis) {
+  Shortcut shortcut{ShortcutKind::kLowRank, {}, {}, {}};
+  if (basis.dropped.size(1) == 0) return shortcut;
+  shortcut.down = projection(basis.dropped);
+  shortcut.up = basis.dropped.neg().to(at::kFloat).contiguous();
+  return shortcut;
+}
 
 // fp32 weight [out, d] → weight basis [out, D]: the linear then reads the sliced stream.
 void rotate_input(Linear& linear, const at::Tensor& basis) {
@@ -44,6 +55,15 @@ Linear part(const Linear& packed, int64_t first, int64_t count) {
           packed.bias.defined() ? packed.bias.narrow(0, first, count) : at::Tensor()};
 }
 
+void emit_shortcut(const TensorSink& sink, int64_t layer, const std::string& module, const Turn& turn) {
+  const auto emit = [&](const char* suffix, const at::Tensor& values) {
+    if (values.defined()) sink.write(layer_tensor_name(layer, module + suffix), values);
+  };
+  emit(".weight", turn.weight);
+  emit(".down.weight", turn.down);
+  emit(".up.weight", turn.up);
+}
+
 void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer, int64_t head_dim) {
   const int64_t q = layer.shape.num_attention_heads * head_dim, kv = layer.shape.num_key_value_heads * head_dim;
   emit_linear(sink, index, "self_attn.q_proj", part(layer.qkv, 0, q));
@@ -54,23 +74,19 @@ void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer
   emit_linear(sink, index, "mlp.gate_proj", part(layer.gate_up, 0, inner));
   emit_linear(sink, index, "mlp.up_proj", part(layer.gate_up, inner, inner));
   emit_linear(sink, index, "mlp.down_proj", layer.down_proj);
-  sink.write(layer_tensor_name(index, "attn_shortcut.weight"), layer.attn_shortcut);
-  sink.write(layer_tensor_name(index, "mlp_shortcut.weight"), layer.mlp_shortcut);
 }
 
 // Carries the calibration stream (and the held-out one) through the model and slices layer after layer.
 class Slicer {
  public:
   Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink)
-      : walk_(walk), plan_(plan), sink_(sink) {}
+      : walk_(walk), plan_(plan), config_(sliced_config(walk.config(), plan)), sink_(sink) {}
 
   SliceResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
     calibration_ = walk_.embed(calibration);
     if (held_out != nullptr) held_out_ = walk_.embed(*held_out);
-    SecondMoment entering = moment();
-    for (const at::Tensor& chunk : calibration_.chunks) entering.add(chunk);
-    basis_ = entering.principal_directions(plan_.dims.front(), place("entering", 0));
-    if (sink_.write) emit_rows("model.embed_tokens.weight", "model.embed_tokens.weight", basis_, {});
+    basis_ = entering_basis();
+    if (sink_.write) emit_embedding();
 
     walk_.run(
         "Slicing", calibration_.tokens() + held_out_.tokens(), [&](LayerStep& step) { slice_layer(step); }, at::kFloat);
@@ -80,48 +96,58 @@ class Slicer {
 
  private:
   SecondMoment moment() const { return {walk_.config().hidden_size, walk_.options().device}; }
-  bool is_last(const LayerStep& step) const { return step.index() + 1 == walk_.config().num_layers(); }
-  bool keeps_head() const { return plan_.head_width == walk_.config().hidden_size; }
+  bool is_whole(int64_t width) const { return width == walk_.config().hidden_size; }
+  Basis original() const { return original_basis(walk_.config().hidden_size, walk_.options().device); }
 
-  // basis_ is Q_i on entry and Q_{i+1} on return; the streams stay in the original basis. A linear that reads
-  // sliced coordinates and writes original ones is the step between: its shortcut is the basis itself.
+  Basis entering_basis() const {
+    if (is_whole(config_.embedding_width)) return original();
+    SecondMoment entering = moment();
+    for (const at::Tensor& chunk : calibration_.chunks) entering.add(chunk);
+    return entering.principal_directions(config_.embedding_width, place("entering", 0));
+  }
+
+  // basis_ is that of the stream that enters on entry, and of the one that leaves on return; the streams themselves
+  // stay in original coordinates, which is where the second moments are taken.
   void slice_layer(LayerStep& step) {
-    const int64_t width = plan_.dims[static_cast<size_t>(step.index())];
-    const int64_t next = is_last(step) ? plan_.head_width : plan_.dims[static_cast<size_t>(step.index() + 1)];
+    const LayerShape& shape = config_.layers[static_cast<size_t>(step.index())];
     DecoderLayer& layer = step.layer;
     fold_norms(layer);
 
-    rotate_input(layer.qkv, basis_);
-    layer.attn_shortcut = basis_.to(at::kFloat);
-    const at::Tensor middle = walk_half(step, forward_attention, width, true, place("inside", step.index()));
-    rotate_output(layer.o_proj, middle);
-    layer.attn_shortcut = at::matmul(middle.t(), basis_).to(at::kFloat);
+    rotate_input(layer.qkv, basis_.kept);
+    const Turn middle = walk_half(step, attention_branch, shape.middle_width, shape.attn_shortcut.kind, "inside");
+    rotate_output(layer.o_proj, middle.basis.kept);
+    if (sink_.write) emit_shortcut(sink_, step.index(), "attn_shortcut", middle);
 
-    rotate_input(layer.gate_up, middle);
-    layer.mlp_shortcut = middle.to(at::kFloat);
-    basis_ = middle;
-    const bool whole_head = is_last(step) && keeps_head();
-    basis_ = walk_half(step, forward_mlp, next, !whole_head, place("leaving", step.index()));
-    rotate_output(layer.down_proj, basis_);
-    layer.mlp_shortcut = at::matmul(basis_.t(), middle).to(at::kFloat);
+    basis_ = middle.basis;
+    rotate_input(layer.gate_up, basis_.kept);
+    const Turn leaving = walk_half(step, mlp_branch, shape.output_width, shape.mlp_shortcut.kind, "leaving");
+    rotate_output(layer.down_proj, leaving.basis.kept);
+    if (sink_.write) emit_shortcut(sink_, step.index(), "mlp_shortcut", leaving);
 
+    basis_ = leaving.basis;
     if (sink_.write) emit_layer(sink_, step.index(), layer, walk_.config().head_dim);
   }
 
-  using HalfLayer = at::Tensor (*)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
+  using Branch = at::Tensor (*)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
 
-  // Runs half a layer on both streams and returns the basis of the stream that leaves it: `keep` principal
-  // directions, or the identity when nothing after this needs the calibration stream (`measure` false).
-  at::Tensor walk_half(const LayerStep& step, HalfLayer half, int64_t keep, bool measure, const std::string& where) {
-    const at::Tensor to_sliced = projection(basis_);
-    const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
+  // Runs half a layer on both streams and returns the basis of the stream that leaves it, and the way there.
+  Turn walk_half(const LayerStep& step, Branch branch, int64_t width, ShortcutKind kind, const char* half) {
+    const at::ScalarType dtype = walk_.options().dtype;
+    const at::Tensor to_sliced = projection(basis_.kept, dtype);
+    const Shortcut residual = subspace_projection(basis_);
+    const DecoderLayer layer = with_dtype(step.layer, dtype);
     const auto forward = [&](const at::Tensor& x) {
-      return half(layer, step.context, kernels::linear(x, to_sliced, {}));
+      return add_residual(branch(layer, step.context, kernels::linear(x, to_sliced, {})), x, residual);
     };
     step.transform(held_out_, forward, 2);
-    if (!measure) {
+    const bool is_last_half = branch == mlp_branch && step.index() + 1 == walk_.config().num_layers();
+    if (is_last_half && is_whole(width)) {  // nothing after this needs the calibration stream
       step.advance(calibration_.tokens() / 2);
-      return at::eye(keep, basis_.options());
+      return turn_to(basis_, original(), kind);
+    }
+    if (is_whole(width)) {
+      step.transform(calibration_, forward, 2);
+      return turn_to(basis_, original(), kind);
     }
     SecondMoment leaving = moment();
     step.transform(
@@ -132,42 +158,54 @@ class Slicer {
           return y;
         },
         2);
-    return leaving.principal_directions(keep, where);
+    return turn_to(basis_, leaving.principal_directions(width, place(half, step.index())), kind);
   }
 
-  // Writes `source` [vocab, d] with `column_scale` on its columns, times `basis`, in blocks of rows.
+  // Writes `source` [vocab, d] with `column_scale` on its columns, times `basis` (itself when there is none), in
+  // blocks of rows.
   void emit_rows(const std::string& name, const std::string& source, const at::Tensor& basis,
                  const at::Tensor& column_scale) {
     const int64_t vocab = walk_.config().vocab_size, width = walk_.config().hidden_size;
-    const at::Tensor basis32 = basis.to(at::kFloat);
-    ProgressTask progress(walk_.progress(), "Rotating " + name, vocab, "rows");
+    const at::Device device = walk_.options().device;
+    const at::Tensor basis32 = basis.defined() ? basis.to(at::kFloat) : basis;
+    ProgressTask progress(walk_.progress(), (basis.defined() ? "Rotating " : "Copying ") + name, vocab, "rows");
     at::Tensor rotated;
     for (int64_t begin = 0; begin < vocab; begin += kRowBlock) {
       const int64_t end = std::min(vocab, begin + kRowBlock);
-      at::Tensor rows = walk_.checkpoint().load_rows(source, {vocab, width}, begin, end, at::kFloat).to(basis.device());
+      at::Tensor rows = walk_.checkpoint().load_rows(source, {vocab, width}, begin, end, at::kFloat).to(device);
       if (column_scale.defined()) rows = rows * column_scale;
-      const at::Tensor block = at::matmul(rows, basis32).cpu();
-      if (!rotated.defined()) rotated = at::empty({vocab, basis.size(1)}, sink_.dtype);
-      rotated.narrow(0, begin, end - begin).copy_(block);
+      if (basis.defined()) rows = at::matmul(rows, basis32);
+      if (!rotated.defined()) rotated = at::empty({vocab, rows.size(1)}, sink_.dtype);
+      rotated.narrow(0, begin, end - begin).copy_(rows);
       progress.advance(end - begin);
     }
     sink_.write(name, rotated);
   }
 
+  void emit_embedding() {
+    const std::string name = "model.embed_tokens.weight";
+    emit_rows(name, name, config_.has_embedding_rotation ? at::Tensor() : basis_.kept, {});
+    if (config_.has_embedding_rotation) sink_.write("model.embed_rotation.weight", projection(basis_.kept));
+  }
+
   void emit_head() {
-    const ModelConfig& config = walk_.config();
     const Head head = load_head(walk_);
-    emit_rows("lm_head.weight", config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", basis_,
-              head.norm);
+    if (config_.has_final_norm_weight) sink_.write("model.norm.weight", head.norm);
+    if (config_.has_head_rotation) {
+      const at::Tensor rotation = basis_.kept.to(at::kFloat);
+      sink_.write("model.head_rotation.weight", head.norm.defined() ? rotation * head.norm.view({-1, 1}) : rotation);
+    }
+    if (config_.tie_word_embeddings) return;
+    const bool tied = walk_.config().tie_word_embeddings;
+    emit_rows("lm_head.weight", tied ? "model.embed_tokens.weight" : "lm_head.weight", basis_.kept, head.norm);
   }
 
   // The held-out stream is in the original basis, so the dense model's head serves; a sliced head sees the
   // projection on the directions it keeps.
   double held_out_loss(const TokenWindows& windows) {
-    if (!keeps_head()) {
-      const at::Tensor to_sliced = projection(basis_), back = basis_.to(at::kFloat);
-      for (at::Tensor& chunk : held_out_.chunks)
-        chunk = kernels::linear(kernels::linear(chunk, to_sliced, {}), back, {});
+    if (!is_whole(config_.head_width)) {
+      const Shortcut projection = subspace_projection(basis_);
+      for (at::Tensor& chunk : held_out_.chunks) chunk = add_residual(at::zeros_like(chunk), chunk, projection);
     }
     return next_token_losses(walk_, load_head(walk_), std::move(held_out_), windows, "Held-out loss")
         .mean()
@@ -176,10 +214,11 @@ class Slicer {
 
   const LayerWalk& walk_;
   const SlicePlan& plan_;
+  const ModelConfig config_;  // of the sliced model
   const TensorSink& sink_;
   ResidualStream calibration_;
   ResidualStream held_out_;
-  at::Tensor basis_;  // [d, D] fp64: of the streams as they stand
+  Basis basis_;  // of the streams as they stand
 };
 
 }  // namespace

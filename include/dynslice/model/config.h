@@ -27,6 +27,21 @@ struct RopeConfig {
   std::vector<double> frequency_divisors;
 };
 
+// How the residual path of a half layer takes a stream x [in] to one of `out` coordinates in another basis. `fit`
+// cuts x to its first `out` entries, or fills it up with zeros.
+enum class ShortcutKind {
+  kIdentity,   // x itself; in = out, no tensor
+  kMatrix,     // W x: "weight" [out, in]
+  kSymmetric,  // fit(x - Aᵀ A x), in <= out: "down.weight" A [rank, in]
+  kLowRank,    // fit(x) + B A x: "down.weight" A [rank, in] and "up.weight" B [out, rank]
+};
+
+struct ShortcutShape {
+  ShortcutKind kind = ShortcutKind::kIdentity;
+  int64_t rank = 0;  // of kSymmetric and kLowRank
+  bool operator==(const ShortcutShape&) const = default;
+};
+
 // Widths of one decoder layer. In a dense model the three stream widths are hidden_size.
 struct LayerShape {
   int64_t input_width = 0;   // of the stream that enters the layer
@@ -35,7 +50,8 @@ struct LayerShape {
   int64_t intermediate_size = 0;
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
-  bool has_shortcuts = false;  // attn_shortcut [middle, input] and mlp_shortcut [output, middle] on the residual paths
+  ShortcutShape attn_shortcut;  // input_width → middle_width
+  ShortcutShape mlp_shortcut;   // middle_width → output_width
   bool has_norm_weights = true;
   bool operator==(const LayerShape&) const = default;
 };
@@ -55,13 +71,21 @@ struct ModelConfig {
   std::optional<int64_t> sliding_window;  // tokens a position sees at most, itself included
   std::vector<bool> layer_is_sliding;     // per layer; empty when all (or none) are
   std::vector<LayerShape> layers;
-  int64_t embedding_width = 0;  // columns of embed_tokens: D_0
-  int64_t head_width = 0;       // columns of lm_head: width of the stream that enters the final norm
+  int64_t embedding_width = 0;  // D_0: width of the stream that enters layer 0
+  int64_t head_width = 0;       // width of the stream that enters the final norm
+  // With a rotation, embed_tokens has hidden_size columns and embed_rotation [embedding_width, hidden_size] takes its
+  // rows to the stream; likewise head_rotation [hidden_size, head_width] takes the final norm's output to the output
+  // matrix. A tied matrix can so be stored once while embedding and head work in different bases.
+  bool has_embedding_rotation = false;
+  bool has_head_rotation = false;
   bool has_final_norm_weight = true;
   std::optional<int64_t> bos_token_id;
   std::optional<int64_t> eos_token_id;
   Json source;  // config.json as it came (for GGUF: an equivalent one), to be written out again
 
+  // Columns of embed_tokens and of the output matrix.
+  int64_t embedding_columns() const { return has_embedding_rotation ? hidden_size : embedding_width; }
+  int64_t head_columns() const { return has_head_rotation ? hidden_size : head_width; }
   int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
   // True when every runtime that knows `model_type` can run these shapes.
   bool is_ordinary() const;
@@ -79,6 +103,10 @@ ModelConfig read_config(const GgufFile& file);
 // config.json for a checkpoint with these shapes: `source` itself for an ordinary model (with the numbers that
 // changed), else a "dynslice" config that read_config understands.
 OrderedJson write_config(const ModelConfig& config, const std::string& dtype_name);
+
+// Parameters of a shortcut, and its multiply-adds for one token.
+int64_t shortcut_parameters(const ShortcutShape& shortcut, int64_t in, int64_t out);
+int64_t shortcut_multiply_adds(const ShortcutShape& shortcut, int64_t in, int64_t out);
 
 // Learned parameters (a tied embedding counts once), and multiply-adds of the linear layers, shortcuts and head
 // for one token (attention scores excluded: they depend on the context).

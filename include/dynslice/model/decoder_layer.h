@@ -18,6 +18,15 @@ struct Linear {
   at::Tensor bias;
 };
 
+// The residual path of a half layer; which tensors are there depends on the kind (see ShortcutKind). In memory the
+// symmetric kind has both factors, `up` being -Aᵀ, and so is computed as the low-rank kind is.
+struct Shortcut {
+  ShortcutKind kind = ShortcutKind::kIdentity;
+  at::Tensor weight;  // [out, in] fp32
+  at::Tensor down;    // [rank, in]; undefined for rank 0
+  at::Tensor up;      // [out or in, rank]
+};
+
 // Linears that read the same input are packed into one matrix, so that one product serves them.
 struct DecoderLayer {
   LayerShape shape;
@@ -27,8 +36,8 @@ struct DecoderLayer {
   at::Tensor post_attention_norm;  // [middle_width]; undefined when folded into gate_up
   Linear gate_up;                  // rows: gate, up; [2 * intermediate_size, middle_width]
   Linear down_proj;                // [output_width, intermediate_size]
-  at::Tensor attn_shortcut;        // [middle_width, input_width]; undefined for the identity
-  at::Tensor mlp_shortcut;         // [output_width, middle_width]; undefined for the identity
+  Shortcut attn_shortcut;          // input_width → middle_width
+  Shortcut mlp_shortcut;           // middle_width → output_width
   bool is_sliding = false;         // attention sees the last `sliding_window` tokens only
 };
 
@@ -46,7 +55,8 @@ LayerContext make_layer_context(const ModelConfig& config, int64_t window_length
 // Names of the tensors of layer `index` in a checkpoint ("model.layers.3.self_attn.q_proj.weight").
 std::string layer_tensor_name(int64_t index, const std::string& suffix);
 
-// Loads layer `index`; linear weights in `dtype`, norms and shortcuts in fp32. Throws as Checkpoint::load does.
+// Loads layer `index`; linear weights in `dtype`, norms and shortcuts in fp32 (of low-rank shortcuts the factors are
+// in `dtype`: they are a small correction of the stream, which itself stays fp32). Throws as Checkpoint::load does.
 DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at::ScalarType dtype, at::Device device);
 
 // The layer with its linear weights in `dtype`; those that are already are shared, not copied.
@@ -54,6 +64,14 @@ DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype);
 
 // Folds the norm weights into the linears that read them, which leaves weightless norms.
 void fold_norms(DecoderLayer& layer);
+
+// What attention and MLP add to the stream: x [B, T, input_width] → [B, T, middle_width], and x [B, T, middle_width]
+// → [B, T, output_width], in the dtype of the weights; x is fp32 or of that dtype.
+at::Tensor attention_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
+at::Tensor mlp_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
+
+// branch + shortcut(x) in fp32; `branch` is used up.
+at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& shortcut);
 
 // x [B, T, input_width] fp32 → the stream between attention and MLP [B, T, middle_width] fp32.
 at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);

@@ -15,10 +15,12 @@ namespace dynslice {
 struct Head {
   int64_t vocab_size = 0;
   int64_t width = 0;         // of the stream that enters the norm
-  at::Tensor norm;           // [width] fp32; undefined when folded into the matrix
+  int64_t columns = 0;       // of the output matrix: `width`, or the original hidden size behind a rotation
+  at::Tensor norm;           // [width] fp32; undefined when folded into what follows
+  at::Tensor rotation;       // [columns, width] fp32, between norm and output matrix; undefined when there is none
   int64_t norm_divisor = 0;  // the original hidden size
   double rms_norm_eps = 0;
-  // Rows [begin, end) of the output matrix [vocab_size, width], on the walk's device and in its dtype.
+  // Rows [begin, end) of the output matrix [vocab_size, columns], on the walk's device and in its dtype.
   std::function<at::Tensor(int64_t begin, int64_t end)> load_rows;
 };
 
@@ -27,6 +29,9 @@ Head load_head(const LayerWalk& walk);
 
 // The stream after the final norm: x [..., width] → [..., width], fp32.
 at::Tensor final_norm(const Head& head, const at::Tensor& x);
+
+// What the output matrix reads: the stream after the final norm and the rotation, x [..., width] → [..., columns] fp32.
+at::Tensor head_input(const Head& head, const at::Tensor& x);
 
 // Negative log-likelihood in nats of every next token: [windows, T - 1] fp64, on the CPU. Entry (w, t) is
 // -log p(token t+1 | tokens 0..t) of window w. `stream`, the one that leaves the last layer, is used up.

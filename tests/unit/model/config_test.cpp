@@ -56,7 +56,7 @@ TEST_F(Config, ReadsALlama) {
   EXPECT_EQ(config.rope.theta, 5e5);
   EXPECT_EQ(config.rms_norm_eps, 1e-5);
   EXPECT_EQ(config.num_layers(), 3);
-  EXPECT_EQ(config.layers[2], (LayerShape{32, 32, 32, 48, 4, 2, false, true}));
+  EXPECT_EQ(config.layers[2], (LayerShape{32, 32, 32, 48, 4, 2, {}, {}, true}));
   EXPECT_EQ(config.bos_token_id, 1);
   EXPECT_EQ(config.eos_token_id, 7);
   EXPECT_FALSE(config.tie_word_embeddings || config.qkv_bias || config.o_bias || config.mlp_bias);
@@ -241,9 +241,10 @@ TEST_F(Config, KeepsHeadWidthAndKeyValueHeadsWhenHeadsAreTakenAway) {
 
 // A llama with three layers whose streams are cut to different widths.
 ModelConfig sliced(ModelConfig config) {
-  config.layers[0] = {24, 20, 16, 48, 4, 2, true, false};
-  config.layers[1] = {16, 16, 16, 40, 2, 1, false, false};
-  config.layers[2] = {16, 18, 30, 48, 4, 4, true, true};
+  const ShortcutShape matrix{ShortcutKind::kMatrix, 0};
+  config.layers[0] = {24, 20, 16, 48, 4, 2, matrix, {ShortcutKind::kLowRank, 3}, false};
+  config.layers[1] = {16, 16, 16, 40, 2, 1, {}, {}, false};
+  config.layers[2] = {16, 18, 30, 48, 4, 4, {ShortcutKind::kSymmetric, 5}, matrix, true};
   config.embedding_width = 24;
   config.head_width = 30;
   config.has_final_norm_weight = false;
@@ -267,7 +268,26 @@ TEST_F(Config, ReadsBackTheSlicedModelThatItWrote) {
   EXPECT_EQ(again.head_width, 30);
   EXPECT_EQ(again.bos_token_id, 3);
   EXPECT_FALSE(again.has_final_norm_weight);
+  EXPECT_FALSE(again.has_embedding_rotation);
+  EXPECT_FALSE(again.has_head_rotation);
   EXPECT_EQ(Json(write_config(again, "bfloat16")), written);
+}
+
+TEST_F(Config, ReadsBackTheRotationsBesideATiedMatrix) {
+  ModelConfig config = sliced(read_changed(tiny("llama"), {{"tie_word_embeddings", true}}));
+  config.has_embedding_rotation = config.has_head_rotation = true;
+  const ModelConfig again = read(Json(write_config(config, "bfloat16")));
+  EXPECT_TRUE(again.tie_word_embeddings);
+  EXPECT_TRUE(again.has_embedding_rotation);
+  EXPECT_TRUE(again.has_head_rotation);
+  EXPECT_EQ(again.embedding_columns(), 32);
+  EXPECT_EQ(again.head_columns(), 32);
+  // 32 x 24 and 32 x 30 rotations, and one matrix of 100 x 32 in the place of 100 x 24 and 100 x 30.
+  const ModelConfig plain = sliced(read(tiny("llama")));
+  EXPECT_EQ(count_cost(again).parameters,
+            count_cost(plain).parameters - 100 * (24 + 30) + 100 * 32 + 32 * 24 + 32 * 30);
+  EXPECT_EQ(count_cost(again).multiply_adds_per_token,
+            count_cost(plain).multiply_adds_per_token - 100 * 30 + 100 * 32 + 32 * 24 + 32 * 30);
 }
 
 TEST_F(Config, WritesAnOrdinaryModelThatWasReadFromASlicedOneAsOrdinary) {
@@ -291,11 +311,15 @@ TEST_F(Config, RefusesSlicedShapesThatDoNotFitEachOther) {
     bad[Json::json_pointer(pointer)] = value;
     expect_refused(bad, parts);
   };
-  expect_sliced_refused("/dynslice/format", 2, {"format"});
+  expect_sliced_refused("/dynslice/format", 1, {"format"});
   expect_sliced_refused("/dynslice/embedding_width", 23, {"layers[0].input_width"});
   expect_sliced_refused("/dynslice/layers/1/input_width", 17, {"layers[1]"});
   expect_sliced_refused("/dynslice/layers/2/output_width", 31, {"head_width"});
-  expect_sliced_refused("/dynslice/layers/0/shortcuts", false, {"layers[0]", "shortcuts"});
+  const Json identity = {{"kind", "identity"}, {"rank", 0}}, symmetric = {{"kind", "symmetric"}, {"rank", 2}};
+  expect_sliced_refused("/dynslice/layers/0/attn_shortcut", identity, {"layers[0]: attn_shortcut", "widths differ"});
+  expect_sliced_refused("/dynslice/layers/0/mlp_shortcut", symmetric, {"layers[0]: mlp_shortcut", "narrower"});
+  expect_sliced_refused("/dynslice/layers/0/mlp_shortcut/kind", "none", {"layers[0]: mlp_shortcut", "low_rank"});
+  expect_sliced_refused("/dynslice/layers/0/mlp_shortcut/rank", -1, {"layers[0]: mlp_shortcut", "rank"});
   expect_sliced_refused("/dynslice/layers/0/middle_width", 0, {"layers[0]", "middle_width"});
   expect_sliced_refused("/dynslice/layers/0/num_key_value_heads", 3, {"layers[0]", "num_key_value_heads"});
   expect_sliced_refused("/dynslice/layers", Json::array(), {"layers", "3"});
@@ -322,9 +346,14 @@ TEST_F(Config, CountsShortcutsOfASlicedModel) {
   ModelConfig config = sliced(read(tiny("llama")));
   config.layers = {config.layers[0]};
   config.head_width = 16;
-  const int64_t matrices = 32 * 24 + 2 * 16 * 24 + 20 * 32 + 2 * 48 * 20 + 16 * 48, shortcuts = 20 * 24 + 16 * 20;
+  const int64_t matrices = 32 * 24 + 2 * 16 * 24 + 20 * 32 + 2 * 48 * 20 + 16 * 48;
+  const int64_t shortcuts = 20 * 24 + 3 * (20 + 16);
   EXPECT_EQ(count_cost(config).multiply_adds_per_token, matrices + shortcuts + 100 * 16);
   EXPECT_EQ(count_cost(config).parameters, matrices + shortcuts + 100 * 24 + 100 * 16);
+  // The symmetric kind stores one factor and uses it twice.
+  config.layers[0].attn_shortcut = {ShortcutKind::kSymmetric, 2};
+  EXPECT_EQ(count_cost(config).parameters, matrices + 2 * 24 + 3 * (20 + 16) + 100 * 24 + 100 * 16);
+  EXPECT_EQ(count_cost(config).multiply_adds_per_token, matrices + 2 * 2 * 24 + 3 * (20 + 16) + 100 * 16);
 }
 
 // ---- GGUF
@@ -356,7 +385,7 @@ TEST_F(GgufConfig, SaysWhatTheMetadataSay) {
   const ModelConfig config = read_gguf(gguf_metadata("llama"));
   EXPECT_EQ(config.model_type, "llama");
   EXPECT_EQ(config.vocab_size, 100);
-  EXPECT_EQ(config.layers[0], (LayerShape{32, 32, 32, 48, 4, 2, false, true}));
+  EXPECT_EQ(config.layers[0], (LayerShape{32, 32, 32, 48, 4, 2, {}, {}, true}));
   EXPECT_EQ(config.rms_norm_eps, 1e-5);  // not the 32-bit float's 9.99999974e-06
   EXPECT_EQ(config.rope.theta, 5e5);
   EXPECT_EQ(config.max_position_embeddings, 512);
