@@ -205,8 +205,9 @@ void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores,
               << format_bytes(change.bytes_before_at_output_dtype) << ".\n";
   }
   if (change.after.parameters > change.before.parameters) {
-    std::cout << "The sliced model has more parameters than the source: the matrices on the residual paths outweigh what "
-                 "was cut.\n";
+    std::cout
+        << "The sliced model has more parameters than the source: the matrices on the residual paths outweigh what "
+           "was cut.\n";
   }
 }
 

@@ -71,7 +71,8 @@ Turn turn_to(const Basis& from, const Basis& to, ShortcutKind kind) {
   const auto [y, t] = reflect_to_end(lost);
   const at::Tensor kept = rotation.turned - at::matmul(at::matmul(rotation.turned, y), at::matmul(t, y.t()));
   const at::Tensor reflected = at::matmul(y, t.t());  // H = I - Y Tᵀ Yᵀ; out = first entries of H (I - V Vᵀ) x
-  const at::Tensor up = at::cat({reflected, rotation.factor - at::matmul(reflected, at::matmul(y.t(), rotation.factor))}, 1);
+  const at::Tensor up =
+      at::cat({reflected, rotation.factor - at::matmul(reflected, at::matmul(y.t(), rotation.factor))}, 1);
   return {{kept.narrow(1, 0, out).contiguous(), to.dropped},
           {},
           at::cat({y, rotation.factor}, 1).t().contiguous(),
