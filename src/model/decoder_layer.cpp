@@ -196,6 +196,14 @@ at::Tensor mlp_branch(const DecoderLayer& layer, const LayerContext& context, co
   return kernels::linear(inner, layer.down_proj.weight, layer.down_proj.bias);
 }
 
+at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out) {
+  if (shortcut.kind == ShortcutKind::kMatrix) return kernels::linear(x, shortcut.weight, {});
+  if (shortcut.kind == ShortcutKind::kIdentity && x.size(-1) == out) return x;
+  auto sizes = x.sizes().vec();
+  sizes.back() = out;
+  return add_residual(at::zeros(sizes, x.options()), x, shortcut);
+}
+
 at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& shortcut) {
   at::Tensor sum = branch.scalar_type() == at::kFloat ? std::move(branch) : branch.to(at::kFloat);
   if (shortcut.kind == ShortcutKind::kMatrix) return sum.add_(kernels::linear(x, shortcut.weight, {}));

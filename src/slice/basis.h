@@ -1,5 +1,5 @@
-// The orthonormal bases that the streams of a sliced model live in, and how one is chosen so that the residual path
-// to it is cheap.
+// The orthonormal bases that the streams of a sliced model live in, and how the next one is chosen so that the way to
+// it is cheap.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,25 +12,34 @@ namespace dynslice {
 
 // The kept and the dropped directions of a stream; together an orthonormal basis of the original space. fp64.
 struct Basis {
-  at::Tensor kept;     // [d, D]
-  at::Tensor dropped;  // [d, d - D]
+  at::Tensor kept;           // [d, D]
+  at::Tensor dropped;        // [d, d - D]
+  at::Tensor whole() const;  // [d, d]: kept, then dropped
 };
 
-// A basis and the residual path that leads to it, x [in] → x [out].
+// All directions kept, in the original coordinates.
+Basis original_basis(int64_t hidden_size, at::Device device);
+
+// The way from a stream y [d], in coordinates whose first `in` are the kept ones, to x [out] in the next basis.
+// fp64. x = weight y, or x = (first `out` entries of y) + up down y; with neither, those entries alone.
 struct Turn {
-  Basis basis;
-  at::Tensor weight;    // of ShortcutKind::kMatrix: [out, in] fp64
-  at::Tensor down, up;  // of the low-rank kinds, as ShortcutKind has them; `up` undefined for kSymmetric
+  Basis basis;        // the next one, in the coordinates of y
+  at::Tensor weight;  // [out, d]
+  at::Tensor down;    // [rank, d]
+  at::Tensor up;      // [out, rank]
 };
 
 // A sliced model's logits depend on the subspace that a stream is cut to, not on the basis chosen within it (its norms
 // are weightless, and every linear is rotated to match). Among the bases of span(to.kept) this takes the one that is
-// turned least against `from` (the direct rotation of Davis and Kahan): its residual path differs from the identity
-// in d - max(in, out) directions only, or d - out when the stream becomes narrower. `kind` is what the configuration
-// announces for this path; kMatrix leaves `to` as it is.
-Turn turn_to(const Basis& from, const Basis& to, ShortcutKind kind);
+// turned least against the first `in` coordinates (the direct rotation of Davis and Kahan, 1970): the way to it differs
+// from passing entries on in d - min(in, out) directions at most. `kind` is what the configuration announces for the
+// residual path, the way from those `in` coordinates; kMatrix leaves `to` as it is.
+Turn turn_to(int64_t in, const Basis& to, ShortcutKind kind);
 
-// All directions kept, in the original coordinates.
-Basis original_basis(int64_t hidden_size, at::Device device);
+// The tensors of the residual path x [in] → [out] of a turn, as ShortcutKind has them.
+struct ShortcutTensors {
+  at::Tensor weight, down, up;
+};
+ShortcutTensors residual_path(const Turn& turn, int64_t in, ShortcutKind kind);
 
 }  // namespace dynslice

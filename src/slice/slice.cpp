@@ -20,13 +20,18 @@ at::Tensor projection(const at::Tensor& basis, at::ScalarType dtype = at::kFloat
   return basis.t().to(dtype).contiguous();
 }
 
-// The residual path of a stream in original coordinates: x → x kept keptᵀ = x - x dropped droppedᵀ.
-Shortcut subspace_projection(const Basis& basis) {
-  Shortcut shortcut{ShortcutKind::kLowRank, {}, {}, {}};
-  if (basis.dropped.size(1) == 0) return shortcut;
-  shortcut.down = projection(basis.dropped);
-  shortcut.up = basis.dropped.neg().to(at::kFloat).contiguous();
-  return shortcut;
+// The way of a turn as a half layer computes it: the correction in the dtype of the forward, a whole matrix in fp32.
+Shortcut as_shortcut(const Turn& turn, at::ScalarType dtype) {
+  Shortcut way;
+  if (turn.weight.defined()) {
+    way.kind = ShortcutKind::kMatrix;
+    way.weight = turn.weight.to(at::kFloat);
+  } else if (turn.down.defined()) {
+    way.kind = ShortcutKind::kLowRank;
+    way.down = turn.down.to(dtype);
+    way.up = turn.up.to(dtype);
+  }
+  return way;
 }
 
 // fp32 weight [out, d] → weight basis [out, D]: the linear then reads the sliced stream.
@@ -34,11 +39,24 @@ void rotate_input(Linear& linear, const at::Tensor& basis) {
   linear.weight = at::matmul(linear.weight, basis.to(at::kFloat));
 }
 
-// fp32 weight [d, in] → basisᵀ weight [D, in], and the bias with it: the linear then writes the sliced stream.
+// fp32 weight [d, in] → basisᵀ weight, and the bias with it: the linear then writes in the coordinates of the basis.
 void rotate_output(Linear& linear, const at::Tensor& basis) {
   const at::Tensor basis32 = basis.to(at::kFloat).t();
   linear.weight = at::matmul(basis32, linear.weight);
   if (linear.bias.defined()) linear.bias = at::matmul(basis32, linear.bias);
+}
+
+// The same for a turn: columns [d, n] in the stream's coordinates → [out, n].
+at::Tensor turn_columns(const Turn& turn, int64_t out, const at::Tensor& columns) {
+  if (turn.weight.defined()) return at::matmul(turn.weight.to(at::kFloat), columns);
+  const at::Tensor passed = columns.narrow(0, 0, out);
+  if (!turn.down.defined()) return passed;
+  return at::addmm(passed, turn.up.to(at::kFloat), at::matmul(turn.down.to(at::kFloat), columns));
+}
+
+void turn_output(Linear& linear, const Turn& turn, int64_t out) {
+  linear.weight = turn_columns(turn, out, linear.weight);
+  if (linear.bias.defined()) linear.bias = turn_columns(turn, out, linear.bias.unsqueeze(1)).squeeze(1);
 }
 
 // Which half of which layer a stream is at, for messages.
@@ -55,13 +73,13 @@ Linear part(const Linear& packed, int64_t first, int64_t count) {
           packed.bias.defined() ? packed.bias.narrow(0, first, count) : at::Tensor()};
 }
 
-void emit_shortcut(const TensorSink& sink, int64_t layer, const std::string& module, const Turn& turn) {
+void emit_shortcut(const TensorSink& sink, int64_t layer, const std::string& module, const ShortcutTensors& path) {
   const auto emit = [&](const char* suffix, const at::Tensor& values) {
     if (values.defined()) sink.write(layer_tensor_name(layer, module + suffix), values);
   };
-  emit(".weight", turn.weight);
-  emit(".down.weight", turn.down);
-  emit(".up.weight", turn.up);
+  emit(".weight", path.weight);
+  emit(".down.weight", path.down);
+  emit(".up.weight", path.up);
 }
 
 void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer, int64_t head_dim) {
@@ -77,6 +95,11 @@ void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer
 }
 
 // Carries the calibration stream (and the held-out one) through the model and slices layer after layer.
+//
+// Between half layers the streams are [.., d] wide, in the coordinates of the whole basis (kept and dropped directions)
+// of the half layer that they come from: its output matrix is rotated by that, so that what it adds needs no rotation
+// token by token, and what is passed beside it are the first coordinates. `way_` leads from there to the sliced stream
+// that enters the next half layer.
 class Slicer {
  public:
   Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink)
@@ -85,7 +108,7 @@ class Slicer {
   SliceResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
     calibration_ = walk_.embed(calibration);
     if (held_out != nullptr) held_out_ = walk_.embed(*held_out);
-    basis_ = entering_basis();
+    enter();
     if (sink_.write) emit_embedding();
 
     walk_.run(
@@ -99,66 +122,91 @@ class Slicer {
   bool is_whole(int64_t width) const { return width == walk_.config().hidden_size; }
   Basis original() const { return original_basis(walk_.config().hidden_size, walk_.options().device); }
 
-  Basis entering_basis() const {
-    if (is_whole(config_.embedding_width)) return original();
+  // The basis of the stream that enters layer 0; the streams are in original coordinates.
+  void enter() {
+    basis_ = original();
+    way_ = {};
+    if (is_whole(config_.embedding_width)) return;
     SecondMoment entering = moment();
     for (const at::Tensor& chunk : calibration_.chunks) entering.add(chunk);
-    return entering.principal_directions(config_.embedding_width, place("entering", 0));
+    basis_ = entering.principal_directions(config_.embedding_width, place("entering", 0));
+    way_ = as_shortcut({basis_, basis_.kept.t(), {}, {}}, walk_.options().dtype);
   }
 
-  // basis_ is that of the stream that enters on entry, and of the one that leaves on return; the streams themselves
-  // stay in original coordinates, which is where the second moments are taken.
   void slice_layer(LayerStep& step) {
     const LayerShape& shape = config_.layers[static_cast<size_t>(step.index())];
-    DecoderLayer& layer = step.layer;
-    fold_norms(layer);
-
-    rotate_input(layer.qkv, basis_.kept);
-    const Turn middle = walk_half(step, attention_branch, shape.middle_width, shape.attn_shortcut.kind, "inside");
-    rotate_output(layer.o_proj, middle.basis.kept);
-    if (sink_.write) emit_shortcut(sink_, step.index(), "attn_shortcut", middle);
-
-    basis_ = middle.basis;
-    rotate_input(layer.gate_up, basis_.kept);
-    const Turn leaving = walk_half(step, mlp_branch, shape.output_width, shape.mlp_shortcut.kind, "leaving");
-    rotate_output(layer.down_proj, leaving.basis.kept);
-    if (sink_.write) emit_shortcut(sink_, step.index(), "mlp_shortcut", leaving);
-
-    basis_ = leaving.basis;
-    if (sink_.write) emit_layer(sink_, step.index(), layer, walk_.config().head_dim);
+    fold_norms(step.layer);
+    slice_half(step, {attention_branch, &DecoderLayer::qkv, &DecoderLayer::o_proj, shape.input_width,
+                      shape.middle_width, shape.attn_shortcut.kind, "attn_shortcut", "inside"});
+    slice_half(step, {mlp_branch, &DecoderLayer::gate_up, &DecoderLayer::down_proj, shape.middle_width,
+                      shape.output_width, shape.mlp_shortcut.kind, "mlp_shortcut", "leaving"});
+    if (sink_.write) emit_layer(sink_, step.index(), step.layer, walk_.config().head_dim);
   }
 
-  using Branch = at::Tensor (*)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
+  struct Half {
+    at::Tensor (*branch)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
+    Linear DecoderLayer::* reads;
+    Linear DecoderLayer::* writes;
+    int64_t in, out;
+    ShortcutKind kind;
+    const char* shortcut;
+    const char* where;  // its stream is, for messages
+  };
 
-  // Runs half a layer on both streams and returns the basis of the stream that leaves it, and the way there.
-  Turn walk_half(const LayerStep& step, Branch branch, int64_t width, ShortcutKind kind, const char* half) {
-    const at::ScalarType dtype = walk_.options().dtype;
-    const at::Tensor to_sliced = projection(basis_.kept, dtype);
-    const Shortcut residual = subspace_projection(basis_);
-    const DecoderLayer layer = with_dtype(step.layer, dtype);
-    const auto forward = [&](const at::Tensor& x) {
-      return add_residual(branch(layer, step.context, kernels::linear(x, to_sliced, {})), x, residual);
+  void slice_half(LayerStep& step, const Half& half) {
+    rotate_input(step.layer.*half.reads, basis_.kept);
+    if (half.kind == ShortcutKind::kMatrix && is_whole(half.out)) {
+      return_to_original(step, half);
+      return;
+    }
+    const at::Tensor coordinates = basis_.whole();
+    rotate_output(step.layer.*half.writes, coordinates);
+    const auto principal = walk_half(step, half, {});
+    const Turn turn = turn_to(half.in, principal.value_or(original()), half.kind);
+    if (sink_.write) {
+      emit_shortcut(sink_, step.index(), half.shortcut, residual_path(turn, half.in, half.kind));
+      turn_output(step.layer.*half.writes, turn, half.out);
+    }
+    basis_ = {at::matmul(coordinates, turn.basis.kept), at::matmul(coordinates, turn.basis.dropped)};
+    way_ = as_shortcut(turn, walk_.options().dtype);
+  }
+
+  // The stream leaves this half layer whole and in original coordinates.
+  void return_to_original(LayerStep& step, const Half& half) {
+    walk_half(step, half, {ShortcutKind::kMatrix, basis_.kept.to(at::kFloat), {}, {}});
+    if (sink_.write) emit_shortcut(sink_, step.index(), half.shortcut, {basis_.kept, {}, {}});
+    basis_ = original();
+    way_ = {};
+  }
+
+  // Runs half a layer on both streams, with `residual` beside it. Returns the principal directions of the stream that
+  // leaves, in its own coordinates, unless it stays whole.
+  std::optional<Basis> walk_half(const LayerStep& step, const Half& half, const Shortcut& residual) {
+    const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
+    const auto forward = [&](const at::Tensor& y) {
+      const at::Tensor x = pass(way_, y, half.in);
+      return add_residual(half.branch(layer, step.context, x), x, residual);
     };
     step.transform(held_out_, forward, 2);
-    const bool is_last_half = branch == mlp_branch && step.index() + 1 == walk_.config().num_layers();
-    if (is_last_half && is_whole(width)) {  // nothing after this needs the calibration stream
-      step.advance(calibration_.tokens() / 2);
-      return turn_to(basis_, original(), kind);
-    }
-    if (is_whole(width)) {
-      step.transform(calibration_, forward, 2);
-      return turn_to(basis_, original(), kind);
+    const bool is_last = half.branch == mlp_branch && step.index() + 1 == walk_.config().num_layers();
+    if (is_whole(half.out)) {
+      if (is_last) {  // nothing after this needs the calibration stream
+        step.advance(calibration_.tokens() / 2);
+      } else {
+        step.transform(calibration_, forward, 2);
+      }
+      return std::nullopt;
     }
     SecondMoment leaving = moment();
     step.transform(
         calibration_,
-        [&](const at::Tensor& x) {
-          at::Tensor y = forward(x);
-          leaving.add(y);
-          return y;
+        [&](const at::Tensor& y) {
+          at::Tensor result = forward(y);
+          leaving.add(result);
+          return result;
         },
         2);
-    return turn_to(basis_, leaving.principal_directions(width, place(half, step.index())), kind);
+    return leaving.principal_directions(half.out, place(half.where, step.index()));
   }
 
   // Writes `source` [vocab, d] with `column_scale` on its columns, times `basis` (itself when there is none), in
@@ -200,13 +248,10 @@ class Slicer {
     emit_rows("lm_head.weight", tied ? "model.embed_tokens.weight" : "lm_head.weight", basis_.kept, head.norm);
   }
 
-  // The held-out stream is in the original basis, so the dense model's head serves; a sliced head sees the
-  // projection on the directions it keeps.
+  // In original coordinates, where the dense model's head reads it, the held-out stream has lost what was cut.
   double held_out_loss(const TokenWindows& windows) {
-    if (!is_whole(config_.head_width)) {
-      const Shortcut projection = subspace_projection(basis_);
-      for (at::Tensor& chunk : held_out_.chunks) chunk = add_residual(at::zeros_like(chunk), chunk, projection);
-    }
+    const at::Tensor back = basis_.kept.to(at::kFloat);
+    for (at::Tensor& chunk : held_out_.chunks) chunk = kernels::linear(pass(way_, chunk, config_.head_width), back, {});
     return next_token_losses(walk_, load_head(walk_), std::move(held_out_), windows, "Held-out loss")
         .mean()
         .item<double>();
@@ -218,7 +263,8 @@ class Slicer {
   const TensorSink& sink_;
   ResidualStream calibration_;
   ResidualStream held_out_;
-  Basis basis_;  // of the streams as they stand
+  Basis basis_;   // of the stream that enters the next half layer, in original coordinates
+  Shortcut way_;  // to it, from the coordinates that the streams are in
 };
 
 }  // namespace

@@ -70,6 +70,9 @@ void fold_norms(DecoderLayer& layer);
 at::Tensor attention_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
 at::Tensor mlp_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
 
+// shortcut(x) [..., out] in fp32.
+at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out);
+
 // branch + shortcut(x) in fp32; `branch` is used up.
 at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& shortcut);
 
