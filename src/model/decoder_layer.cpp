@@ -205,15 +205,13 @@ at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out) {
 }
 
 at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& shortcut) {
-  at::Tensor sum = branch.scalar_type() == at::kFloat ? std::move(branch) : branch.to(at::kFloat);
-  if (shortcut.kind == ShortcutKind::kMatrix) return sum.add_(kernels::linear(x, shortcut.weight, {}));
-  const int64_t common = std::min(x.size(-1), sum.size(-1));
-  sum.narrow(-1, 0, common).add_(x.narrow(-1, 0, common));
-  if (shortcut.down.defined()) {
-    const at::Tensor correction = kernels::linear(kernels::linear(x, shortcut.down, {}), shortcut.up, {});
-    sum.narrow(-1, 0, correction.size(-1)).add_(correction);
+  if (shortcut.kind == ShortcutKind::kMatrix) {
+    return kernels::add_fitted(branch, kernels::linear(x, shortcut.weight, {}), {});
   }
-  return sum;
+  at::Tensor correction;
+  if (shortcut.down.defined()) correction = kernels::linear(kernels::linear(x, shortcut.down, {}), shortcut.up, {});
+  if (correction.defined() && correction.scalar_type() != branch.scalar_type()) correction = correction.to(at::kFloat);
+  return kernels::add_fitted(branch, x, correction);
 }
 
 at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {

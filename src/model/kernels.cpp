@@ -43,35 +43,84 @@ const c10::TypedOperatorHandle<OnednnLinear>* onednn_linear() {
 }
 
 bool is_cpu_fp32(const at::Tensor& x) { return x.device().is_cpu() && x.scalar_type() == at::kFloat; }
+bool is_cpu_bf16(const at::Tensor& x) { return x.device().is_cpu() && x.scalar_type() == at::kBFloat16; }
+
+// Whether the loops below serve a tensor: fp32 or bf16 in memory, fp32 arithmetic.
+bool has_loops(const at::Tensor& x) { return is_cpu_fp32(x) || is_cpu_bf16(x); }
 
 // Rows per task such that a task is worth a thread's wake-up.
 int64_t grain(int64_t width) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, width)); }
 
-DYNSLICE_MULTIVERSION
-void rms_norm_row(const float* x, const float* weight, float* y, int64_t width, double divisor, double eps) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < width; ++i) sum += x[i] * x[i];
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(sum) / divisor + eps));
-  if (weight == nullptr) {
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) y[i] = x[i] * scale;
+// bf16 as its bits, so that the conversions are vectorized.
+using Bf16 = uint16_t;
+
+inline float load(float value) { return value; }
+inline float load(Bf16 bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
+inline void store(float& target, float value) { target = value; }
+// Round to nearest, ties to even; NaN stays NaN because the caller's values are checked elsewhere when they must be.
+inline void store(Bf16& target, float value) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  target = static_cast<Bf16>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+}
+
+template <typename T>
+const T* values_of(const at::Tensor& x) {
+  return static_cast<const T*>(x.const_data_ptr());
+}
+template <typename T>
+T* mutable_values_of(at::Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+// Calls fn with a value of the type that the tensor's elements have in memory.
+template <typename Fn>
+void with_element_type(const at::Tensor& x, const Fn& fn) {
+  if (x.scalar_type() == at::kFloat) {
+    fn(float{});
   } else {
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) y[i] = x[i] * scale * weight[i];
+    fn(Bf16{});
   }
 }
 
-DYNSLICE_MULTIVERSION
-void rotate_head(float* head, const float* cos, const float* sin, int64_t half) {
-  float* second = head + half;
+template <typename In, typename Out>
+DYNSLICE_MULTIVERSION void rms_norm_row(const In* x, const float* weight, Out* y, int64_t width, double divisor,
+                                        double eps) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < width; ++i) sum += load(x[i]) * load(x[i]);
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(sum) / divisor + eps));
+  if (weight == nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) store(y[i], load(x[i]) * scale);
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) store(y[i], load(x[i]) * scale * weight[i]);
+  }
+}
+
+template <typename T>
+DYNSLICE_MULTIVERSION void rotate_head(T* head, const float* cos, const float* sin, int64_t half) {
+  T* second = head + half;
 #pragma omp simd
   for (int64_t i = 0; i < half; ++i) {
-    const float a = head[i];
-    const float b = second[i];
-    head[i] = a * cos[i] - b * sin[i];
-    second[i] = b * cos[i] + a * sin[i];
+    const float a = load(head[i]);
+    const float b = load(second[i]);
+    store(head[i], a * cos[i] - b * sin[i]);
+    store(second[i], b * cos[i] + a * sin[i]);
   }
+}
+
+// sum [width] += x [common] (+ correction [corrected]); sum in fp32, or bf16 that is widened into `sum`.
+template <typename Branch, typename Correction>
+DYNSLICE_MULTIVERSION void residual_row(const Branch* branch, const float* x, const Correction* correction, float* sum,
+                                        int64_t width, int64_t common, int64_t corrected) {
+#pragma omp simd
+  for (int64_t i = 0; i < common; ++i) sum[i] = load(branch[i]) + x[i];
+#pragma omp simd
+  for (int64_t i = common; i < width; ++i) sum[i] = load(branch[i]);
+  if (correction == nullptr) return;
+#pragma omp simd
+  for (int64_t i = 0; i < corrected; ++i) sum[i] += load(correction[i]);
 }
 
 // exp(x) for x in [-87, 88] with relative error below 2e-7: 2^n * p(r), after range reduction to |r| <= ln2 / 2
@@ -92,10 +141,10 @@ inline float fast_exp(float x) {
   return value * __builtin_bit_cast(float, bits);
 }
 
-DYNSLICE_MULTIVERSION
-void silu_mul_row(const float* gate, const float* up, float* y, int64_t width) {
+template <typename T>
+DYNSLICE_MULTIVERSION void silu_mul_row(const T* gate, const T* up, T* y, int64_t width) {
 #pragma omp simd
-  for (int64_t i = 0; i < width; ++i) y[i] = gate[i] / (1.0F + fast_exp(-gate[i])) * up[i];
+  for (int64_t i = 0; i < width; ++i) store(y[i], load(gate[i]) / (1.0F + fast_exp(-load(gate[i]))) * load(up[i]));
 }
 
 // Sums of up to 4096 exponentials in fp32 lanes, those sums in fp64.
@@ -129,30 +178,35 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps, at::ScalarType dtype) {
-  if (!is_cpu_fp32(x)) {
-    const at::Tensor mean_square = x.square().sum(-1, true) / static_cast<double>(divisor);
-    at::Tensor y = x * at::rsqrt(mean_square + eps);
+  if (!has_loops(x) || (dtype != at::kFloat && dtype != at::kBFloat16)) {
+    const at::Tensor wide = x.to(at::kFloat);
+    const at::Tensor mean_square = wide.square().sum(-1, true) / static_cast<double>(divisor);
+    at::Tensor y = wide * at::rsqrt(mean_square + eps);
     if (weight.defined()) y = y * weight;
     return y.to(dtype);
   }
   const at::Tensor input = x.contiguous();
-  at::Tensor y = at::empty_like(input);
+  at::Tensor y = at::empty(input.sizes(), input.options().dtype(dtype));
   const int64_t width = input.size(-1);
-  const float* source = input.const_data_ptr<float>();
   const float* scale = weight.defined() ? weight.const_data_ptr<float>() : nullptr;
-  float* target = y.mutable_data_ptr<float>();
-  at::parallel_for(0, input.numel() / width, grain(width), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      rms_norm_row(source + row * width, scale, target + row * width, width, static_cast<double>(divisor), eps);
-    }
+  with_element_type(input, [&]<typename In>(In) {
+    with_element_type(y, [&]<typename Out>(Out) {
+      const In* source = values_of<In>(input);
+      Out* target = mutable_values_of<Out>(y);
+      at::parallel_for(0, input.numel() / width, grain(width), [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+          rms_norm_row(source + row * width, scale, target + row * width, width, static_cast<double>(divisor), eps);
+        }
+      });
+    });
   });
-  return y.to(dtype);
+  return y;
 }
 
 void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin) {
   const int64_t batch = qkv.size(0), length = qkv.size(1), total = qkv.size(2), head_dim = qkv.size(3);
   const int64_t half = head_dim / 2;
-  if (!is_cpu_fp32(qkv)) {
+  if (!has_loops(qkv)) {
     at::Tensor first = qkv.narrow(2, 0, heads).narrow(3, 0, half);
     at::Tensor second = qkv.narrow(2, 0, heads).narrow(3, half, half);
     const at::Tensor c = cos.narrow(0, 0, length).view({1, length, 1, half});
@@ -163,37 +217,69 @@ void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at
     second.copy_(rotated_second);
     return;
   }
-  float* values = qkv.mutable_data_ptr<float>();
   const float* cosines = cos.const_data_ptr<float>();
   const float* sines = sin.const_data_ptr<float>();
-  at::parallel_for(0, batch * length, grain(heads * head_dim), [&](int64_t begin, int64_t end) {
-    for (int64_t token = begin; token < end; ++token) {
-      const int64_t position = token % length;
-      for (int64_t head = 0; head < heads; ++head) {
-        rotate_head(values + (token * total + head) * head_dim, cosines + position * half, sines + position * half,
-                    half);
+  with_element_type(qkv, [&]<typename T>(T) {
+    T* values = mutable_values_of<T>(qkv);
+    at::parallel_for(0, batch * length, grain(heads * head_dim), [&](int64_t begin, int64_t end) {
+      for (int64_t token = begin; token < end; ++token) {
+        const int64_t position = token % length;
+        for (int64_t head = 0; head < heads; ++head) {
+          rotate_head(values + (token * total + head) * head_dim, cosines + position * half, sines + position * half,
+                      half);
+        }
       }
-    }
+    });
   });
 }
 
 at::Tensor silu_mul(const at::Tensor& gate_up) {
   const int64_t width = gate_up.size(-1) / 2;
-  if (!is_cpu_fp32(gate_up)) {
+  if (!has_loops(gate_up)) {
     return at::silu(gate_up.narrow(-1, 0, width)).mul_(gate_up.narrow(-1, width, width));
   }
   auto sizes = gate_up.sizes().vec();
   sizes.back() = width;
   at::Tensor y = at::empty(sizes, gate_up.options());
-  const float* source = gate_up.const_data_ptr<float>();
-  float* target = y.mutable_data_ptr<float>();
-  at::parallel_for(0, gate_up.numel() / (2 * width), grain(width), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float* gate = source + row * 2 * width;
-      silu_mul_row(gate, gate + width, target + row * width, width);
-    }
+  with_element_type(gate_up, [&]<typename T>(T) {
+    const T* source = values_of<T>(gate_up);
+    T* target = mutable_values_of<T>(y);
+    at::parallel_for(0, gate_up.numel() / (2 * width), grain(width), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const T* gate = source + row * 2 * width;
+        silu_mul_row(gate, gate + width, target + row * width, width);
+      }
+    });
   });
   return y;
+}
+
+at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::Tensor& correction) {
+  const int64_t width = branch.size(-1), narrow = x.size(-1), common = std::min(width, narrow);
+  const bool corrects = correction.defined();
+  if (!has_loops(branch) || !is_cpu_fp32(x) || (corrects && correction.scalar_type() != branch.scalar_type())) {
+    at::Tensor sum = branch.scalar_type() == at::kFloat ? branch : branch.to(at::kFloat);
+    sum.narrow(-1, 0, common).add_(x.narrow(-1, 0, common));
+    if (corrects) sum.narrow(-1, 0, correction.size(-1)).add_(correction);
+    return sum;
+  }
+  const at::Tensor added = branch.contiguous(), passed = x.contiguous();
+  const at::Tensor corrected = corrects ? correction.contiguous() : correction;
+  at::Tensor sum = added.scalar_type() == at::kFloat ? added : at::empty(added.sizes(), x.options());
+  with_element_type(added, [&]<typename T>(T) {
+    const T* from = values_of<T>(added);
+    const float* beside = passed.const_data_ptr<float>();
+    const T* correct = corrects ? values_of<T>(corrected) : nullptr;
+    const int64_t corrected_width = corrects ? corrected.size(-1) : 0;
+    float* target = sum.mutable_data_ptr<float>();
+    at::parallel_for(0, added.numel() / width, grain(width), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        residual_row(from + row * width, beside + row * narrow, corrects ? correct + row * corrected_width : correct,
+                     target + row * width, width, common, corrected_width);
+      }
+    });
+  });
+  return sum;
 }
 
 at::Tensor logsumexp_rows(const at::Tensor& logits) {

@@ -1,4 +1,5 @@
-// Element-wise kernels of the forward, fused for fp32 on the CPU, composed of ATen operators elsewhere.
+// Element-wise kernels of the forward, fused for fp32 and bf16 on the CPU, composed of ATen operators elsewhere.
+// Arithmetic is fp32 whatever the tensors hold.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,7 +12,7 @@ namespace dynslice::kernels {
 // for this vendor's processors does the product.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
-// x / sqrt(sum(x²) / divisor + eps) (* weight). x [..., width] fp32; the result is `dtype`. A sliced
+// x / sqrt(sum(x²) / divisor + eps) (* weight). x [..., width]; the result is `dtype`. A sliced
 // stream is divided by the original hidden size.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps, at::ScalarType dtype);
 
@@ -21,6 +22,10 @@ void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at
 
 // gate_up [..., 2n] → silu(gate) * up [..., n].
 at::Tensor silu_mul(const at::Tensor& gate_up);
+
+// branch + fit(x) (+ correction) in fp32, where fit cuts x to branch's width or fills it up with zeros, and correction
+// [..., at most that width] is of branch's dtype. An fp32 `branch` is used up.
+at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::Tensor& correction);
 
 // losses[i] = logsumexp(logits[i]) as fp64 [n] of logits [n, v].
 at::Tensor logsumexp_rows(const at::Tensor& logits);

@@ -9,8 +9,9 @@
 namespace dynslice {
 namespace {
 
-// Rows converted to fp64 at once.
-constexpr int64_t kRows = 2048;
+// Rows whose products are summed in fp32 before they go to the fp64 sum: each of its entries then has the relative
+// rounding of a sum of this many terms, about that of the fp32 stream itself.
+constexpr int64_t kRows = 512;
 
 }  // namespace
 
@@ -21,12 +22,12 @@ SecondMoment::SecondMoment(int64_t width, at::Device device)
 
 void SecondMoment::add(const at::Tensor& x) {
   const int64_t width = upper_.size(0);
-  for (const at::Tensor& part : x.reshape({-1, width}).split(kRows)) {
-    const at::Tensor rows = part.to(at::kDouble);
+  for (const at::Tensor& rows : x.reshape({-1, width}).split(kRows)) {
     for (int64_t begin = 0; begin < width; begin += block_) {
       const int64_t height = std::min(block_, width - begin);
-      at::Tensor strip = upper_.narrow(0, begin, height).narrow(1, begin, width - begin);
-      strip.addmm_(rows.narrow(1, begin, height).t(), rows.narrow(1, begin, width - begin));
+      upper_.narrow(0, begin, height)
+          .narrow(1, begin, width - begin)
+          .add_(at::mm(rows.narrow(1, begin, height).t(), rows.narrow(1, begin, width - begin)));
     }
   }
 }

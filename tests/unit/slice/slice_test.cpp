@@ -184,10 +184,11 @@ TEST(SecondMoment, GivesTheEigenvectorsOfTheWholeProduct) {
   // A basis of an invariant subspace diagonalizes the product, largest values first.
   const at::Tensor inner = at::matmul(basis.t(), at::matmul(exact, basis));
   const at::Tensor values = inner.diagonal();
-  EXPECT_LT((inner - values.diag()).abs().max().item<double>(), 1e-8 * values[0].item<double>());
+  // Products of blocks of rows are fp32.
+  EXPECT_LT((inner - values.diag()).abs().max().item<double>(), 1e-6 * values[0].item<double>());
   EXPECT_TRUE((values.narrow(0, 0, 49) >= values.narrow(0, 1, 49)).all().item<bool>());
   const at::Tensor all = std::get<0>(at::linalg_eigh(exact));
-  EXPECT_NEAR(values[49].item<double>() / all[150].item<double>(), 1.0, 1e-9);
+  EXPECT_NEAR(values[49].item<double>() / all[150].item<double>(), 1.0, 1e-6);
 }
 
 TEST(SecondMoment, RefusesNaN) {
