@@ -1,7 +1,8 @@
 # Finds LibTorch without asking for a CUDA toolkit, which the Torch package of a CUDA build demands.
 #
 # Looked for, in this order: -DLIBTORCH_ROOT / $LIBTORCH_ROOT, CMAKE_PREFIX_PATH, the `torch` that Python can import:
-# that of Python_EXECUTABLE (which scikit-build-core sets to pip's), else of the first python3.
+# that of Python_EXECUTABLE, else of the first python3. In a build by pip only the first: it is the environment
+# that is installed into.
 # Defines the target LibTorch::LibTorch, and LIBTORCH_ROOT, LIBTORCH_LIB_DIR, LibTorch_VERSION.
 
 set(_libtorch_hints)
@@ -17,8 +18,10 @@ endforeach()
 
 find_path(LibTorch_INCLUDE_DIR ATen/ATen.h HINTS ${_libtorch_hints} PATH_SUFFIXES include NO_DEFAULT_PATH)
 if(NOT LibTorch_INCLUDE_DIR)
-  find_program(_libtorch_python NAMES python3 python)
-  mark_as_advanced(_libtorch_python)
+  if(NOT SKBUILD)
+    find_program(_libtorch_python NAMES python3 python)
+    mark_as_advanced(_libtorch_python)
+  endif()
   # -E: pip builds with a PYTHONPATH that hides the packages of the environment that it installs into.
   foreach(_python "${Python_EXECUTABLE}" "${Python_EXECUTABLE};-E" "${_libtorch_python}")
     if(_python AND NOT LibTorch_INCLUDE_DIR)

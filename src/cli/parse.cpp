@@ -127,7 +127,7 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
             name, [name, &target](const std::string& text) { target = parse_ratio(name, text); }, help)
         ->type_name(kRatioType);
   };
-  ratio("--avg", options.average, "average share of the width to slice away, 25% or 0.25");
+  ratio("--avg", options.average, "average share of the width to slice away, 25% or 0.25 (required, unless a plan file is given)");
   verb.add_option("--allocate", options.allocator,
                   "how the average is shared out; lr: more where layers are redundant, constant: the same everywhere")
       ->check(CLI::IsMember({"lr", "constant"}))

@@ -192,6 +192,13 @@ def test_zsh_takes_the_script(scripts):
     subprocess.run([shell_program("zsh"), "-n", scripts / "_dynslice"], check=True)
 
 
+def test_zsh_may_source_the_script(scripts, tmp_path):
+    program = 'autoload -Uz compinit && compinit -u -D; source "$1"; print -r -- $_comps[dynslice]'
+    done = subprocess.run([shell_program("zsh"), "-f", "-c", program, "zsh", scripts / "_dynslice"], capture_output=True,
+                          text=True, env={**os.environ, "HOME": str(tmp_path)}, check=True)
+    assert done.stdout == "_dynslice\n" and done.stderr == ""
+
+
 def test_zsh_completes_in_a_terminal(scripts, paths, tmp_path):
     command = [shell_program("zsh"), "-f", "-i"]
     typed = "dynslice sl\t--allo\tcon\t --calib=wikitext2:v\t --device cud\t --scores two\t"

@@ -95,12 +95,10 @@ def test_all_public_headers_compile_from_where_they_are_installed(installed, cac
     source = tmp_path / "source"
     source.mkdir()
     headers = sorted(path.relative_to(installed / "include") for path in (installed / "include").rglob("*.h"))
-    # Twice: a header that only its neighbours make whole shows itself in one of the two orders.
-    for name, order in {"forward": headers, "backward": headers[::-1]}.items():
-        (source / f"{name}.cpp").write_text("".join(f"#include <{header}>\n" for header in order))
+    (source / "headers.cpp").write_text("".join(f"#include <{header}>\n" for header in headers))
     (source / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.25)\nproject(headers LANGUAGES CXX)\nfind_package(dynslice REQUIRED)\n"
-        "add_library(headers OBJECT forward.cpp backward.cpp)\n"
+        "add_library(headers OBJECT headers.cpp)\n"
         "target_compile_options(headers PRIVATE -Wall -Wextra -Werror)\n"
         "target_link_libraries(headers PRIVATE dynslice::dynslice)\n")
     done = configure(source, tmp_path / "build", installed, cache, env=clean_environment)
@@ -187,6 +185,19 @@ def test_pip_installs_the_program_for_the_torch_that_is_there(build_dir, cache, 
     ask = ("import importlib.metadata as m; d = m.distribution('dynslice'); "
            "print(d.version, d.requires, d.read_text('WHEEL').count('py3-none-'))")
     assert run_clean([python, "-c", ask], clean_environment).split() == [version.split()[1], "['torch>=2.6']", "1"]
+
+
+def test_pip_says_that_torch_is_missing(wheelhouse, environment_with_torch, clean_environment, tmp_path):
+    seen = next(environment_with_torch.glob("lib/python*/site-packages/torch.pth"))
+    hidden = seen.rename(seen.with_suffix(".hidden"))
+    try:
+        command = [environment_with_torch / "bin" / "python", "-m", "pip", "wheel", "--no-index", "--find-links", wheelhouse,
+                   "--no-deps", "--wheel-dir", tmp_path, REPOSITORY]
+        done = subprocess.run(command, env=clean_environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    finally:
+        hidden.rename(seen)
+    assert done.returncode != 0 and not list(tmp_path.glob("*.whl"))
+    assert "Could NOT find LibTorch" in done.stderr + done.stdout and "pip install torch" in done.stderr + done.stdout
 
 
 def test_the_python_package_prefers_the_torch_beside_it(build_dir, environment_with_torch, run_command):
