@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <memory>
+#include <string_view>
 
 namespace dynslice::cli {
 namespace {
@@ -44,7 +45,8 @@ ValueReference describe_value(const CLI::Option& option) {
     }
   }
   for (const std::string& word : CLI::detail::split(value.shown, '|')) {
-    if (word == "FILE") value.path = PathKind::kFile;
+    // TEXT is CLI11's own for strings: nothing was said, and a file is what shells offer then.
+    if (word == "FILE" || word == "TEXT") value.path = PathKind::kFile;
     if (word == "FOLDER") value.path = PathKind::kFolder;
     if (word == "MODEL") value.path = PathKind::kModel;
     if (!word.empty() && !has_capital(word)) value.values.push_back(word);
@@ -56,6 +58,16 @@ ValueReference describe_value(const CLI::Option& option) {
 std::string longest_name(const CLI::Option& option) {
   if (!option.get_lnames().empty()) return "--" + option.get_lnames().front();
   return option.get_snames().empty() ? option.get_name(true, false) : "-" + option.get_snames().front();
+}
+
+// Moves a default that the help text ends with, "(default 8)" or "(default: 8)", to where defaults belong.
+void split_default(OptionReference& option) {
+  static constexpr std::string_view kMark = " (default";
+  const size_t mark = option.help.rfind(kMark);
+  if (mark == std::string::npos || !option.help.ends_with(')') || !option.default_text.empty()) return;
+  const size_t begin = option.help.find_first_not_of(": ", mark + kMark.size());
+  option.default_text = option.help.substr(begin, option.help.size() - 1 - begin);
+  option.help.resize(mark);
 }
 
 VerbReference describe_verb(CLI::App& app, const std::string& name) {
@@ -159,6 +171,7 @@ OptionReference describe_option(const CLI::Option& option) {
   if (option.get_type_size() != 0 && option.get_items_expected_max() != 0) reference.value = describe_value(option);
   reference.help = option.get_description();
   if (reference.value) reference.default_text = option.get_default_str();
+  split_default(reference);
   reference.required = option.get_required();
   reference.repeats = option.get_expected_max() >= CLI::detail::expected_max_vector_size;
   for (const CLI::Option* other : option.get_excludes()) reference.excludes.push_back(longest_name(*other));

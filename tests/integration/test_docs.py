@@ -49,7 +49,7 @@ def test_every_help_text_says_something(options_page):
         assert "(default" not in meaning, f"{option}: give the default with default_str or capture_default_str"
         assert meaning.isascii(), option
         if option[0] == "-":
-            assert meaning[0].islower() or meaning.startswith(("CPU", "GGUF", "JSON")), f"{option}: {meaning}"
+            assert meaning[0].islower() or meaning.split()[0].isupper(), f"{option}: {meaning}"
 
 
 def test_the_man_page_is_well_formed(man_page, tmp_path):
@@ -67,7 +67,10 @@ def test_the_man_page_is_well_formed(man_page, tmp_path):
 
 def test_the_prose_names_only_options_that_exist(options_page):
     known = set(re.findall(r"--[a-z][a-z-]+", options_page)) | {"--help", "--version"}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (REPOSITORY / "docs" / "cli.md").read_text()))
+    # Code spans that begin with an option: others are commands of other programs.
+    spans = re.findall(r"`(-[^`]*)`", (REPOSITORY / "docs" / "cli.md").read_text())
+    named = {option for span in spans for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", span)}
+    assert len(named) > 5
     assert named <= known, f"docs/cli.md names options that no verb has: {sorted(named - known)}"
 
 
