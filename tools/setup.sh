@@ -49,7 +49,7 @@ parse_options() {
 readonly apt_packages=(g++ cmake ninja-build ccache pkg-config libsentencepiece-dev nlohmann-json3-dev libcli11-dev
   libgtest-dev libgmock-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libssl-dev
   libzip-dev ca-certificates)
-readonly test_packages=(zsh fish groff-base binutils) # completion in these shells, the man page, run paths
+readonly test_packages=(zsh fish groff-base) # completion in these shells, and the man page
 
 python_works() {
   python3 -m pip --version >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' >/dev/null 2>&1

@@ -91,7 +91,11 @@ void collect(const VerbReference& verb, std::vector<const VerbReference*>& verbs
   for (const VerbReference& below : verb.verbs) collect(below, verbs);
 }
 
+// CLI11 itself breaks lines since 2.5.
+constexpr bool kFormatterWraps = CLI11_VERSION_MAJOR > 2 || (CLI11_VERSION_MAJOR == 2 && CLI11_VERSION_MINOR >= 5);
+
 std::string wrap(const std::string& text, size_t width) {
+  if (kFormatterWraps) return text;
   std::string lines;
   size_t used = 0;
   for (const std::string& word : CLI::detail::split(text, ' ')) {
@@ -111,6 +115,7 @@ class HelpFormat final : public CLI::Formatter {
     column_width(kColumn);
     label("SUBCOMMAND", "VERB");
     label("Positionals", "Arguments");
+    label("POSITIONALS", "Arguments");  // since 2.5
   }
 
   std::string make_option_name(const CLI::Option* option, bool is_positional) const override {
