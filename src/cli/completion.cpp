@@ -66,7 +66,8 @@ std::string bash_words(const VerbReference& program, bool options) {
   for (const VerbReference* verb : all_verbs(program)) {
     std::vector<std::string> words;
     if (options) {
-      for (const OptionReference& option : verb->options) words.insert(words.end(), option.names.begin(), option.names.end());
+      for (const OptionReference& option : verb->options)
+        words.insert(words.end(), option.names.begin(), option.names.end());
     } else {
       for (const VerbReference& below : verb->verbs) words.push_back(last_word(below));
     }
@@ -198,7 +199,8 @@ std::string zsh_option(const OptionReference& option) {
 }
 
 std::string zsh_function_name(const VerbReference& verb) {
-  return "_dynslice" + (verb.name.empty() ? "" : "_" + find_and_replace(find_and_replace(verb.name, " ", "_"), "-", "_"));
+  return "_dynslice" +
+         (verb.name.empty() ? "" : "_" + find_and_replace(find_and_replace(verb.name, " ", "_"), "-", "_"));
 }
 
 std::string zsh_function(const VerbReference& verb) {
@@ -215,7 +217,8 @@ std::string zsh_function(const VerbReference& verb) {
     text += " \\\n    " + sh_quote(place + zsh_value(argument));
   }
   if (verb.verbs.empty()) return text + "\n}\n";
-  text += " \\\n    '1:verb:->verb' '*::argument:->rest' && return\n  case $state in\n    verb)\n      local -a verbs=(\n";
+  text +=
+      " \\\n    '1:verb:->verb' '*::argument:->rest' && return\n  case $state in\n    verb)\n      local -a verbs=(\n";
   for (const VerbReference& below : verb.verbs) {
     text += "        " + sh_quote(zsh_text(last_word(below)) + ":" + zsh_text(below.summary)) + "\n";
   }
@@ -259,7 +262,8 @@ std::string fish_quote(const std::string& text) {
 
 std::string fish_value(const ValueReference& value) {
   std::string words = join(value.values, " ");
-  if (value.path == PathKind::kFolder) words += (words.empty() ? "" : " ") + std::string("(__fish_complete_directories)");
+  if (value.path == PathKind::kFolder)
+    words += (words.empty() ? "" : " ") + std::string("(__fish_complete_directories)");
   std::string text = value.path == PathKind::kFile || value.path == PathKind::kModel ? " -F" : " -f";
   if (!words.empty()) text += " -a " + fish_quote(words);
   return text;

@@ -85,7 +85,8 @@ std::string man_option(const OptionReference& option) {
   }
   std::string text = option.help;
   if (!option.default_text.empty()) text += " (default: " + option.default_text + ")";
-  return man_item(term, man_text(sentence(text) + (more_than_help(option).empty() ? "" : " " + more_than_help(option))));
+  return man_item(term,
+                  man_text(sentence(text) + (more_than_help(option).empty() ? "" : " " + more_than_help(option))));
 }
 
 std::string man_verb(const VerbReference& verb) {
@@ -131,7 +132,8 @@ std::string markdown_options(const VerbReference& program) {
   std::string text =
       "# Every verb and option\n\n"
       "<!-- Made from src/cli/ by tools/update_docs.sh. Do not edit: change the definitions and run it again. -->\n\n"
-      "The same that `dynslice VERB --help` and the man page say. What verbs print and write is in [cli.md](cli.md).\n\n"
+      "The same that `dynslice VERB --help` and the man page say. What verbs print and write is in "
+      "[cli.md](cli.md).\n\n"
       "| verb | does |\n|---|---|\n";
   const std::vector<const VerbReference*> verbs = all_verbs(program);
   for (const VerbReference* verb : verbs) {
@@ -153,7 +155,8 @@ std::string man_page(const VerbReference& program) {
   for (const VerbReference* verb : all_verbs(program)) {
     if (!verb->name.empty()) text += man_verb(*verb);
   }
-  return text + ".SH EXIT STATUS\n" + man_list(kExitCodes) + ".SH ENVIRONMENT\n" + man_list(kEnvironment) + kManExamples;
+  return text + ".SH EXIT STATUS\n" + man_list(kExitCodes) + ".SH ENVIRONMENT\n" + man_list(kEnvironment) +
+         kManExamples;
 }
 
 }  // namespace dynslice::cli

@@ -66,9 +66,10 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
     verb.add_option("--device", options.device, "where to compute; auto is CUDA where LibTorch sees it, else the CPU")
         ->type_name("auto|cpu|cuda|cuda:N")
         ->default_str("auto");
-    verb.add_option("--dtype", options.dtype,
-                    "number format of linear layers and attention (fp16: CUDA only); auto is fp32 on the CPU and bf16 on "
-                    "CUDA. The residual stream stays fp32, statistics fp64")
+    verb.add_option(
+            "--dtype", options.dtype,
+            "number format of linear layers and attention (fp16: CUDA only); auto is fp32 on the CPU and bf16 on "
+            "CUDA. The residual stream stays fp32, statistics fp64")
         ->type_name("auto|fp32|bf16|fp16")
         ->default_str("auto");
     verb.add_option("--threads", options.threads, "CPU threads")->check(CLI::Range(1, 4096))->default_str("all cores");
@@ -84,9 +85,12 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
 // Options of the text that `prefix` ("calib" or "ppl") names.
 void add_text(CLI::App& verb, TextOptions& options, const std::string& prefix, const std::string& use,
               const std::string& split, const std::string& samples_default, const std::string& seqlen_default) {
-  verb.add_option("--" + prefix, options.spec,
-                  use + " text: wikitext2[:test|:validation|:train], or a .txt, .raw or .jsonl file (the \"text\" of each "
-                        "line); wikitext2 alone is its " + split)
+  verb.add_option(
+          "--" + prefix, options.spec,
+          use +
+              " text: wikitext2[:test|:validation|:train], or a .txt, .raw or .jsonl file (the \"text\" of each "
+              "line); wikitext2 alone is its " +
+              split)
       ->type_name(kTextType)
       ->option_text("TEXT")
       ->capture_default_str();
@@ -127,7 +131,8 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
             name, [name, &target](const std::string& text) { target = parse_ratio(name, text); }, help)
         ->type_name(kRatioType);
   };
-  ratio("--avg", options.average, "average share of the width to slice away, 25% or 0.25 (required, unless a plan file is given)");
+  ratio("--avg", options.average,
+        "average share of the width to slice away, 25% or 0.25 (required, unless a plan file is given)");
   verb.add_option("--allocate", options.allocator,
                   "how the average is shared out; lr: more where layers are redundant, constant: the same everywhere")
       ->check(CLI::IsMember({"lr", "constant"}))
@@ -138,7 +143,8 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
             options.base_auto = text == "auto";
             if (!options.base_auto) options.base = parse_ratio("--base", text);
           },
-          "what every layer loses at least with --allocate lr; auto tries the average, then 2 points less each time down "
+          "what every layer loses at least with --allocate lr; auto tries the average, then 2 points less each time "
+          "down "
           "to 0, on held-out calibration text, takes the best and reports every point")
       ->type_name("auto|RATIO")
       ->default_str("60% of the average");
@@ -162,7 +168,8 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
                   "take lr or bi scores from this file of `dynslice score -o` instead of scoring now")
       ->type_name("FILE");
   verb.add_option("--preset", options.preset,
-                  "a published setting; paper: DynamicSlicing's own dimensions (last layer scored after the final norm, no cap, --round-to 1)")
+                  "a published setting; paper: DynamicSlicing's own dimensions (last layer scored after the final "
+                  "norm, no cap, --round-to 1)")
       ->check(CLI::IsMember({"paper"}));
   verb.add_option("--out-dtype", options.out_dtype, "number format of the written weights")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
@@ -187,7 +194,8 @@ void define_score(CLI::App& app, ScoreOptions& options) {
       ->type_name("lr|bi|angular|window:N")
       ->capture_default_str();
   verb->add_option("--preset", options.preset,
-                   "a published setting; paper: read the last layer's output after the final norm, as DynamicSlicing's script does")
+                   "a published setting; paper: read the last layer's output after the final norm, as DynamicSlicing's "
+                   "script does")
       ->check(CLI::IsMember({"paper"}));
   verb->add_option("-o,--output", options.output, "also write the scores to this JSON file, for --scores")
       ->type_name("FILE");

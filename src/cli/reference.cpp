@@ -146,13 +146,14 @@ class HelpFormat final : public CLI::Formatter {
 
 }  // namespace
 
-const std::vector<Explained> kExitCodes = {{"0", "done"},
-                                           {"1", "a defect of dynslice: please report it"},
-                                           {"2", "wrong usage"},
-                                           {"3", "a bad input file; the message says which file, and which key or tensor"},
-                                           {"4", "missing data or network"},
-                                           {"5", "out of memory or disk"},
-                                           {"130", "interrupted"}};
+const std::vector<Explained> kExitCodes = {
+    {"0", "done"},
+    {"1", "a defect of dynslice: please report it"},
+    {"2", "wrong usage"},
+    {"3", "a bad input file; the message says which file, and which key or tensor"},
+    {"4", "missing data or network"},
+    {"5", "out of memory or disk"},
+    {"130", "interrupted"}};
 
 const std::vector<Explained> kEnvironment = {
     {"DYNSLICE_MODEL", "the model when none is given"},
@@ -160,8 +161,7 @@ const std::vector<Explained> kEnvironment = {
     {"DYNSLICE_CACHE", "folder of downloads; else $XDG_CACHE_HOME/dynslice, else ~/.cache/dynslice"},
     {"DYNSLICE_GEMM",
      "mkl or onednn, the library for fp32 products on the CPU; else MKL on Intel processors and oneDNN elsewhere"},
-    {"HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE",
-     "as in huggingface_hub, whose cache is shared"},
+    {"HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE", "as in huggingface_hub, whose cache is shared"},
 };
 
 OptionReference describe_option(const CLI::Option& option) {

@@ -109,9 +109,11 @@ TEST_F(Reference, CompletesVerbsBelowVerbsInBash) {
 
 TEST_F(Reference, QuotesWhatTheShellsWouldTakeForTheirOwn) {
   const VerbReference program = describe_command_line(app_);
-  EXPECT_THAT(zsh_completion(program), AllOf(HasSubstr("it'\\''s a list"), HasSubstr("drop:Remove layers\\: the \\[redundant\\] ones"),
-                                             HasSubstr("_dynslice_depth_drop()")));
-  EXPECT_THAT(fish_completion(program), AllOf(HasSubstr("it\\'s a list"), HasSubstr("-n '__dynslice_at \\'depth drop\\''")));
+  EXPECT_THAT(zsh_completion(program),
+              AllOf(HasSubstr("it'\\''s a list"), HasSubstr("drop:Remove layers\\: the \\[redundant\\] ones"),
+                    HasSubstr("_dynslice_depth_drop()")));
+  EXPECT_THAT(fish_completion(program),
+              AllOf(HasSubstr("it\\'s a list"), HasSubstr("-n '__dynslice_at \\'depth drop\\''")));
   EXPECT_THAT(markdown_options(program), HasSubstr("| `--replace none\\|linear` | what takes their place | none |"));
   EXPECT_THAT(man_page(program), HasSubstr("\\fB\\-\\-replace\\fR \\fInone|linear\\fR"));
 }
