@@ -1,6 +1,8 @@
 # Finds LibTorch without asking for a CUDA toolkit, which the Torch package of a CUDA build demands.
 #
-# Looked for, in this order: -DLIBTORCH_ROOT / $LIBTORCH_ROOT, CMAKE_PREFIX_PATH, an importable `torch`.
+# Looked for, in this order: -DLIBTORCH_ROOT / $LIBTORCH_ROOT, CMAKE_PREFIX_PATH, the `torch` that Python can import:
+# that of Python_EXECUTABLE, else of the first python3. In a build by pip only the first: it is the environment
+# that is installed into.
 # Defines the target LibTorch::LibTorch, and LIBTORCH_ROOT, LIBTORCH_LIB_DIR, LibTorch_VERSION.
 
 set(_libtorch_hints)
@@ -16,16 +18,22 @@ endforeach()
 
 find_path(LibTorch_INCLUDE_DIR ATen/ATen.h HINTS ${_libtorch_hints} PATH_SUFFIXES include NO_DEFAULT_PATH)
 if(NOT LibTorch_INCLUDE_DIR)
-  find_program(_libtorch_python NAMES python3 python)
-  if(_libtorch_python)
-    execute_process(
-      COMMAND "${_libtorch_python}" -c
-              "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
-      OUTPUT_VARIABLE _libtorch_from_python OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-    if(_libtorch_from_python)
-      find_path(LibTorch_INCLUDE_DIR ATen/ATen.h HINTS "${_libtorch_from_python}" PATH_SUFFIXES include NO_DEFAULT_PATH)
-    endif()
+  if(NOT SKBUILD)
+    find_program(_libtorch_python NAMES python3 python)
+    mark_as_advanced(_libtorch_python)
   endif()
+  # -E: pip builds with a PYTHONPATH that hides the packages of the environment that it installs into.
+  foreach(_python "${Python_EXECUTABLE}" "${Python_EXECUTABLE};-E" "${_libtorch_python}")
+    if(_python AND NOT LibTorch_INCLUDE_DIR)
+      execute_process(
+        COMMAND ${_python} -c
+                "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
+        OUTPUT_VARIABLE _libtorch_from_python OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+      if(_libtorch_from_python)
+        find_path(LibTorch_INCLUDE_DIR ATen/ATen.h HINTS "${_libtorch_from_python}" PATH_SUFFIXES include NO_DEFAULT_PATH)
+      endif()
+    endif()
+  endforeach()
 endif()
 
 if(LibTorch_INCLUDE_DIR)
@@ -52,7 +60,8 @@ include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(LibTorch
   REQUIRED_VARS LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY LibTorch_INCLUDE_DIR
   VERSION_VAR LibTorch_VERSION
-  REASON_FAILURE_MESSAGE "install it with tools/setup.sh, or give -DLIBTORCH_ROOT=<folder with include/ and lib/>")
+  REASON_FAILURE_MESSAGE
+    "install it with tools/setup.sh or `pip install torch`, or set LIBTORCH_ROOT to a folder with include/ and lib/")
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   add_library(LibTorch::LibTorch INTERFACE IMPORTED)

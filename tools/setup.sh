@@ -9,8 +9,8 @@ usage() {
   cat <<USAGE
 usage: tools/setup.sh [--tests] [--no-apt] [--no-model] [--build-dir DIR] [--jobs N] [--help]
 
-  --tests          also the tests and the programs they compare with: a Python environment (transformers, gguf,
-                   ...) and llama.cpp's llama-perplexity and llama-quantize
+  --tests          also the tests and what they run: a Python environment (transformers, gguf, ...), llama.cpp's
+                   llama-perplexity and llama-quantize, and the Debian packages zsh, fish and groff-base
   --no-apt         install no Debian packages (say which are missing, and go on)
   --no-model       do not fetch the small default model
   --build-dir DIR  where to build (default: build/)
@@ -49,6 +49,7 @@ parse_options() {
 readonly apt_packages=(g++ cmake ninja-build ccache pkg-config libsentencepiece-dev nlohmann-json3-dev libcli11-dev
   libgtest-dev libgmock-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libssl-dev
   libzip-dev ca-certificates)
+readonly test_packages=(zsh fish groff-base) # completion in these shells, and the man page
 
 python_works() {
   python3 -m pip --version >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' >/dev/null 2>&1
@@ -56,7 +57,9 @@ python_works() {
 
 missing_packages() {
   local package
-  for package in "${apt_packages[@]}"; do
+  local packages=("${apt_packages[@]}")
+  [[ $with_tests == no ]] || packages+=("${test_packages[@]}")
+  for package in "${packages[@]}"; do
     [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || printf '%s\n' "$package"
   done
   # A Python from elsewhere (pyenv, conda) serves as well as Debian's.
@@ -201,7 +204,9 @@ fill_venv() {
   if [[ $libtorch == "$cache/libtorch-$torch_version/torch" ]]; then
     dirname "$libtorch" >"$site/libtorch.pth"
   fi
-  "$1/bin/python" -m pip install -r "$repo_root/tests/requirements.txt"
+  "$1/bin/python" -m pip install -r "$repo_root/tests/requirements.txt" &&
+    # `pip install .` is tested without network: what builds it comes from here.
+    "$1/bin/python" -m pip download -q --dest "$1/wheelhouse" "$(grep '^scikit-build-core==' "$repo_root/tests/requirements.txt")"
 }
 
 provide_venv() {

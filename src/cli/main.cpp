@@ -18,8 +18,11 @@ std::filesystem::path library_path() {
   std::error_code error;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
   if (error) return "libdynslice_cli.so";
-  const auto beside = program.parent_path().parent_path() / "lib" / "libdynslice_cli.so";
-  return std::filesystem::exists(beside) ? beside : std::filesystem::path("libdynslice_cli.so");
+  for (const char* folder : {DYNSLICE_LIBRARY_FOLDER, "../lib"}) {  // of an installed program, of a build folder
+    const auto library = (program.parent_path() / folder / "libdynslice_cli.so").lexically_normal();
+    if (std::filesystem::exists(library, error)) return library;
+  }
+  return "libdynslice_cli.so";
 }
 
 }  // namespace
@@ -33,7 +36,8 @@ int main(int argc, char** argv) {
   ::setenv("GOMP_SPINCOUNT", "20000", /*overwrite=*/0);
   void* library = ::dlopen(library_path().c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (library == nullptr) {
-    std::cerr << "dynslice: cannot load its library: " << ::dlerror() << "; build it again with tools/setup.sh\n";
+    std::cerr << "dynslice: cannot load its library: " << ::dlerror()
+              << "; if LibTorch was moved or changed since, build or install dynslice again\n";
     return 1;
   }
   const auto run = reinterpret_cast<decltype(&dynslice_run_command)>(::dlsym(library, "dynslice_run_command"));

@@ -5,14 +5,20 @@
 #include <cmath>
 #include <iostream>
 
+#include "cli/reference.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice::cli {
 namespace {
 
-constexpr const char* kExitCodes =
+constexpr const char* kFooter =
+    "Run `dynslice VERB --help` for a verb's options.\n"
     "Exit codes: 0 done, 1 a defect of dynslice, 2 wrong usage, 3 bad input file, 4 missing data or network,\n"
     "5 out of memory or disk, 130 interrupted.\n";
+
+// Type names (see reference.h) that several options have.
+constexpr const char* kTextType = "wikitext2|wikitext2:test|wikitext2:validation|wikitext2:train|FILE";
+constexpr const char* kRatioType = "RATIO";
 
 // "25%" or "0.25" → 0.25; only what is in [0, 1).
 double parse_ratio(const std::string& option, const std::string& text) {
@@ -53,87 +59,121 @@ RangeOption parse_range(const std::string& option, const std::string& text) {
 }
 
 void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
-  verb.add_option("MODEL", options.model,
-                  "a checkpoint folder, a .gguf file or a hub id (org/name[@revision]); without it $DYNSLICE_MODEL, "
-                  "else SmolLM2-135M-Instruct");
+  verb.add_option("MODEL", options.model, "a checkpoint folder, a .gguf file or a hub id (org/name[@revision])")
+      ->type_name("MODEL")
+      ->default_str("$DYNSLICE_MODEL, else SmolLM2-135M-Instruct");
   if (computes) {
-    verb.add_option("--device", options.device, "auto, cpu, cuda or cuda:N (auto: CUDA where there is one)");
-    verb.add_option("--dtype", options.dtype,
-                    "of the forward: auto, fp32, bf16, fp16 (auto: fp32 on the CPU, bf16 on CUDA)");
-    verb.add_option("--threads", options.threads, "CPU threads (default: all cores)")->check(CLI::Range(1, 4096));
+    verb.add_option("--device", options.device, "where to compute; auto is CUDA where LibTorch sees it, else the CPU")
+        ->type_name("auto|cpu|cuda|cuda:N")
+        ->default_str("auto");
+    verb.add_option(
+            "--dtype", options.dtype,
+            "number format of linear layers and attention (fp16: CUDA only); auto is fp32 on the CPU and bf16 on "
+            "CUDA. The residual stream stays fp32, statistics fp64")
+        ->type_name("auto|fp32|bf16|fp16")
+        ->default_str("auto");
+    verb.add_option("--threads", options.threads, "CPU threads")->check(CLI::Range(1, 4096))->default_str("all cores");
     verb.add_option("--data-dir", options.data_dir,
-                    "where data sets are looked for first (then $DYNSLICE_DATA_DIR, the cache, the hub)");
+                    "folder in which data sets are looked for first; then $DYNSLICE_DATA_DIR, the cache and the hub")
+        ->type_name("FOLDER");
   }
-  verb.add_flag("--json", options.json, "one JSON object on stdout, everything else on stderr");
-  verb.add_flag("-q,--quiet", options.quiet, "no progress and no notices");
-  verb.add_flag("-v,--verbose", options.verbose, "more notices");
+  verb.add_flag("--json", options.json, "print one JSON object on standard output, everything else on standard error");
+  verb.add_flag("-q,--quiet", options.quiet, "print no progress and no notices");
+  verb.add_flag("-v,--verbose", options.verbose, "print more notices");
 }
 
 // Options of the text that `prefix` ("calib" or "ppl") names.
 void add_text(CLI::App& verb, TextOptions& options, const std::string& prefix, const std::string& use,
-              const std::string& samples, const std::string& seqlen) {
-  verb.add_option("--" + prefix, options.spec,
-                  use + ": wikitext2[:test|:validation|:train] or a .txt, .raw or .jsonl file")
+              const std::string& split, const std::string& samples_default, const std::string& seqlen_default) {
+  verb.add_option(
+          "--" + prefix, options.spec,
+          use +
+              " text: wikitext2[:test|:validation|:train], or a .txt, .raw or .jsonl file (the \"text\" of each "
+              "line); wikitext2 alone is its " +
+              split)
+      ->type_name(kTextType)
+      ->option_text("TEXT")
       ->capture_default_str();
   const std::string range = "--" + prefix + "-range";
   verb.add_option_function<std::string>(
-      range, [&options, range](const std::string& text) { options.range = parse_range(range, text); },
-      "use only tokens A:B of the token stream");
-  verb.add_option("--samples", options.samples, samples)->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  verb.add_option("--seqlen", options.seqlen, seqlen)->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+          range, [&options, range](const std::string& text) { options.range = parse_range(range, text); },
+          "use only tokens A to B-1 of the text; either end may be left out")
+      ->type_name("A:B")
+      ->default_str("all");
+  verb.add_option("--samples", options.samples, "number of windows that the text gives")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->default_str(samples_default);
+  verb.add_option("--seqlen", options.seqlen, "tokens a window")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->default_str(seqlen_default);
   verb.add_option_function<std::string>(
-      "--shuffle",
-      [&options](const std::string& text) {
-        options.shuffle = static_cast<uint64_t>(parse_integer("--shuffle", text));
-      },
-      "seed: take windows in random order instead of the first ones");
+          "--shuffle",
+          [&options](const std::string& text) {
+            options.shuffle = static_cast<uint64_t>(parse_integer("--shuffle", text));
+          },
+          "take windows in a random order that this seed gives, instead of the first ones")
+      ->type_name("SEED");
 }
 
 void add_calibration(CLI::App& verb, TextOptions& options) {
   options.samples = 32;
-  add_text(verb, options, "calib", "calibration text; wikitext2 alone is its training split, else validation",
-           "calibration windows (default 32)", "tokens a window (default 1024, or the model's maximum if less)");
+  add_text(verb, options, "calib", "calibration", "training split, else validation where training is not at hand", "32",
+           "1024, or the model's maximum if less");
 }
 
 void add_planning(CLI::App& verb, PlanningOptions& options) {
-  verb.add_option("--method", options.method, "slice: rotate by PCA and slice (the only one so far)")
-      ->check(CLI::IsMember({"slice"}));
+  verb.add_option("--method", options.method, "how width is removed; slice: rotation by PCA, then slicing")
+      ->check(CLI::IsMember({"slice"}))
+      ->capture_default_str();
   const auto ratio = [&verb](const std::string& name, std::optional<double>& target, const std::string& help) {
-    verb.add_option_function<std::string>(
-        name, [name, &target](const std::string& text) { target = parse_ratio(name, text); }, help);
+    return verb
+        .add_option_function<std::string>(
+            name, [name, &target](const std::string& text) { target = parse_ratio(name, text); }, help)
+        ->type_name(kRatioType);
   };
-  ratio("--avg", options.average, "average ratio to slice: 25% or 0.25");
+  ratio("--avg", options.average,
+        "average share of the width to slice away, 25% or 0.25 (required, unless a plan file is given)");
   verb.add_option("--allocate", options.allocator,
-                  "lr: more where layers are redundant (default); constant: the same everywhere")
-      ->check(CLI::IsMember({"lr", "constant"}));
+                  "how the average is shared out; lr: more where layers are redundant, constant: the same everywhere")
+      ->check(CLI::IsMember({"lr", "constant"}))
+      ->capture_default_str();
   verb.add_option_function<std::string>(
-      "--base",
-      [&options](const std::string& text) {
-        options.base_auto = text == "auto";
-        if (!options.base_auto) options.base = parse_ratio("--base", text);
-      },
-      "slicing base of lr, what every layer loses at least: a ratio, or auto, which tries bases 2 points apart on "
-      "held-out calibration text and takes the best (default: 60% of the average)");
+          "--base",
+          [&options](const std::string& text) {
+            options.base_auto = text == "auto";
+            if (!options.base_auto) options.base = parse_ratio("--base", text);
+          },
+          "what every layer loses at least with --allocate lr; auto tries the average, then 2 points less each time "
+          "down "
+          "to 0, on held-out calibration text, takes the best and reports every point")
+      ->type_name("auto|RATIO")
+      ->default_str("60% of the average");
   verb.add_option("--sweep-samples", options.sweep_samples,
-                  "calibration windows of every trial of --base auto (default 8)")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 40));
-  ratio("--max-ratio", options.max_ratio, "no layer loses more (default 80%); the excess goes to the others");
+                  "calibration windows of a trial of --base auto; half as many after them measure the loss")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 40))
+      ->capture_default_str();
+  ratio("--max-ratio", options.max_ratio, "no layer loses more than this; the excess goes to the others in proportion")
+      ->default_str("80%");
   verb.add_option_function<std::string>(
-      "--round-to",
-      [&options](const std::string& text) {
-        options.round_to = parse_integer("--round-to", text);
-        if (*options.round_to < 1) throw_error(ErrorKind::kUsage, "--round-to ", text, ": must be at least 1");
-      },
-      "widths become multiples of this (default 8)");
+          "--round-to",
+          [&options](const std::string& text) {
+            options.round_to = parse_integer("--round-to", text);
+            if (*options.round_to < 1) throw_error(ErrorKind::kUsage, "--round-to ", text, ": must be at least 1");
+          },
+          "make widths multiples of this")
+      ->type_name("N")
+      ->default_str("8");
   verb.add_flag("--slice-head", options.slice_head, "slice the stream that enters the output matrix too");
-  verb.add_option("--scores", options.scores, "lr or bi scores from `dynslice score -o FILE` instead of scoring now");
-  verb.add_option(
-          "--preset", options.preset,
-          "paper: as DynamicSlicing's code does it (last layer scored after the final norm, no cap, --round-to 1)")
+  verb.add_option("--scores", options.scores,
+                  "take lr or bi scores from this file of `dynslice score -o` instead of scoring now")
+      ->type_name("FILE");
+  verb.add_option("--preset", options.preset,
+                  "a published setting; paper: DynamicSlicing's own dimensions (last layer scored after the final "
+                  "norm, no cap, --round-to 1)")
       ->check(CLI::IsMember({"paper"}));
-  verb.add_option("--out-dtype", options.out_dtype,
-                  "of the written weights: fp32, bf16 or fp16 (default: the source's; bf16 for quantized ones)")
-      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+  verb.add_option("--out-dtype", options.out_dtype, "number format of the written weights")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->default_str("the source's; bf16 for quantized sources");
   add_calibration(verb, options.calibration);
 }
 
@@ -149,12 +189,16 @@ void define_score(CLI::App& app, ScoreOptions& options) {
   CLI::App* verb = app.add_subcommand("score", "Which layers are redundant: one score per layer");
   add_common(*verb, options.common, true);
   verb->add_option("--metric", options.metric,
-                   "lr: mean cosine of a layer's input and output (default); bi: 1 - lr; angular: arccos(cos)/pi; "
-                   "window:N: cosine across N layers, for every start");
+                   "what to measure; lr: mean cosine of a layer's input and output (low is important), bi: 1 - lr, "
+                   "angular: arccos(cosine) / pi, window:N: cosine across N layers, for every start")
+      ->type_name("lr|bi|angular|window:N")
+      ->capture_default_str();
   verb->add_option("--preset", options.preset,
-                   "paper: read the last layer's output after the final norm, as DynamicSlicing's script does")
+                   "a published setting; paper: read the last layer's output after the final norm, as DynamicSlicing's "
+                   "script does")
       ->check(CLI::IsMember({"paper"}));
-  verb->add_option("-o,--output", options.output, "also write the scores to this JSON file");
+  verb->add_option("-o,--output", options.output, "also write the scores to this JSON file, for --scores")
+      ->type_name("FILE");
   add_calibration(*verb, options.calibration);
 }
 
@@ -162,7 +206,8 @@ void define_plan(CLI::App& app, PlanOptions& options) {
   CLI::App* verb = app.add_subcommand("plan", "How much to slice where, and what it would cost, without slicing");
   add_common(*verb, options.common, true);
   add_planning(*verb, options);
-  verb->add_option("-o,--output", options.output, "write the plan to this JSON file, for `dynslice slice --plan`");
+  verb->add_option("-o,--output", options.output, "write the plan to this JSON file, for `dynslice slice --plan`")
+      ->type_name("FILE");
 }
 
 void define_slice(CLI::App& app, SliceOptions& options) {
@@ -170,23 +215,28 @@ void define_slice(CLI::App& app, SliceOptions& options) {
   add_common(*verb, options.common, true);
   add_planning(*verb, options);
   CLI::Option* plan =
-      verb->add_option("--plan", options.plan, "slice by this plan file instead of --avg and --allocate");
+      verb->add_option("--plan", options.plan,
+                       "slice by this plan file; the calibration text is still needed, for the rotation")
+          ->type_name("FILE");
   for (const char* replaced :
        {"--avg", "--allocate", "--base", "--max-ratio", "--round-to", "--slice-head", "--scores", "--preset"}) {
     plan->excludes(verb->get_option(replaced));
   }
-  verb->add_option("-o,--output", options.output, "folder of the sliced checkpoint (default: ./NAME-sliced-RATIO)");
+  verb->add_option("-o,--output", options.output, "folder of the sliced checkpoint")
+      ->type_name("FOLDER")
+      ->default_str("./NAME-sliced-RATIO");
   verb->add_flag("--force", options.force, "replace the output folder if it holds a checkpoint that dynslice wrote");
 }
 
 void define_eval(CLI::App& app, EvalOptions& options) {
-  CLI::App* verb = app.add_subcommand("eval", "What did it cost: perplexity of a dense or sliced model");
+  CLI::App* verb = app.add_subcommand("eval", "What it cost: perplexity of a dense or sliced model");
   add_common(*verb, options.common, true);
-  verb->add_option(
-      "--protocol", options.protocol,
-      "full: every token of a window but the first is scored (papers); llamacpp: the second half of every window");
-  add_text(*verb, options.text, "ppl", "evaluation text; wikitext2 alone is its test split", "windows (default: all)",
-           "tokens a window (default 2048, or the model's maximum if less)");
+  verb->add_option("--protocol", options.protocol,
+                   "which tokens of a window are scored; full: all but the first, as papers do, llamacpp: the second "
+                   "half, with BOS in front where the tokenizer adds it, as llama-perplexity does")
+      ->type_name("full|llamacpp")
+      ->capture_default_str();
+  add_text(*verb, options.text, "ppl", "evaluation", "test split", "all", "2048, or the model's maximum if less");
 }
 
 void define_inspect(CLI::App& app, InspectOptions& options) {
@@ -220,17 +270,25 @@ std::string one_line(std::string text) {
 std::variant<Command, int> parse_command_line(int argc, char** argv) {
   CLI::App app("dynslice makes large language models smaller: score layers, slice them, measure what it cost.",
                "dynslice");
-  app.set_version_flag("--version", "dynslice " DYNSLICE_VERSION);
+  app.set_help_flag("-h,--help", "print this help and exit");
+  app.set_version_flag("--version", "dynslice " DYNSLICE_VERSION, "print the version and exit");
   app.require_subcommand(1);
-  app.footer(std::string("Run `dynslice VERB --help` for a verb's options.\n") + kExitCodes);
+  app.footer(kFooter);
   Definitions definitions;
   define_score(app, definitions.score);
   define_plan(app, definitions.plan);
   define_slice(app, definitions.slice);
   define_eval(app, definitions.eval);
   define_inspect(app, definitions.inspect);
+  ReferenceOptions reference;
+  define_reference(app, reference);
+  set_help_format(app);
   try {
     app.parse(argc, argv);
+    if (const auto text = reference_text(app, reference)) {
+      std::cout << *text << std::flush;
+      return std::cout ? 0 : static_cast<int>(ErrorKind::kOutOfResources);
+    }
     return chosen(app, definitions, std::vector<std::string>(argv, argv + argc));
   } catch (const CLI::Success& done) {
     return app.exit(done);
