@@ -9,8 +9,8 @@ usage() {
   cat <<USAGE
 usage: tools/setup.sh [--tests] [--no-apt] [--no-model] [--build-dir DIR] [--jobs N] [--help]
 
-  --tests          also the tests and the programs they compare with: a Python environment (transformers, gguf,
-                   ...) and llama.cpp's llama-perplexity and llama-quantize
+  --tests          also the tests and the programs they compare with: a Python environment (transformers, an
+                   older transformers, lm-eval, gguf, ...) and llama.cpp's llama-perplexity and llama-quantize
   --no-apt         install no Debian packages (say which are missing, and go on)
   --no-model       do not fetch the small default model
   --build-dir DIR  where to build (default: build/)
@@ -217,6 +217,19 @@ provide_venv() {
   touch "$venv/.complete"
 }
 
+provide_old_transformers() {
+  local folder
+  folder=$(old_transformers_dir)
+  if [[ -d $folder ]]; then
+    say "older transformers of the tests: $folder"
+    return
+  fi
+  say "older transformers of the tests: installing tests/requirements-old.txt into $folder"
+  quietly transformers-old "$(venv_dir)/bin/python" -m pip install --no-deps --target "$work/transformers-old" \
+    -r "$repo_root/tests/requirements-old.txt" || die 4 "tests/requirements-old.txt could not be installed (no network?)"
+  mv "$work/transformers-old" "$folder"
+}
+
 fetch_llama_source() {
   local archive
   python3 -m pip download --no-deps --no-binary llama-cpp-python --dest "$work" \
@@ -307,6 +320,7 @@ main() {
   provide_libtorch
   if [[ $with_tests == yes ]]; then
     provide_venv
+    provide_old_transformers
     provide_llama
   fi
   exec 9>&-
