@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-NEW_TOKENS = 12
+NEW_TOKENS = 8
 
 
 def load(folder, attention):

@@ -29,7 +29,7 @@ CUT = [
     layer((40, 40, 56), ("symmetric", 7), ("low_rank", 4)),
     layer((56, 56, 64), IDENTITY, MATRIX, norms=True),
 ]
-ALIKE = [layer((48, 48, 48), MATRIX, MATRIX) for _ in range(3)]
+ALIKE = [layer((48, 48, 48), MATRIX, MATRIX), layer((48, 40, 48), ("low_rank", 0), ("symmetric", 0)), layer((48, 48, 48), MATRIX, MATRIX)]
 
 
 def description(layers, final_norm=False, embedding_rotation=False, head_rotation=False, **more):
@@ -85,6 +85,8 @@ def tensor_shapes(config):
     def shortcut(name, kind, out, width, rank):
         if kind == "matrix":
             shapes[name + ".weight"] = (out, width)
+        if kind != "matrix" and rank == 0:
+            return
         if kind in ("symmetric", "low_rank"):
             shapes[name + ".down.weight"] = (rank, width)
         if kind == "low_rank":
@@ -196,6 +198,8 @@ def reference_logits(config, tensors, ids):
         if kind == "matrix":
             return x @ w[name + ".weight"].T
         padded = torch.cat((x, torch.zeros(len(x), max(0, out - x.shape[1]), dtype=x.dtype)), dim=1)[:, :out]
+        if name + ".down.weight" not in w:
+            return padded
         down = w[name + ".down.weight"]
         if kind == "low_rank":
             return padded + x @ down.T @ w[name + ".up.weight"].T

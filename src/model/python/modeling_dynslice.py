@@ -61,6 +61,17 @@ class LowRankShortcut(nn.Module):
         return fit(x, self.output_width) + self.up(self.down(x))
 
 
+class FittingShortcut(nn.Module):
+    """x cut off or filled up with zeros: what the two above are at rank 0, without a tensor."""
+
+    def __init__(self, output_width):
+        super().__init__()
+        self.output_width = output_width
+
+    def forward(self, x):
+        return fit(x, self.output_width)
+
+
 def make_shortcut(description, input_width, output_width):
     kind, rank = description["kind"], description["rank"]
     if kind == "identity" and input_width == output_width:
@@ -68,9 +79,9 @@ def make_shortcut(description, input_width, output_width):
     if kind == "matrix":
         return nn.Linear(input_width, output_width, bias=False)
     if kind == "symmetric" and input_width <= output_width:
-        return SymmetricShortcut(input_width, output_width, rank)
+        return SymmetricShortcut(input_width, output_width, rank) if rank > 0 else FittingShortcut(output_width)
     if kind == "low_rank":
-        return LowRankShortcut(input_width, output_width, rank)
+        return LowRankShortcut(input_width, output_width, rank) if rank > 0 else FittingShortcut(output_width)
     raise ValueError(f"config.json: shortcut {kind!r} from width {input_width} to {output_width} is not known")
 
 
