@@ -50,6 +50,13 @@ venv_dir() {
   printf '%s\n' "$(cache_dir)/venv-$key"
 }
 
+# The older transformers that written checkpoints are loaded with too.
+old_transformers_dir() {
+  local key
+  key=$( (cat "$repo_root/tests/requirements-old.txt" && python3 -c 'import sys; print(sys.version)') | sha256sum | cut -c1-12)
+  printf '%s\n' "$(cache_dir)/transformers-old-$key"
+}
+
 has_nvidia_driver() { [[ -e /proc/driver/nvidia/version ]] || command -v nvidia-smi >/dev/null 2>&1; }
 
 # Jobs for compilers: one a core, and 2 GB of memory for each (LibTorch's headers are heavy).

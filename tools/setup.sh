@@ -9,8 +9,9 @@ usage() {
   cat <<USAGE
 usage: tools/setup.sh [--tests] [--no-apt] [--no-model] [--build-dir DIR] [--jobs N] [--help]
 
-  --tests          also the tests and what they run: a Python environment (transformers, gguf, ...), llama.cpp's
-                   llama-perplexity and llama-quantize, and the Debian packages zsh, fish and groff-base
+  --tests          also the tests and what they run: a Python environment (transformers, an older transformers, lm-eval,
+                   gguf, ...), llama.cpp's llama-perplexity and llama-quantize, and the Debian packages zsh, fish and
+                   groff-base
   --no-apt         install no Debian packages (say which are missing, and go on)
   --no-model       do not fetch the small default model
   --build-dir DIR  where to build (default: build/)
@@ -222,6 +223,19 @@ provide_venv() {
   touch "$venv/.complete"
 }
 
+provide_old_transformers() {
+  local folder
+  folder=$(old_transformers_dir)
+  if [[ -d $folder ]]; then
+    say "older transformers of the tests: $folder"
+    return
+  fi
+  say "older transformers of the tests: installing tests/requirements-old.txt into $folder"
+  quietly transformers-old "$(venv_dir)/bin/python" -m pip install --no-deps --target "$work/transformers-old" \
+    -r "$repo_root/tests/requirements-old.txt" || die 4 "tests/requirements-old.txt could not be installed (no network?)"
+  mv "$work/transformers-old" "$folder"
+}
+
 fetch_llama_source() {
   local archive
   python3 -m pip download --no-deps --no-binary llama-cpp-python --dest "$work" \
@@ -312,6 +326,7 @@ main() {
   provide_libtorch
   if [[ $with_tests == yes ]]; then
     provide_venv
+    provide_old_transformers
     provide_llama
   fi
   exec 9>&-

@@ -54,8 +54,13 @@ export_peers() {
   if [[ -z ${DYNSLICE_LLAMA_PERPLEXITY:-} && -x $bin/llama-perplexity ]]; then
     export DYNSLICE_LLAMA_PERPLEXITY=$bin/llama-perplexity DYNSLICE_LLAMA_QUANTIZE=$bin/llama-quantize
   fi
+  if [[ -z ${DYNSLICE_OLD_TRANSFORMERS:-} && -d $(old_transformers_dir) ]]; then
+    DYNSLICE_OLD_TRANSFORMERS=$(old_transformers_dir)
+    export DYNSLICE_OLD_TRANSFORMERS
+  fi
   say "data: ${DYNSLICE_DATA_DIR:-none (DYNSLICE_DATA_DIR is not set)}"
   say "model: ${DYNSLICE_TEST_MODEL:-none (DYNSLICE_TEST_MODEL is not set, and tools/fetch_model.sh was not run)}"
+  say "older transformers: ${DYNSLICE_OLD_TRANSFORMERS:-none (tools/setup.sh --tests installs it)}"
   say "llama.cpp: ${DYNSLICE_LLAMA_PERPLEXITY:-none (tools/setup.sh --tests builds it)}"
 }
 

@@ -81,6 +81,14 @@ struct InspectOptions {
   CommonOptions common;
 };
 
-using Command = std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, InspectOptions>;
+struct ExportOptions {
+  CommonOptions common;
+  bool gguf = false;   // the format; the only one so far
+  std::string type;    // "", "f32", "f16", "bf16", "q8_0"
+  std::string output;  // file
+  bool force = false;
+};
+
+using Command = std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, InspectOptions, ExportOptions>;
 
 }  // namespace dynslice::cli

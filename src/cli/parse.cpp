@@ -183,6 +183,7 @@ struct Definitions {
   SliceOptions slice;
   EvalOptions eval;
   InspectOptions inspect;
+  ExportOptions export_;
 };
 
 void define_score(CLI::App& app, ScoreOptions& options) {
@@ -244,16 +245,28 @@ void define_inspect(CLI::App& app, InspectOptions& options) {
   add_common(*verb, options.common, false);
 }
 
+void define_export(CLI::App& app, ExportOptions& options) {
+  CLI::App* verb = app.add_subcommand("export", "A GGUF file that llama.cpp runs, of a model with ordinary shapes");
+  add_common(*verb, options.common, false);
+  verb->add_flag("--gguf", options.gguf, "the format, GGUF: the only one so far")->required();
+  verb->add_option("--type", options.type,
+                   "of the matrices: f32, f16, bf16 or q8_0 (default: the source's; bf16 for quantized ones)")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}));
+  verb->add_option("-o,--output", options.output, "the file to write (default: ./NAME-TYPE.gguf)");
+  verb->add_flag("--force", options.force, "replace the output file if it is a GGUF file");
+}
+
 Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<std::string>& command_line) {
   const std::string verb = app.get_subcommands().front()->get_name();
   for (CommonOptions* common : {&definitions.score.common, &definitions.plan.common, &definitions.slice.common,
-                                &definitions.eval.common, &definitions.inspect.common}) {
+                                &definitions.eval.common, &definitions.inspect.common, &definitions.export_.common}) {
     common->command_line = command_line;
   }
   if (verb == "score") return definitions.score;
   if (verb == "plan") return definitions.plan;
   if (verb == "slice") return definitions.slice;
   if (verb == "eval") return definitions.eval;
+  if (verb == "export") return definitions.export_;
   return definitions.inspect;
 }
 
@@ -280,6 +293,7 @@ std::variant<Command, int> parse_command_line(int argc, char** argv) {
   define_slice(app, definitions.slice);
   define_eval(app, definitions.eval);
   define_inspect(app, definitions.inspect);
+  define_export(app, definitions.export_);
   ReferenceOptions reference;
   define_reference(app, reference);
   set_help_format(app);

@@ -6,6 +6,7 @@
 #include "cli/planning.h"
 #include "cli/verbs.h"
 #include "dynslice/model/checkpoint_writer.h"
+#include "dynslice/model/modeling_files.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/hash.h"
@@ -103,6 +104,7 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
 
   write_tokenizer_files(checkpoint->path(), writer.folder());
   writer.write_text("config.json", to_text(write_config(config, torch_dtype_name(dtype))));
+  for (const ModelingFile& file : modeling_files(config)) writer.write_text(file.name, std::string(file.content));
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
   OrderedJson json =
       dynslice_json(options, planned, run_description, calibration.text(), change, hash_sources(*checkpoint, progress));

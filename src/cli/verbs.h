@@ -11,5 +11,6 @@ void run(const PlanOptions& options, TerminalProgress& progress);
 void run(const SliceOptions& options, TerminalProgress& progress);
 void run(const EvalOptions& options, TerminalProgress& progress);
 void run(const InspectOptions& options, TerminalProgress& progress);
+void run(const ExportOptions& options, TerminalProgress& progress);
 
 }  // namespace dynslice::cli

@@ -93,14 +93,6 @@ std::vector<double> read_frequency_divisors(const Metadata& metadata, int64_t he
   return {values.begin(), values.end()};
 }
 
-double llama3_divisor(const RopeConfig& rope, double wavelength) {
-  const double turns = static_cast<double>(rope.original_max_position_embeddings) / wavelength;
-  if (turns > rope.high_freq_factor) return 1.0;
-  if (turns < rope.low_freq_factor) return rope.factor;
-  const double smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
-  return 1.0 / ((1.0 - smooth) / rope.factor + smooth);
-}
-
 // Finds the llama3 scaling (with its usual low and high factors, 1 and 4) that the divisors were made from, so that
 // other programs can be told of it. Leaves kNone when there is none.
 void recognise_llama3(const std::vector<double>& divisors, RopeConfig& rope) {
@@ -197,6 +189,14 @@ ModelConfig read_unchecked(const Metadata& metadata) {
 }
 
 }  // namespace
+
+double llama3_divisor(const RopeConfig& rope, double wavelength) {
+  const double turns = static_cast<double>(rope.original_max_position_embeddings) / wavelength;
+  if (turns > rope.high_freq_factor) return 1.0;
+  if (turns < rope.low_freq_factor) return rope.factor;
+  const double smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+  return 1.0 / ((1.0 - smooth) / rope.factor + smooth);
+}
 
 ModelConfig read_config(const GgufFile& file) {
   const Metadata metadata(file);

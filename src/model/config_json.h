@@ -24,6 +24,9 @@ std::string architecture_of(const std::string& model_type);
 // Of the "dynslice" object; older ones were never released.
 inline constexpr int64_t kDynsliceFormat = 2;
 
+// What the llama3 scaling divides the inverse frequency of a rotary pair by, whose unscaled wavelength is given.
+double llama3_divisor(const RopeConfig& rope, double wavelength);
+
 // Number of layers a configuration may ask for.
 inline constexpr int64_t kMaxLayers = 10000;
 

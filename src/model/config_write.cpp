@@ -175,6 +175,8 @@ OrderedJson write_config(const ModelConfig& config, const std::string& dtype_nam
   ordered["architectures"] = {"DynsliceForCausalLM"};
   ordered["model_type"] = "dynslice";
   ordered["base_model_type"] = config.model_type;
+  ordered["auto_map"] = {{"AutoConfig", "configuration_dynslice.DynsliceConfig"},
+                         {"AutoModelForCausalLM", "modeling_dynslice.DynsliceForCausalLM"}};
   ordered["dynslice"] = describe_slicing(config);
   return ordered;
 }

@@ -4,6 +4,8 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <stdexcept>
+#include <string_view>
 #include <utility>
 
 #include "dynslice/support/error.h"
@@ -90,6 +92,22 @@ std::string hugging_face_name(const std::string& gguf_name) {
   const std::string index = module.substr(4, second - 4), name = lookup(layer_modules(), module.substr(second + 1));
   const bool is_number = !index.empty() && std::ranges::all_of(index, [](char c) { return c >= '0' && c <= '9'; });
   return name.empty() || !is_number ? std::string() : "model.layers." + index + "." + name + kind;
+}
+
+std::string gguf_name(const std::string& hugging_face_name) {
+  constexpr std::string_view kLayers = "model.layers.";
+  const size_t dot = hugging_face_name.rfind('.');
+  std::string module = hugging_face_name.substr(0, dot), prefix;
+  const bool in_layer = module.starts_with(kLayers);
+  if (in_layer) {
+    const size_t end = module.find('.', kLayers.size());
+    prefix = "blk." + module.substr(kLayers.size(), end - kLayers.size()) + ".";
+    module = module.substr(end + 1);
+  }
+  for (const auto& [ours, theirs] : in_layer ? layer_modules() : model_modules()) {
+    if (theirs == module) return prefix + ours + hugging_face_name.substr(dot);
+  }
+  throw std::logic_error("gguf_name: " + hugging_face_name + " has no place in GGUF");
 }
 
 GgufCheckpoint::GgufCheckpoint(const std::filesystem::path& file) : file_(file) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "dynslice/support/error.h"
 
@@ -75,7 +76,7 @@ class MessageReader {
   struct Field {
     uint32_t number;
     uint64_t integer;        // of a varint field
-    std::string_view bytes;  // of a length-delimited field
+    std::string_view bytes;  // of a length-delimited field, or the four of a fixed32
   };
 
   std::optional<Field> next() {
@@ -90,7 +91,7 @@ class MessageReader {
         take(8);
         break;
       case kFixed32:
-        take(4);
+        field.bytes = take(4);
         break;
       case kBytes:
         field.bytes = take(varint());
@@ -235,6 +236,47 @@ bool holds_inner_space(std::string_view piece) {
   return false;
 }
 
+float float_of(std::string_view bytes) {
+  float value = 0;
+  if (bytes.size() == sizeof value) std::memcpy(&value, bytes.data(), sizeof value);
+  return value;
+}
+
+SentencePiece read_piece(std::string_view message, const std::string& where) {
+  SentencePiece piece;
+  MessageReader reader(message, where);
+  while (const auto field = reader.next()) {
+    if (field->number == kPiece) piece.text = field->bytes;
+    if (field->number == kScore) piece.score = float_of(field->bytes);
+    if (field->number == kType && field->integer >= 1 && field->integer <= 6) {
+      piece.type = static_cast<PieceType>(field->integer);
+    }
+  }
+  return piece;
+}
+
+// The special ids, with sentencepiece's defaults where they are not there; negative ones mean none.
+void read_trainer(std::string_view message, const std::string& where, SentencePieceVocabulary& vocabulary) {
+  int64_t unk = 0, bos = 1, eos = 2;
+  uint64_t type = 1;
+  MessageReader reader(message, where);
+  while (const auto field = reader.next()) {
+    const auto id = static_cast<int64_t>(field->integer);
+    if (field->number == kModelType) type = field->integer;
+    if (field->number == kByteFallback) vocabulary.byte_fallback = field->integer != 0;
+    if (field->number == kUnkId) unk = id;
+    if (field->number == kBosId) bos = id;
+    if (field->number == kEosId) eos = id;
+  }
+  if (type != kBpe) {
+    throw_error(ErrorKind::kBadInput, where, ": is no BPE model, and GGUF files of this architecture know no other");
+  }
+  const auto place = [](int64_t id) { return std::in_range<int32_t>(id) && id >= 0 ? std::optional(static_cast<int32_t>(id)) : std::nullopt; };
+  vocabulary.unk = place(unk);
+  vocabulary.bos = place(bos);
+  vocabulary.eos = place(eos);
+}
+
 class ModelInspector {
  public:
   explicit ModelInspector(const std::string& where) : where_(where) {}
@@ -306,6 +348,22 @@ std::string serialize_sentencepiece_model(const SentencePieceVocabulary& vocabul
   model.bytes(kTrainerSpec, trainer_spec(vocabulary));
   model.bytes(kNormalizerSpec, normalizer_spec(vocabulary));
   return model.take();
+}
+
+SentencePieceVocabulary read_sentencepiece_vocabulary(std::string_view serialized, const std::string& where) {
+  SentencePieceVocabulary vocabulary;
+  MessageReader model(serialized, where);
+  while (const auto field = model.next()) {
+    if (field->number == kPieces) vocabulary.pieces.push_back(read_piece(field->bytes, where));
+    if (field->number == kTrainerSpec) read_trainer(field->bytes, where, vocabulary);
+    if (field->number != kNormalizerSpec) continue;
+    MessageReader normalizer(field->bytes, where);
+    while (const auto entry = normalizer.next()) {
+      if (entry->number == kAddDummyPrefix) vocabulary.add_dummy_prefix = entry->integer != 0;
+    }
+  }
+  if (vocabulary.pieces.empty()) throw_error(ErrorKind::kBadInput, where, ": has no pieces; fetch the file again");
+  return vocabulary;
 }
 
 std::string without_dummy_prefix(std::string serialized) {

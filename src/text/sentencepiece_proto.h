@@ -30,6 +30,10 @@ struct SentencePieceVocabulary {
 
 std::string serialize_sentencepiece_model(const SentencePieceVocabulary& vocabulary);
 
+// The vocabulary of a model file. Throws kBadInput beginning with `where` for one that is damaged, has no pieces, or is
+// not BPE (GGUF's "llama" tokenizer merges by score; unigram models need another).
+SentencePieceVocabulary read_sentencepiece_vocabulary(std::string_view serialized, const std::string& where);
+
 // `serialized` with add_dummy_prefix off: a later field of a message replaces an earlier one.
 std::string without_dummy_prefix(std::string serialized);
 

@@ -9,6 +9,7 @@
 #include "dynslice/support/json.h"
 #include "text/bpe_model.h"
 #include "text/sentencepiece_tokenizer.h"
+#include "text/tokenizer_folder.h"
 #include "text/tokenizer_gguf.h"
 #include "text/tokenizer_json.h"
 
@@ -36,15 +37,6 @@ std::optional<std::string> token_named(const Json& json, const fs::path& path, c
   if (reader.raw().at(key).is_object()) return reader.object(key).string("content");
   return reader.string(key);
 }
-
-// What the small files beside a tokenizer say.
-struct FolderConfig {
-  SpecialTokenNames names;
-  bool add_bos = true;
-  bool add_eos = false;
-  bool legacy = true;
-  std::vector<AddedToken> added;
-};
 
 AddedToken read_added_token(const JsonReader& reader, int64_t id) {
   AddedToken token;
@@ -88,6 +80,8 @@ std::vector<AddedToken> read_added_tokens_file(const fs::path& path) {
   return tokens;
 }
 
+}  // namespace
+
 FolderConfig read_folder_config(const fs::path& folder) {
   const fs::path config_path = folder / "tokenizer_config.json";
   const fs::path map_path = folder / "special_tokens_map.json";
@@ -99,6 +93,8 @@ FolderConfig read_folder_config(const fs::path& folder) {
     return from_config ? from_config : token_named(map, map_path, key);
   };
   result.names = {name("bos_token"), name("eos_token")};
+  result.unk = name("unk_token");
+  result.pad = name("pad_token");
   result.added = read_added_tokens_file(folder / "added_tokens.json");
   if (config.is_null()) return result;
   const JsonReader reader(config, config_path.string());
@@ -109,6 +105,8 @@ FolderConfig read_folder_config(const fs::path& folder) {
   for (AddedToken& token : read_added_tokens_decoder(reader)) result.added.push_back(std::move(token));
   return result;
 }
+
+namespace {
 
 std::unique_ptr<Tokenizer> load_from_folder(const fs::path& folder) {
   const fs::path json = folder / "tokenizer.json";

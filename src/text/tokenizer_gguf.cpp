@@ -10,6 +10,7 @@
 
 #include "dynslice/support/error.h"
 #include "text/bpe_model.h"
+#include "text/gguf_pre_kinds.h"
 #include "text/sentencepiece_proto.h"
 #include "text/sentencepiece_tokenizer.h"
 #include "text/tokenizer_decoder.h"
@@ -25,42 +26,6 @@ std::string key_of(const std::string& name) { return "tokenizer.ggml." + name; }
 
 [[noreturn]] void fail(const GgufFile& file, const std::string& name, const std::string& message) {
   throw_error(ErrorKind::kBadInput, file.path().string(), ": ", key_of(name), ": ", message);
-}
-
-// How a value of tokenizer.ggml.pre cuts text into words.
-struct PreKind {
-  std::vector<const char*> names;
-  std::vector<const char*> patterns;  // applied one after the other; none: GPT-2's
-  bool individual_digits = false;
-  bool nfc = false;
-  bool ignore_merges = false;
-  bool add_bos = false;  // where add_bos_token is not given
-};
-
-constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-constexpr const char* kLlama3 =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2 =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kTekken =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-const std::vector<PreKind>& pre_kinds() {
-  static const std::vector<PreKind> kinds = {
-      {.names = {"default"}, .patterns = {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
-      {.names = {"gpt-2", "gpt2", "phi-2", "olmo", "mpt", "exaone4"}, .patterns = {}},
-      // llama.cpp isolates digits here too. No token of SmolLM's vocabulary has two digits, so that this changes only
-      // what stands before a digit (8 of 304,986 tokens of wikitext-2 test); transformers reads the file without that
-      // step, and its ids are those that published figures for this file rest on.
-      {.names = {"smollm"}, .patterns = {}},
-      {.names = {"starcoder", "refact", "command-r", "codeshell"}, .patterns = {}, .individual_digits = true},
-      {.names = {"llama-bpe", "llama3", "llama-v3"}, .patterns = {kLlama3}, .ignore_merges = true, .add_bos = true},
-      {.names = {"dbrx", "smaug-bpe"}, .patterns = {kLlama3}},
-      {.names = {"qwen2", "deepseek-r1-qwen"}, .patterns = {kQwen2}, .nfc = true},
-      {.names = {"stablelm2"}, .patterns = {kQwen2}},
-      {.names = {"tekken"}, .patterns = {kTekken}, .ignore_merges = true, .add_bos = true},
-  };
-  return kinds;
 }
 
 const PreKind& pre_kind(const GgufFile& file) {
@@ -210,17 +175,6 @@ Json post_processor(const Vocabulary& vocabulary, const Frame& frame) {
 
 Json byte_level(bool use_regex) {
   return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
-}
-
-Json byte_level_pre_tokenizer(const PreKind& kind) {
-  Json parts = Json::array();
-  if (kind.individual_digits) parts.push_back({{"type", "Digits"}, {"individual_digits", true}});
-  for (const char* pattern : kind.patterns) {
-    parts.push_back(
-        {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
-  }
-  parts.push_back(byte_level(kind.patterns.empty()));
-  return {{"type", "Sequence"}, {"pretokenizers", parts}};
 }
 
 Json bpe_model(const Vocabulary& vocabulary, Json merges) {

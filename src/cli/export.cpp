@@ -1,0 +1,73 @@
+#include <chrono>
+#include <iostream>
+
+#include "cli/inputs.h"
+#include "cli/verbs.h"
+#include "dynslice/export/gguf_export.h"
+#include "dynslice/support/error.h"
+#include "dynslice/support/log.h"
+#include "dynslice/text/hub.h"
+
+namespace dynslice::cli {
+namespace {
+
+constexpr std::pair<const char*, GgmlType> kTypes[] = {
+    {"f32", GgmlType::kF32}, {"f16", GgmlType::kF16}, {"bf16", GgmlType::kBF16}, {"q8_0", GgmlType::kQ8_0}};
+
+std::string default_type(const Checkpoint& checkpoint) {
+  if (checkpoint.storage_dtype() == at::kFloat) return "f32";
+  return checkpoint.storage_dtype() == at::kHalf ? "f16" : "bf16";
+}
+
+GgmlType parse_type(const std::string& name) {
+  for (const auto& [known, type] : kTypes) {
+    if (name == known) return type;
+  }
+  throw_error(ErrorKind::kUsage, "--type ", name, ": must be f32, f16, bf16 or q8_0");
+}
+
+std::filesystem::path output_file(const ExportOptions& options, const Checkpoint& checkpoint, const std::string& type) {
+  if (!options.output.empty()) return options.output;
+  std::filesystem::path source = std::filesystem::absolute(checkpoint.path()).lexically_normal();
+  if (!source.has_filename()) source = source.parent_path();
+  std::string name = source.extension() == ".gguf" ? source.stem().string() : source.filename().string();
+  if (const auto id = parse_hub_id(options.common.model); id && !std::filesystem::exists(options.common.model)) {
+    name = id->repo.substr(id->repo.find('/') + 1);  // the source lies in a folder named by its commit
+  }
+  return name + "-" + type + ".gguf";
+}
+
+}  // namespace
+
+void run(const ExportOptions& options, TerminalProgress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto checkpoint = open_model(options.common, progress);
+  const std::string type = options.type.empty() ? default_type(*checkpoint) : options.type;
+  const std::filesystem::path out = output_file(options, *checkpoint, type);
+  check_output_file(out);
+  const GgufExport result = export_gguf(*checkpoint, out, {parse_type(type), options.force}, progress);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+
+  for (const std::string& notice : result.notices) log(LogLevel::kWarning, notice);
+  if (options.common.json) {
+    OrderedJson json;
+    json["format"] = "gguf";
+    json["architecture"] = result.architecture;
+    json["type"] = type;
+    json["tensors"] = result.tensors;
+    json["parameters"] = count_cost(checkpoint->config()).parameters;
+    json["bytes"] = result.bytes;
+    json["bytes_by_type"] = result.bytes_by_type;
+    json["notices"] = result.notices;
+    json["wall_seconds"] = seconds;
+    json["peak_rss_bytes"] = peak_rss_bytes();
+    json["output"] = out.string();
+    std::cout << to_text(json);
+    return;
+  }
+  std::cout << "Written to " << out.string() << ": " << result.architecture << ", " << result.tensors << " tensors, "
+            << format_bytes(result.bytes) << " (" << type << "), " << format_duration(seconds) << ", peak memory "
+            << format_bytes(peak_rss_bytes()) << ".\n";
+}
+
+}  // namespace dynslice::cli

@@ -1,0 +1,78 @@
+#include "export/gguf_metadata.h"
+
+#include <cmath>
+#include <numbers>
+#include <stdexcept>
+
+#include "model/config_json.h"
+
+namespace dynslice {
+namespace {
+
+// llama.cpp's enum llama_ftype.
+int64_t file_type(GgmlType type) {
+  switch (type) {
+    case GgmlType::kF32:
+      return 0;
+    case GgmlType::kF16:
+      return 1;
+    case GgmlType::kQ8_0:
+      return 7;
+    case GgmlType::kBF16:
+      return 32;
+    default:
+      throw std::logic_error("gguf_model_metadata: no file type for this tensor type");
+  }
+}
+
+}  // namespace
+
+std::string gguf_architecture(const ModelConfig& config) {
+  return config.model_type == "mistral" ? "llama" : config.model_type;
+}
+
+GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& name, GgmlType type) {
+  const LayerShape& shape = config.layers.front();
+  const std::string architecture = gguf_architecture(config);
+  GgufMetadata metadata = {{"general.architecture", architecture},
+                           {"general.type", std::string("model")},
+                           {"general.name", name},
+                           {"general.file_type", file_type(type)}};
+  if (type == GgmlType::kQ8_0) metadata.emplace_back("general.quantization_version", int64_t{2});
+  const auto add = [&](const std::string& key, GgufValue value) {
+    metadata.emplace_back(architecture + "." + key, std::move(value));
+  };
+  add("block_count", config.num_layers());
+  add("context_length", config.max_position_embeddings);
+  add("embedding_length", config.hidden_size);
+  add("feed_forward_length", shape.intermediate_size);
+  add("vocab_size", config.vocab_size);
+  add("attention.head_count", shape.num_attention_heads);
+  add("attention.head_count_kv", shape.num_key_value_heads);
+  add("attention.key_length", config.head_dim);
+  add("attention.value_length", config.head_dim);
+  add("attention.layer_norm_rms_epsilon", config.rms_norm_eps);
+  add("rope.dimension_count", config.head_dim);
+  add("rope.freq_base", config.rope.theta);
+  if (config.rope.scaling == RopeScalingKind::kLinear && config.rope.frequency_divisors.empty()) {
+    add("rope.scaling.type", std::string("linear"));
+    add("rope.scaling.factor", config.rope.factor);
+  }
+  // llama.cpp does not heed it for this architecture; readers that know Mistral do.
+  if (config.model_type == "mistral" && config.sliding_window) add("attention.sliding_window", *config.sliding_window);
+  return metadata;
+}
+
+std::vector<float> gguf_rope_divisors(const ModelConfig& config) {
+  const RopeConfig& rope = config.rope;
+  std::vector<float> divisors(rope.frequency_divisors.begin(), rope.frequency_divisors.end());
+  if (!divisors.empty() || rope.scaling != RopeScalingKind::kLlama3) return divisors;
+  for (int64_t pair = 0; pair < config.head_dim / 2; ++pair) {
+    const double exponent = 2.0 * static_cast<double>(pair) / static_cast<double>(config.head_dim);
+    divisors.push_back(
+        static_cast<float>(llama3_divisor(rope, 2 * std::numbers::pi * std::pow(rope.theta, exponent))));
+  }
+  return divisors;
+}
+
+}  // namespace dynslice

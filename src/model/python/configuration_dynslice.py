@@ -1,0 +1,101 @@
+"""Configuration of a sliced model that dynslice wrote (checkpoint format 2), for transformers.
+
+A sliced model is a Llama, Mistral or Qwen2 whose residual stream has a width of its own at every layer. config.json
+keeps the keys of the original model; the widths are in its "dynslice" object. This file travels with the checkpoint.
+"""
+
+from transformers import PretrainedConfig
+
+FORMAT = 2
+# What the original model's own configuration class assumes where config.json is silent.
+MAX_POSITION_EMBEDDINGS = {"llama": 2048, "mistral": 131072, "qwen2": 32768}
+SLIDING_WINDOW = 4096
+MAX_WINDOW_LAYERS = 28
+
+
+class DynsliceConfig(PretrainedConfig):
+    model_type = "dynslice"
+    has_no_defaults_at_init = True  # every model has shapes of its own
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    def __init__(self, dynslice=None, base_model_type="llama", tie_word_embeddings=False, **kwargs):
+        shapes = dynslice or {}
+        if shapes.get("format") != FORMAT:
+            raise ValueError(
+                f"config.json: dynslice.format is {shapes.get('format')!r}; this modeling code reads format {FORMAT}"
+            )
+        if base_model_type not in MAX_POSITION_EMBEDDINGS:
+            raise ValueError(
+                f"config.json: base_model_type is {base_model_type!r}; known are {', '.join(MAX_POSITION_EMBEDDINGS)}"
+            )
+        self.dynslice = shapes
+        self.base_model_type = base_model_type
+        self.vocab_size = kwargs.pop("vocab_size")
+        self.hidden_size = kwargs.pop("hidden_size")  # of the original model: the norms divide by it
+        self.num_hidden_layers = len(shapes["layers"])
+        kwargs.pop("num_hidden_layers", None)
+        self.num_attention_heads = kwargs.pop("num_attention_heads")
+        self.num_key_value_heads = kwargs.pop("num_key_value_heads", None) or shapes["layers"][0]["num_key_value_heads"]
+        self.head_dim = kwargs.pop("head_dim", None) or self.hidden_size // self.num_attention_heads
+        self.max_position_embeddings = kwargs.pop("max_position_embeddings", MAX_POSITION_EMBEDDINGS[base_model_type])
+        self.rms_norm_eps = kwargs.pop("rms_norm_eps", 1e-6)
+        self.hidden_act = kwargs.pop("hidden_act", "silu")
+        self.attention_bias = kwargs.pop("attention_bias", False)
+        self.mlp_bias = kwargs.pop("mlp_bias", False)
+        self.attention_dropout = kwargs.pop("attention_dropout", 0.0)
+        self.initializer_range = kwargs.pop("initializer_range", 0.02)
+        self.use_cache = kwargs.pop("use_cache", True)
+        if self.hidden_act != "silu":
+            raise ValueError(f"config.json: hidden_act is {self.hidden_act!r}; only 'silu' is known")
+        self._read_window(kwargs)
+        self._read_rope(kwargs)
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+
+    def _read_window(self, kwargs):
+        """`layer_types` for every base model, and `sliding_window`, None where no layer slides."""
+        count = self.num_hidden_layers
+        window = kwargs.pop("sliding_window", SLIDING_WINDOW)
+        types = kwargs.pop("layer_types", None)
+        first = kwargs.pop("max_window_layers", MAX_WINDOW_LAYERS)
+        enabled = kwargs.pop("use_sliding_window", False)
+        slides = [False] * count
+        if self.base_model_type == "mistral":
+            slides = [window is not None] * count
+        elif self.base_model_type == "qwen2" and enabled and window is not None:
+            slides = [types[i] == "sliding_attention" if types else i >= first for i in range(count)]
+        self.sliding_window = window if any(slides) else None
+        self.use_sliding_window = any(slides)
+        self.max_window_layers = first
+        self.layer_types = ["sliding_attention" if slide else "full_attention" for slide in slides]
+
+    def _read_rope(self, kwargs):
+        """One dictionary for what transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters) write."""
+        theta = kwargs.pop("rope_theta", None) or 10000.0
+        scaling = kwargs.pop("rope_scaling", None)
+        rope = dict(kwargs.pop("rope_parameters", None) or scaling or {})
+        old_name = rope.pop("type", None)
+        rope.setdefault("rope_type", old_name or "default")
+        rope.setdefault("rope_theta", theta)
+        if rope["rope_type"] not in ("default", "linear", "llama3"):
+            raise ValueError(f"config.json: rope_type is {rope['rope_type']!r}; known are default, linear, llama3")
+        if rope["rope_type"] == "llama3" and "original_max_position_embeddings" not in rope:
+            rope["original_max_position_embeddings"] = kwargs.get(
+                "original_max_position_embeddings", self.max_position_embeddings
+            )
+        self.rope_parameters = rope
+
+    @property
+    def qkv_bias(self):
+        return self.base_model_type == "qwen2" or (self.base_model_type == "llama" and self.attention_bias)
+
+    @property
+    def o_bias(self):
+        return self.base_model_type == "llama" and self.attention_bias
+
+    @property
+    def gated_bias(self):
+        return self.base_model_type == "llama" and self.mlp_bias
+
+    def to_diff_dict(self):
+        """What save_pretrained writes. Readers other than this class do not know transformers' defaults."""
+        return {**super().to_diff_dict(), "tie_word_embeddings": self.tie_word_embeddings}

@@ -1,0 +1,374 @@
+"""A sliced model that dynslice wrote (checkpoint format 2), for transformers 4.57 and newer.
+
+    AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
+
+The decoder is that of Llama, Mistral or Qwen2 with these differences: the residual stream has a width of its own at
+every layer, so that the residual paths pass through shortcuts (where the bases on both sides differ); the norms divide
+the sum of squares by the original hidden size; the embedding and the head may keep their original width, with a
+rotation beside them. This file travels with the checkpoint.
+"""
+
+import inspect
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
+
+from .configuration_dynslice import DynsliceConfig
+
+MASK_FUNCTIONS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+# transformers 4 says input_embeds and wants cache_position; 5 says inputs_embeds and takes position_ids alone.
+MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
+
+
+def fit(x, width):
+    """The stream cut off, or filled up with zeros, to `width`."""
+    return x[..., :width] if width <= x.shape[-1] else functional.pad(x, (0, width - x.shape[-1]))
+
+
+class SymmetricShortcut(nn.Module):
+    """x - AᵀA x, filled up with zeros."""
+
+    def __init__(self, input_width, output_width, rank):
+        super().__init__()
+        self.output_width = output_width
+        self.down = nn.Linear(input_width, rank, bias=False)
+
+    def forward(self, x):
+        return fit(x - functional.linear(self.down(x), self.down.weight.t()), self.output_width)
+
+
+class LowRankShortcut(nn.Module):
+    """x cut off or filled up with zeros, plus B A x."""
+
+    def __init__(self, input_width, output_width, rank):
+        super().__init__()
+        self.output_width = output_width
+        self.down = nn.Linear(input_width, rank, bias=False)
+        self.up = nn.Linear(rank, output_width, bias=False)
+
+    def forward(self, x):
+        return fit(x, self.output_width) + self.up(self.down(x))
+
+
+class FittingShortcut(nn.Module):
+    """x cut off or filled up with zeros: what the two above are at rank 0, without a tensor."""
+
+    def __init__(self, output_width):
+        super().__init__()
+        self.output_width = output_width
+
+    def forward(self, x):
+        return fit(x, self.output_width)
+
+
+def make_shortcut(description, input_width, output_width):
+    kind, rank = description["kind"], description["rank"]
+    if kind == "identity" and input_width == output_width:
+        return nn.Identity()
+    if kind == "matrix":
+        return nn.Linear(input_width, output_width, bias=False)
+    if kind == "symmetric" and input_width <= output_width:
+        return SymmetricShortcut(input_width, output_width, rank) if rank > 0 else FittingShortcut(output_width)
+    if kind == "low_rank":
+        return LowRankShortcut(input_width, output_width, rank) if rank > 0 else FittingShortcut(output_width)
+    raise ValueError(f"config.json: shortcut {kind!r} from width {input_width} to {output_width} is not known")
+
+
+class DynsliceRMSNorm(nn.Module):
+    """Divides by the root of (sum of squares / original hidden size), whatever the width."""
+
+    def __init__(self, config, width, weighted):
+        super().__init__()
+        self.divisor = config.hidden_size
+        self.eps = config.rms_norm_eps
+        self.register_parameter("weight", nn.Parameter(torch.ones(width)) if weighted else None)
+
+    def forward(self, x):
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().sum(-1, keepdim=True) / self.divisor + self.eps)
+        normed = (wide * scale).to(x.dtype)
+        return normed if self.weight is None else self.weight * normed
+
+
+def inverse_frequencies(config):
+    """Of the rotary pairs, fp32 [head_dim / 2], on the CPU."""
+    rope = config.rope_parameters
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float, device="cpu") / config.head_dim
+    frequencies = 1.0 / rope["rope_theta"] ** exponents
+    divisors = config.dynslice.get("rope_frequency_divisors")
+    if divisors:
+        return frequencies / torch.tensor(divisors, dtype=torch.float, device="cpu")
+    if rope["rope_type"] == "linear":
+        return frequencies / rope["factor"]
+    if rope["rope_type"] == "llama3":
+        # Long wavelengths are stretched, short ones kept, those between interpolated.
+        turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        smooth = ((turns - low) / (high - low)).clamp(0, 1)
+        return (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
+    return frequencies
+
+
+class DynsliceRotary(nn.Module):
+    """Cosines and sines of positions. Its frequencies are no buffer: models are built without memory, and only what
+    is in the checkpoint is filled in."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.frequencies = {}
+
+    def forward(self, x, position_ids):
+        if x.device not in self.frequencies:
+            self.frequencies[x.device] = inverse_frequencies(self.config).to(x.device)
+        angles = position_ids[:, None, :, None].float() * self.frequencies[x.device]
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+def rotate(x, cos, sin):
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask[..., : key.shape[-2]]
+    weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class DynsliceAttention(nn.Module):
+    def __init__(self, config, shape, index):
+        super().__init__()
+        heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
+        self.config = config
+        self.layer_idx = index
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = heads // kv_heads
+        self.scaling = config.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        self.sliding_window = config.sliding_window if config.layer_types[index] == "sliding_attention" else None
+        self.q_proj = nn.Linear(shape["input_width"], heads * self.head_dim, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(heads * self.head_dim, shape["middle_width"], bias=config.o_bias)
+
+    def forward(
+        self, x, position_embeddings, attention_mask=None, past_key_values=None, cache_position=None, **kwargs
+    ):
+        by_head = (*x.shape[:-1], -1, self.head_dim)
+        query = rotate(self.q_proj(x).view(by_head).transpose(1, 2), *position_embeddings)
+        key = rotate(self.k_proj(x).view(by_head).transpose(1, 2), *position_embeddings)
+        value = self.v_proj(x).view(by_head).transpose(1, 2)
+        if past_key_values is not None:
+            # A static cache of transformers 4 needs the positions; 5 counts by itself.
+            place = {"cache_position": cache_position}
+            key, value = past_key_values.update(key, value, self.layer_idx, cache_kwargs=place)
+        attend = eager_attention
+        if self.config._attn_implementation != "eager":
+            attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        attended, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **kwargs,
+        )
+        return self.o_proj(attended.reshape(*x.shape[:-1], -1)), weights
+
+
+class DynsliceMLP(nn.Module):
+    def __init__(self, config, shape):
+        super().__init__()
+        self.gate_proj = nn.Linear(shape["middle_width"], shape["intermediate_size"], bias=config.gated_bias)
+        self.up_proj = nn.Linear(shape["middle_width"], shape["intermediate_size"], bias=config.gated_bias)
+        self.down_proj = nn.Linear(shape["intermediate_size"], shape["output_width"], bias=config.gated_bias)
+
+    def forward(self, x):
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DynsliceDecoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config, index):
+        super().__init__()
+        shape = config.dynslice["layers"][index]
+        widths = shape["input_width"], shape["middle_width"], shape["output_width"]
+        self.attention_type = config.layer_types[index]
+        self.input_layernorm = DynsliceRMSNorm(config, widths[0], shape["norm_weights"])
+        self.self_attn = DynsliceAttention(config, shape, index)
+        self.attn_shortcut = make_shortcut(shape["attn_shortcut"], widths[0], widths[1])
+        self.post_attention_layernorm = DynsliceRMSNorm(config, widths[1], shape["norm_weights"])
+        self.mlp = DynsliceMLP(config, shape)
+        self.mlp_shortcut = make_shortcut(shape["mlp_shortcut"], widths[1], widths[2])
+
+    def forward(self, x, **kwargs):
+        attended, weights = self.self_attn(self.input_layernorm(x), **kwargs)
+        x = self.attn_shortcut(x) + attended
+        return self.mlp_shortcut(x) + self.mlp(self.post_attention_layernorm(x)), weights
+
+
+class DynslicePreTrainedModel(PreTrainedModel):
+    config_class = DynsliceConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DynsliceDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class DynsliceModel(DynslicePreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        shapes = config.dynslice
+        width = config.hidden_size if shapes["embedding_rotation"] else shapes["embedding_width"]
+        self.embed_tokens = nn.Embedding(config.vocab_size, width)
+        self.embed_rotation = nn.Identity()
+        if shapes["embedding_rotation"]:
+            self.embed_rotation = nn.Linear(config.hidden_size, shapes["embedding_width"], bias=False)
+        self.layers = nn.ModuleList(DynsliceDecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = DynsliceRMSNorm(config, shapes["head_width"], shapes["final_norm_weight"])
+        self.head_rotation = nn.Identity()
+        if shapes["head_rotation"]:
+            self.head_rotation = nn.Linear(shapes["head_width"], config.hidden_size, bias=False)
+        self.rotary = DynsliceRotary(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def make_masks(self, x, attention_mask, past_key_values, position_ids, cache_position):
+        if isinstance(attention_mask, dict):  # generate() with a static cache has made them
+            return attention_mask
+        arguments = {
+            "config": self.config,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "position_ids": position_ids,
+            "inputs_embeds" if "inputs_embeds" in MASK_ARGUMENTS else "input_embeds": x,
+        }
+        if "cache_position" in MASK_ARGUMENTS:
+            arguments["cache_position"] = cache_position
+        return {kind: MASK_FUNCTIONS[kind](**arguments) for kind in set(self.config.layer_types)}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        use_cache=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        **kwargs,
+    ):
+        """`last_hidden_state` is what the head reads; `hidden_states`, where asked for, has the stream before every
+        layer, each of its own width, and `last_hidden_state`. `inputs_embeds` are rows of `embed_tokens`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        x = self.embed_rotation(self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        cache_position = kwargs.pop("cache_position", None)  # given by generate() of transformers 4
+        if cache_position is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            cache_position = torch.arange(x.shape[1], device=x.device) + seen
+        if position_ids is None:
+            position_ids = cache_position.unsqueeze(0)
+        masks = self.make_masks(x, attention_mask, past_key_values, position_ids, cache_position)
+        position_embeddings = self.rotary(x, position_ids)
+
+        states, attentions = (), ()
+        for layer in self.layers:
+            states += (x,) if keep_states else ()
+            x, weights = layer(
+                x,
+                position_embeddings=position_embeddings,
+                attention_mask=masks[layer.attention_type],
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                position_ids=position_ids,
+                cache_position=cache_position,
+                **kwargs,
+            )
+            attentions += (weights,) if keep_attentions else ()
+        x = self.head_rotation(self.norm(x))
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=past_key_values,
+            hidden_states=(*states, x) if keep_states else None,
+            attentions=attentions if keep_attentions else None,
+        )
+
+
+class DynsliceForCausalLM(DynslicePreTrainedModel, GenerationMixin):
+    # transformers 5 reads where the weight comes from, 4 the keys alone.
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = DynsliceModel(config)
+        self.vocab_size = config.vocab_size
+        width = config.hidden_size if config.dynslice["head_rotation"] else config.dynslice["head_width"]
+        self.lm_head = nn.Linear(width, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        labels=None,
+        use_cache=None,
+        logits_to_keep=0,
+        **kwargs,
+    ):
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
