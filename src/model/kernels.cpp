@@ -10,6 +10,8 @@
 #include <string>
 #include <string_view>
 
+#include "model/decode_kernels.h"
+#include "model/fast_exp.h"
 #include "support/multiversion.h"
 
 namespace dynslice::kernels {
@@ -123,24 +125,6 @@ DYNSLICE_MULTIVERSION void residual_row(const Branch* branch, const float* x, co
   for (int64_t i = 0; i < corrected; ++i) sum[i] += load(correction[i]);
 }
 
-// exp(x) for x in [-87, 88] with relative error below 2e-7: 2^n * p(r), after range reduction to |r| <= ln2 / 2
-// (the coefficients are Cephes' expf). Written out so that the loops that call it are vectorized.
-inline float fast_exp(float x) {
-  x = std::min(std::max(x, -87.0F), 88.0F);
-  const float n = std::nearbyint(x * 1.44269504088896341F);
-  float r = x - n * 0.693359375F;
-  r -= n * -2.12194440e-4F;
-  float p = 1.9875691500e-4F;
-  p = p * r + 1.3981999507e-3F;
-  p = p * r + 8.3334519073e-3F;
-  p = p * r + 4.1665795894e-2F;
-  p = p * r + 1.6666665459e-1F;
-  p = p * r + 5.0000001201e-1F;
-  const float value = p * r * r + r + 1.0F;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  return value * __builtin_bit_cast(float, bits);
-}
-
 template <typename T>
 DYNSLICE_MULTIVERSION void silu_mul_row(const T* gate, const T* up, T* y, int64_t width) {
 #pragma omp simd
@@ -167,6 +151,7 @@ double logsumexp_row(const float* x, int64_t width) {
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (few_rows_apply(x, weight)) return linear_few_rows(x, weight, bias);
   const at::Tensor input = x.scalar_type() == weight.scalar_type() ? x : x.to(weight.scalar_type());
   if (is_cpu_fp32(input) && input.numel() / input.size(-1) >= 16) {
     if (const auto* onednn = onednn_linear()) {

@@ -1,0 +1,166 @@
+#include "model/decode_kernels.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "model/fast_exp.h"
+#include "support/multiversion.h"
+
+namespace dynslice::kernels {
+namespace {
+
+// Rows of a matrix that are read side by side, so that one load of x serves all of them.
+constexpr int64_t kRowGroup = 4;
+// Weights a task reads at least: below this a thread's wake-up costs more than it saves.
+constexpr int64_t kLeastPerTask = 32768;
+
+inline float to_float(float value) { return value; }
+// bf16 is the upper half of an fp32.
+inline float to_float(uint16_t bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
+
+// out[r] = rows[r] · x for four rows that lie `width` apart.
+template <typename Weight>
+inline void dot_four(const Weight* rows, const float* x, int64_t width, float* out) {
+  const Weight* second = rows + width;
+  const Weight* third = rows + 2 * width;
+  const Weight* fourth = rows + 3 * width;
+  float a = 0, b = 0, c = 0, d = 0;
+#pragma omp simd reduction(+ : a, b, c, d)
+  for (int64_t i = 0; i < width; ++i) {
+    a += to_float(rows[i]) * x[i];
+    b += to_float(second[i]) * x[i];
+    c += to_float(third[i]) * x[i];
+    d += to_float(fourth[i]) * x[i];
+  }
+  out[0] = a;
+  out[1] = b;
+  out[2] = c;
+  out[3] = d;
+}
+
+template <typename Weight>
+inline float dot(const Weight* row, const float* x, int64_t width) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < width; ++i) sum += to_float(row[i]) * x[i];
+  return sum;
+}
+
+// Rows [begin, end) of the weight times every row of x: y[m, row], y [rows_of_x, out].
+template <typename Weight>
+inline void multiply_rows(const Weight* weight, const float* x, float* y, int64_t rows_of_x, int64_t width, int64_t out,
+                          int64_t begin, int64_t end) {
+  int64_t row = begin;
+  for (; row + kRowGroup <= end; row += kRowGroup) {
+    for (int64_t m = 0; m < rows_of_x; ++m) dot_four(weight + row * width, x + m * width, width, y + m * out + row);
+  }
+  for (; row < end; ++row) {
+    for (int64_t m = 0; m < rows_of_x; ++m) y[m * out + row] = dot(weight + row * width, x + m * width, width);
+  }
+}
+
+DYNSLICE_MULTIVERSION
+void multiply_rows_fp32(const float* weight, const float* x, float* y, int64_t rows_of_x, int64_t width, int64_t out,
+                        int64_t begin, int64_t end) {
+  multiply_rows(weight, x, y, rows_of_x, width, out, begin, end);
+}
+
+DYNSLICE_MULTIVERSION
+void multiply_rows_bf16(const uint16_t* weight, const float* x, float* y, int64_t rows_of_x, int64_t width, int64_t out,
+                        int64_t begin, int64_t end) {
+  multiply_rows(weight, x, y, rows_of_x, width, out, begin, end);
+}
+
+// One head: out [head_dim] = softmax(scale * keys q) values over `count` positions; `scores` has room for them.
+DYNSLICE_MULTIVERSION
+void attend_head(const float* q, const float* keys, const float* values, float* out, float* scores, int64_t count,
+                 int64_t head_dim, float scale) {
+  multiply_rows(keys, q, scores, 1, head_dim, count, 0, count);
+  float top = scores[0];
+#pragma omp simd reduction(max : top)
+  for (int64_t t = 0; t < count; ++t) top = std::max(top, scores[t]);
+  float total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t t = 0; t < count; ++t) {
+    scores[t] = fast_exp((scores[t] - top) * scale);
+    total += scores[t];
+  }
+  std::fill(out, out + head_dim, 0.0F);
+  int64_t t = 0;
+  for (; t + kRowGroup <= count; t += kRowGroup) {
+    const float* row = values + t * head_dim;
+    const float a = scores[t], b = scores[t + 1], c = scores[t + 2], d = scores[t + 3];
+#pragma omp simd
+    for (int64_t i = 0; i < head_dim; ++i) {
+      out[i] += a * row[i] + b * row[head_dim + i] + c * row[2 * head_dim + i] + d * row[3 * head_dim + i];
+    }
+  }
+  for (; t < count; ++t) {
+#pragma omp simd
+    for (int64_t i = 0; i < head_dim; ++i) out[i] += scores[t] * values[t * head_dim + i];
+  }
+  const float share = 1.0F / total;
+#pragma omp simd
+  for (int64_t i = 0; i < head_dim; ++i) out[i] *= share;
+}
+
+}  // namespace
+
+bool few_rows_apply(const at::Tensor& x, const at::Tensor& weight) {
+  const bool known = weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kBFloat16;
+  return known && weight.device().is_cpu() && weight.is_contiguous() && x.numel() <= kFewRows * x.size(-1) &&
+         x.numel() > 0;
+}
+
+at::Tensor linear_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  const int64_t width = weight.size(1), out = weight.size(0), rows_of_x = x.numel() / width;
+  const at::Tensor input = x.to(at::kFloat).contiguous();
+  auto sizes = x.sizes().vec();
+  sizes.back() = out;
+  at::Tensor y = at::empty(sizes, input.options());
+  const float* source = input.const_data_ptr<float>();
+  float* target = y.mutable_data_ptr<float>();
+  // A task's rows are a multiple of the group, so that the sums do not depend on how many threads share them.
+  const int64_t groups = (out + kRowGroup - 1) / kRowGroup;
+  const int64_t grain = std::max<int64_t>(1, kLeastPerTask / (kRowGroup * width));
+  at::parallel_for(0, groups, grain, [&](int64_t first, int64_t last) {
+    const int64_t begin = first * kRowGroup, end = std::min(out, last * kRowGroup);
+    if (weight.scalar_type() == at::kFloat) {
+      multiply_rows_fp32(weight.const_data_ptr<float>(), source, target, rows_of_x, width, out, begin, end);
+    } else {
+      const auto* bits = static_cast<const uint16_t*>(weight.const_data_ptr());
+      multiply_rows_bf16(bits, source, target, rows_of_x, width, out, begin, end);
+    }
+  });
+  return bias.defined() ? y.add_(bias) : y;
+}
+
+at::Tensor attend_one(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values, int64_t begin,
+                      int64_t end) {
+  const int64_t batch = q.size(0), heads = q.size(1), head_dim = q.size(3);
+  const int64_t kv_heads = keys.size(1), capacity = keys.size(2), count = end - begin;
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  const at::Tensor query = q.contiguous();
+  at::Tensor out = at::empty({batch, 1, heads * head_dim}, query.options());
+  const float* queries = query.const_data_ptr<float>();
+  const float* cached_keys = keys.const_data_ptr<float>();
+  const float* cached_values = values.const_data_ptr<float>();
+  float* target = out.mutable_data_ptr<float>();
+  const int64_t grain = std::max<int64_t>(1, kLeastPerTask / std::max<int64_t>(1, 2 * count * head_dim));
+  at::parallel_for(0, batch * heads, grain, [&](int64_t first, int64_t last) {
+    std::vector<float> scores(static_cast<size_t>(count));
+    for (int64_t head = first; head < last; ++head) {
+      const int64_t kv = head / heads * kv_heads + head % heads / (heads / kv_heads);
+      const int64_t offset = (kv * capacity + begin) * head_dim;
+      attend_head(queries + head * head_dim, cached_keys + offset, cached_values + offset, target + head * head_dim,
+                  scores.data(), count, head_dim, scale);
+    }
+  });
+  return out;
+}
+
+}  // namespace dynslice::kernels
