@@ -89,7 +89,7 @@ class MemoryCheckpoint final : public Checkpoint {
 };
 
 // Random weights of a trained model's scale; norm weights around 1, so that folding them matters.
-inline MemoryCheckpoint tiny_model(const ModelConfig& config, uint64_t seed = 7) {
+inline MemoryCheckpoint random_model(const ModelConfig& config, uint64_t seed = 7) {
   at::manual_seed(seed);
   MemoryCheckpoint checkpoint(config);
   for (const OutputTensor& tensor : checkpoint_tensors(checkpoint.config(), at::kFloat)) {
@@ -103,7 +103,7 @@ inline MemoryCheckpoint tiny_model(const ModelConfig& config, uint64_t seed = 7)
 }
 
 inline MemoryCheckpoint tiny_model(const TinyOptions& options = {}) {
-  return tiny_model(tiny_config(options), options.seed);
+  return random_model(tiny_config(options), options.seed);
 }
 
 inline TokenWindows random_windows(int64_t count, int64_t length, int64_t vocab, uint64_t seed = 3) {

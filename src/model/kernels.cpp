@@ -162,6 +162,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   return at::linear(input, weight, bias);
 }
 
+bool uses_onednn() { return onednn_linear() != nullptr; }
+
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps, at::ScalarType dtype) {
   if (!has_loops(x) || (dtype != at::kFloat && dtype != at::kBFloat16)) {
     const at::Tensor wide = x.to(at::kFloat);

@@ -31,6 +31,11 @@ int64_t KeyValueCache::bytes() const {
   return bytes;
 }
 
+void KeyValueCache::rewind() {
+  for (LayerCache& layer : layers) layer.length = 0;
+  length = 0;
+}
+
 ResidentModel::ResidentModel(const Checkpoint& checkpoint, const ComputeOptions& options, ProgressSink& progress)
     : config_(checkpoint.config()), options_(options) {
   ProgressTask task(progress, "Loading", config_.num_layers(), "layers");

@@ -23,6 +23,8 @@ struct KeyValueCache {
   int64_t length = 0;      // that are filled
 
   int64_t bytes() const;
+  // Forgets all tokens; the memory stays.
+  void rewind();
 };
 
 // Guarantees: logits do not depend on how a sequence is cut into calls, up to the rounding of its dtype; layers that

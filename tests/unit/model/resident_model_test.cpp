@@ -4,7 +4,7 @@
 
 #include "dynslice/support/error.h"
 #include "model/decode_kernels.h"
-#include "support/error_matchers.h"
+#include "unit/support/error_matchers.h"
 #include "tiny_model.h"
 
 namespace dynslice {
@@ -108,8 +108,8 @@ ModelConfig sliced_config(bool rotated) {
 }
 
 TEST(ResidentModel, RunsSlicedModelsOfEveryKind) {
-  expect_pieces_do_not_matter(tiny_model(sliced_config(false)), "sliced, untied");
-  expect_pieces_do_not_matter(tiny_model(sliced_config(true)), "sliced, tied by rotations");
+  expect_pieces_do_not_matter(testing::random_model(sliced_config(false)), "sliced, untied");
+  expect_pieces_do_not_matter(testing::random_model(sliced_config(true)), "sliced, tied by rotations");
 }
 
 TEST(ResidentModel, InBfloat16StaysNearItself) {
