@@ -3,8 +3,9 @@
 
 The procedure is imported from a checkout of the public repository (github.com/microsoft/TransformerCompression),
 which is no part of dynslice; this file only feeds it. It was written for transformers 4.41; what has changed since is
-adapted here, none of which costs time: an inert stand-in for packages that only its command line needs, and layers
-that take the rotary embedding as an argument. Prints one JSON object.
+adapted here, none of which costs time: an inert stand-in for packages that only its command line needs, layers that
+take the rotary embedding as an argument, and no look at the call stack for a log line, which with today's transformers
+would take longer than the slicing of a small model. Prints one JSON object.
 """
 import argparse
 import importlib.machinery
@@ -61,9 +62,13 @@ def import_slicegpt(folder):
     package = types.ModuleType("slicegpt")
     package.__path__ = [str(source)]
     sys.modules["slicegpt"] = package
-    from slicegpt import config, layernorm_fusion, rotate, slicing_scheduler
+    from slicegpt import config, layernorm_fusion, rotate, slicing_scheduler, utils
     from slicegpt.adapters import llama_adapter
 
+    def no_stack():
+        raise ValueError  # which the caller expects, and goes on without
+
+    utils.inspect = types.SimpleNamespace(stack=no_stack)
     return config.config, layernorm_fusion, rotate, slicing_scheduler, llama_adapter
 
 

@@ -18,10 +18,6 @@ constexpr int64_t kRowGroup = 4;
 // Weights a task reads at least: below this a thread's wake-up costs more than it saves.
 constexpr int64_t kLeastPerTask = 32768;
 
-inline float to_float(float value) { return value; }
-// bf16 is the upper half of an fp32.
-inline float to_float(uint16_t bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
-
 // out[r] = rows[r] · x for four rows that lie `width` apart.
 inline void dot_four(const float* rows, const float* x, int64_t width, float* out) {
   float a = 0, b = 0, c = 0, d = 0;

@@ -132,21 +132,27 @@ DYNSLICE_MULTIVERSION void silu_mul_row(const T* gate, const T* up, T* y, int64_
 }
 
 // Sums of up to 4096 exponentials in fp32 lanes, those sums in fp64.
-DYNSLICE_MULTIVERSION
-double logsumexp_row(const float* x, int64_t width) {
-  float top = x[0];
+template <typename Value>
+inline double logsumexp(const Value* x, int64_t width) {
+  float top = to_float(x[0]);
 #pragma omp simd reduction(max : top)
-  for (int64_t i = 0; i < width; ++i) top = std::max(top, x[i]);
+  for (int64_t i = 0; i < width; ++i) top = std::max(top, to_float(x[i]));
   double total = 0;
   for (int64_t begin = 0; begin < width; begin += 4096) {
     const int64_t end = std::min(width, begin + 4096);
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; ++i) sum += fast_exp(x[i] - top);
+    for (int64_t i = begin; i < end; ++i) sum += fast_exp(to_float(x[i]) - top);
     total += static_cast<double>(sum);
   }
   return static_cast<double>(top) + std::log(total);
 }
+
+DYNSLICE_MULTIVERSION
+double logsumexp_row_fp32(const float* x, int64_t width) { return logsumexp(x, width); }
+
+DYNSLICE_MULTIVERSION
+double logsumexp_row_bf16(const uint16_t* x, int64_t width) { return logsumexp(x, width); }
 
 }  // namespace
 
@@ -270,14 +276,20 @@ at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::T
 }
 
 at::Tensor logsumexp_rows(const at::Tensor& logits) {
-  if (!is_cpu_fp32(logits)) return at::logsumexp(logits.to(at::kFloat), {-1}).to(at::kDouble);
+  const bool bf16 = logits.scalar_type() == at::kBFloat16;
+  if (!logits.device().is_cpu() || !(bf16 || logits.scalar_type() == at::kFloat)) {
+    return at::logsumexp(logits.to(at::kFloat), {-1}).to(at::kDouble);
+  }
   const int64_t rows = logits.size(0), width = logits.size(1);
   at::Tensor result = at::empty({rows}, logits.options().dtype(at::kDouble));
   const at::Tensor contiguous = logits.contiguous();
-  const float* source = contiguous.const_data_ptr<float>();
+  const void* source = contiguous.const_data_ptr();
   double* target = result.mutable_data_ptr<double>();
   at::parallel_for(0, rows, grain(width), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) target[row] = logsumexp_row(source + row * width, width);
+    for (int64_t row = begin; row < end; ++row) {
+      target[row] = bf16 ? logsumexp_row_bf16(static_cast<const uint16_t*>(source) + row * width, width)
+                         : logsumexp_row_fp32(static_cast<const float*>(source) + row * width, width);
+    }
   });
   return result;
 }
