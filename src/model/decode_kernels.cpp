@@ -38,7 +38,7 @@ template <typename Weight>
 inline float dot(const Weight* row, const float* x, int64_t width) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < width; ++i) sum += to_float(row[i]) * x[i];
+  for (int64_t i = 0; i < width; ++i) sum += load(row[i]) * x[i];
   return sum;
 }
 

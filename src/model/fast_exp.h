@@ -7,9 +7,9 @@
 
 namespace dynslice::kernels {
 
-inline float to_float(float value) { return value; }
+inline float load(float value) { return value; }
 // bf16 is the upper half of an fp32.
-inline float to_float(uint16_t bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
+inline float load(uint16_t bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
 
 // exp(x) for x in [-87, 88] with relative error below 2e-7: 2^n * p(r), after range reduction to |r| <= ln2 / 2
 // (the coefficients are Cephes' expf). Written out so that the loops that call it are vectorized.

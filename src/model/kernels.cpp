@@ -56,8 +56,6 @@ int64_t grain(int64_t width) { return std::max<int64_t>(1, 16384 / std::max<int6
 // bf16 as its bits, so that the conversions are vectorized.
 using Bf16 = uint16_t;
 
-inline float load(float value) { return value; }
-inline float load(Bf16 bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
 inline void store(float& target, float value) { target = value; }
 // Round to nearest, ties to even; NaN stays NaN because the caller's values are checked elsewhere when they must be.
 inline void store(Bf16& target, float value) {
@@ -134,15 +132,15 @@ DYNSLICE_MULTIVERSION void silu_mul_row(const T* gate, const T* up, T* y, int64_
 // Sums of up to 4096 exponentials in fp32 lanes, those sums in fp64.
 template <typename Value>
 inline double logsumexp(const Value* x, int64_t width) {
-  float top = to_float(x[0]);
+  float top = load(x[0]);
 #pragma omp simd reduction(max : top)
-  for (int64_t i = 0; i < width; ++i) top = std::max(top, to_float(x[i]));
+  for (int64_t i = 0; i < width; ++i) top = std::max(top, load(x[i]));
   double total = 0;
   for (int64_t begin = 0; begin < width; begin += 4096) {
     const int64_t end = std::min(width, begin + 4096);
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; ++i) sum += fast_exp(to_float(x[i]) - top);
+    for (int64_t i = begin; i < end; ++i) sum += fast_exp(load(x[i]) - top);
     total += static_cast<double>(sum);
   }
   return static_cast<double>(top) + std::log(total);
