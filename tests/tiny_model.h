@@ -89,9 +89,9 @@ class MemoryCheckpoint final : public Checkpoint {
 };
 
 // Random weights of a trained model's scale; norm weights around 1, so that folding them matters.
-inline MemoryCheckpoint tiny_model(const TinyOptions& options = {}) {
-  at::manual_seed(options.seed);
-  MemoryCheckpoint checkpoint(tiny_config(options));
+inline MemoryCheckpoint random_model(const ModelConfig& config, uint64_t seed = 7) {
+  at::manual_seed(seed);
+  MemoryCheckpoint checkpoint(config);
   for (const OutputTensor& tensor : checkpoint_tensors(checkpoint.config(), at::kFloat)) {
     const bool norm = tensor.name.find("norm.weight") != std::string::npos;
     const double scale = tensor.name.find("embed") != std::string::npos ? 1.0 : 0.2;
@@ -100,6 +100,10 @@ inline MemoryCheckpoint tiny_model(const TinyOptions& options = {}) {
     checkpoint.put(tensor.name, values);
   }
   return checkpoint;
+}
+
+inline MemoryCheckpoint tiny_model(const TinyOptions& options = {}) {
+  return random_model(tiny_config(options), options.seed);
 }
 
 inline TokenWindows random_windows(int64_t count, int64_t length, int64_t vocab, uint64_t seed = 3) {

@@ -77,6 +77,16 @@ struct EvalOptions {
   std::string protocol = "full";
 };
 
+struct BenchOptions {
+  CommonOptions common;
+  std::string against;          // a second model, measured in turns with the first; "" for none
+  int64_t prompt_tokens = 512;  // of every sequence
+  int64_t decode_tokens = 64;   // after the prompt
+  int64_t repeats = 5;          // that count, after one that does not
+  int64_t batch = 1;            // sequences side by side
+  bool gemm = false;            // measure the machine's matrix products instead of a model
+};
+
 struct InspectOptions {
   CommonOptions common;
 };
@@ -89,6 +99,7 @@ struct ExportOptions {
   bool force = false;
 };
 
-using Command = std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, InspectOptions, ExportOptions>;
+using Command =
+    std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, BenchOptions, InspectOptions, ExportOptions>;
 
 }  // namespace dynslice::cli

@@ -182,6 +182,7 @@ struct Definitions {
   PlanOptions plan;
   SliceOptions slice;
   EvalOptions eval;
+  BenchOptions bench;
   InspectOptions inspect;
   ExportOptions export_;
 };
@@ -240,6 +241,21 @@ void define_eval(CLI::App& app, EvalOptions& options) {
   add_text(*verb, options.text, "ppl", "evaluation", "test split", "all", "2048, or the model's maximum if less");
 }
 
+void define_bench(CLI::App& app, BenchOptions& options) {
+  CLI::App* verb = app.add_subcommand("bench", "How fast is it: tokens/s of reading a prompt and of writing tokens");
+  add_common(*verb, options.common, true);
+  const auto count = [verb](const std::string& name, int64_t& target, int64_t least, const std::string& help) {
+    verb->add_option(name, target, help)->check(CLI::Range(least, int64_t{1} << 30))->capture_default_str();
+  };
+  verb->add_option("--against", options.against,
+                   "a second model, usually the dense one: measured in turns with the first, and the ratio printed");
+  count("--prompt-tokens", options.prompt_tokens, 1, "tokens of every prompt");
+  count("--decode-tokens", options.decode_tokens, 0, "tokens written after the prompt, one at a time");
+  count("--repeats", options.repeats, 1, "times that count, after one that warms up");
+  count("--batch", options.batch, 1, "sequences side by side");
+  verb->add_flag("--gemm", options.gemm, "no model: the most that this machine reaches in matrix products");
+}
+
 void define_inspect(CLI::App& app, InspectOptions& options) {
   CLI::App* verb = app.add_subcommand("inspect", "Architecture, shapes, parameters and bytes of a checkpoint");
   add_common(*verb, options.common, false);
@@ -259,7 +275,8 @@ void define_export(CLI::App& app, ExportOptions& options) {
 Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<std::string>& command_line) {
   const std::string verb = app.get_subcommands().front()->get_name();
   for (CommonOptions* common : {&definitions.score.common, &definitions.plan.common, &definitions.slice.common,
-                                &definitions.eval.common, &definitions.inspect.common, &definitions.export_.common}) {
+                                &definitions.eval.common, &definitions.bench.common, &definitions.inspect.common,
+                                &definitions.export_.common}) {
     common->command_line = command_line;
   }
   if (verb == "score") return definitions.score;
@@ -267,6 +284,7 @@ Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<
   if (verb == "slice") return definitions.slice;
   if (verb == "eval") return definitions.eval;
   if (verb == "export") return definitions.export_;
+  if (verb == "bench") return definitions.bench;
   return definitions.inspect;
 }
 
@@ -292,6 +310,7 @@ std::variant<Command, int> parse_command_line(int argc, char** argv) {
   define_plan(app, definitions.plan);
   define_slice(app, definitions.slice);
   define_eval(app, definitions.eval);
+  define_bench(app, definitions.bench);
   define_inspect(app, definitions.inspect);
   define_export(app, definitions.export_);
   ReferenceOptions reference;

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "dynslice/support/error.h"
+#include "model/decode_kernels.h"
 #include "model/kernels.h"
 
 namespace dynslice {
@@ -86,13 +87,14 @@ class LayerLoader {
   at::Device device_;
 };
 
-// Positions a query may not see: later ones, and those `window` or more before it. Additive, [T, T].
-at::Tensor sliding_mask(int64_t length, int64_t window, at::Device device) {
-  const at::Tensor query = at::arange(length, at::TensorOptions().dtype(at::kLong).device(device)).view({length, 1});
-  const at::Tensor key = query.view({1, length});
+// Positions that queries first ... first + length - 1 may not see: later ones, and those `window` or more before
+// them. Additive, [length, first + length].
+at::Tensor attention_mask(int64_t first, int64_t length, int64_t window, at::Device device) {
+  const auto options = at::TensorOptions().dtype(at::kLong).device(device);
+  const at::Tensor query = at::arange(first, first + length, options).view({length, 1});
+  const at::Tensor key = at::arange(first + length, options).view({1, first + length});
   const at::Tensor hidden = key.gt(query).logical_or_(key.le(query - window));
-  return at::zeros({length, length}, at::TensorOptions().dtype(at::kFloat).device(device))
-      .masked_fill_(hidden, -INFINITY);
+  return at::zeros({length, first + length}, options.dtype(at::kFloat)).masked_fill_(hidden, -INFINITY);
 }
 
 // `mask` is undefined for plain causal attention.
@@ -105,16 +107,57 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   return at::scaled_dot_product_attention(q, k, v, mask.to(q.scalar_type()), 0.0, /*is_causal=*/false, scale, grouped);
 }
 
+// Adds k, v [B, kv_heads, T, head_dim] to the cache, and attends over all it holds. Returns [B, H, T, head_dim].
+at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool is_sliding,
+                         const LayerContext& context, LayerCache& cache) {
+  const int64_t length = k.size(2), end = cache.length + length;
+  TORCH_CHECK(end <= cache.keys.size(2), "the cache has room for ", cache.keys.size(2), " positions, not ", end);
+  cache.keys.narrow(2, cache.length, length).copy_(k);
+  cache.values.narrow(2, cache.length, length).copy_(v);
+  const bool is_first = cache.length == 0;
+  cache.length = end;
+  const int64_t window = is_sliding && context.sliding_window > 0 ? context.sliding_window : end;
+  const int64_t begin = length == 1 ? std::max<int64_t>(0, end - window) : 0;
+  if (length == 1 && q.device().is_cpu()) {
+    const at::Tensor attended = kernels::attend_one(q.to(at::kFloat), cache.keys, cache.values, begin, end);
+    return attended.view({q.size(0), q.size(1), 1, q.size(3)});
+  }
+  const at::Tensor mask = is_sliding && context.sliding_mask.defined() ? context.sliding_mask : context.causal_mask;
+  if (is_first && length > 1) return attend(q, k, v, mask);
+  const auto seen = [&](const at::Tensor& cached) { return cached.narrow(2, begin, end - begin).to(q.scalar_type()); };
+  if (length > 1) return attend(q, seen(cache.keys), seen(cache.values), mask);
+  return attend(q, seen(cache.keys), seen(cache.values), at::zeros({1, end - begin}, q.options()));
+}
+
+// The attention branch; `cache` is null for windows that stand alone.
+at::Tensor run_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
+                         LayerCache* cache) {
+  const int64_t batch = x.size(0), length = x.size(1);
+  const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
+  const at::Tensor normed =
+      kernels::rms_norm(x, layer.input_norm, context.hidden_size, context.rms_norm_eps, layer.qkv.weight.scalar_type());
+  at::Tensor qkv =
+      kernels::linear(normed, layer.qkv.weight, layer.qkv.bias).view({batch, length, heads + 2 * kv, context.head_dim});
+  kernels::apply_rope_(qkv, heads + kv, context.cos, context.sin);
+  const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
+  const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
+  const at::Tensor attended = cache != nullptr
+                                  ? attend_cached(q, k, v, layer.is_sliding, context, *cache)
+                                  : attend(q, k, v, layer.is_sliding ? context.sliding_mask : at::Tensor());
+  const at::Tensor merged = attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
+  return kernels::linear(merged, layer.o_proj.weight, layer.o_proj.bias);
+}
+
 void scale_columns(at::Tensor& weight, const at::Tensor& scale) {
   weight = (weight.to(at::kFloat) * scale.view({1, -1})).to(weight.scalar_type());
 }
 
 }  // namespace
 
-LayerContext make_layer_context(const ModelConfig& config, int64_t window_length, at::Device device) {
+LayerContext make_position_context(const ModelConfig& config, int64_t positions, at::Device device) {
   const std::vector<float> frequencies = inverse_frequencies(config.rope, config.head_dim);
   const at::Tensor frequency = at::tensor(frequencies, at::kFloat);
-  const at::Tensor position = at::arange(window_length, at::kFloat);
+  const at::Tensor position = at::arange(positions, at::kFloat);
   const at::Tensor angle = position.view({-1, 1}) * frequency.view({1, -1});
   LayerContext context;
   context.hidden_size = config.hidden_size;
@@ -122,8 +165,29 @@ LayerContext make_layer_context(const ModelConfig& config, int64_t window_length
   context.rms_norm_eps = config.rms_norm_eps;
   context.cos = angle.cos().to(device);
   context.sin = angle.sin().to(device);
+  context.sliding_window = config.sliding_window.value_or(0);
+  return context;
+}
+
+LayerContext make_layer_context(const ModelConfig& config, int64_t window_length, at::Device device) {
+  LayerContext context = make_position_context(config, window_length, device);
   if (config.sliding_window.value_or(window_length) < window_length) {
-    context.sliding_mask = sliding_mask(window_length, *config.sliding_window, device);
+    context.sliding_mask = attention_mask(0, window_length, *config.sliding_window, device);
+  }
+  return context;
+}
+
+LayerContext continued_context(const LayerContext& positions, int64_t first, int64_t length) {
+  LayerContext context = positions;
+  const int64_t end = first + length;
+  context.cos = positions.cos.narrow(0, first, length);
+  context.sin = positions.sin.narrow(0, first, length);
+  context.sliding_mask.reset();
+  if (length == 1) return context;  // the cached range alone says what is seen
+  const at::Device device = positions.cos.device();
+  if (first > 0) context.causal_mask = attention_mask(first, length, end, device);
+  if (context.sliding_window > 0 && context.sliding_window < end) {
+    context.sliding_mask = attention_mask(first, length, context.sliding_window, device);
   }
   return context;
 }
@@ -175,18 +239,7 @@ void fold_norms(DecoderLayer& layer) {
 }
 
 at::Tensor attention_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
-  const int64_t batch = x.size(0), length = x.size(1);
-  const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
-  const at::Tensor normed =
-      kernels::rms_norm(x, layer.input_norm, context.hidden_size, context.rms_norm_eps, layer.qkv.weight.scalar_type());
-  at::Tensor qkv =
-      kernels::linear(normed, layer.qkv.weight, layer.qkv.bias).view({batch, length, heads + 2 * kv, context.head_dim});
-  kernels::apply_rope_(qkv, heads + kv, context.cos, context.sin);
-  const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
-  const at::Tensor attended = attend(head_major(0, heads), head_major(heads, kv), head_major(heads + kv, kv),
-                                     layer.is_sliding ? context.sliding_mask : at::Tensor());
-  const at::Tensor merged = attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
-  return kernels::linear(merged, layer.o_proj.weight, layer.o_proj.bias);
+  return run_attention(layer, context, x, nullptr);
 }
 
 at::Tensor mlp_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
@@ -216,6 +269,11 @@ at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& 
 
 at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
   return add_residual(attention_branch(layer, context, x), x, layer.attn_shortcut);
+}
+
+at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
+                             LayerCache& cache) {
+  return add_residual(run_attention(layer, context, x, &cache), x, layer.attn_shortcut);
 }
 
 at::Tensor forward_mlp(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {

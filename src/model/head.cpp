@@ -11,9 +11,11 @@
 namespace dynslice {
 namespace {
 
-// Rows of the output matrix in memory at once, and tokens whose logits for them are.
+// Rows of the output matrix in memory at once. Logits are made for some tokens and some of these rows at a time, few
+// enough to be still in the cache when they are summed up.
 constexpr int64_t kVocabularyBlock = 8192;
 constexpr int64_t kTokenBlock = 1024;
+constexpr int64_t kLogitColumns = 2048;
 
 // Running log-sum-exp and target logit of every position of all windows, fp64 [positions].
 struct LossState {
@@ -24,7 +26,7 @@ struct LossState {
 // Adds the logits of vocabulary rows [begin, begin + rows) for positions [first, first + x.size(0)).
 void accumulate(LossState& state, const at::Tensor& x, const at::Tensor& rows, const at::Tensor& targets, int64_t begin,
                 int64_t first) {
-  const at::Tensor logits = kernels::linear(x, rows, {}).to(at::kFloat);
+  const at::Tensor logits = kernels::linear(x, rows, {});
   at::Tensor log_sum = state.log_sum.narrow(0, first, x.size(0));
   log_sum.copy_(at::logaddexp(log_sum, kernels::logsumexp_rows(logits)));
   const at::Tensor column = targets.narrow(0, first, x.size(0)) - begin;
@@ -93,7 +95,10 @@ at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualSt
     int64_t first = 0;
     for (const at::Tensor& chunk : stream.chunks) {
       for (const at::Tensor& block : chunk.view({-1, head.columns}).split(kTokenBlock)) {
-        accumulate(state, block, rows, targets, begin, first);
+        for (int64_t row = 0; row < rows.size(0); row += kLogitColumns) {
+          const int64_t count = std::min(kLogitColumns, rows.size(0) - row);
+          accumulate(state, block, rows.narrow(0, row, count), targets, begin + row, first);
+        }
         first += block.size(0);
         progress.advance(block.size(0));
       }

@@ -10,6 +10,8 @@
 #include <string>
 #include <string_view>
 
+#include "model/decode_kernels.h"
+#include "model/fast_exp.h"
 #include "support/multiversion.h"
 
 namespace dynslice::kernels {
@@ -54,8 +56,6 @@ int64_t grain(int64_t width) { return std::max<int64_t>(1, 16384 / std::max<int6
 // bf16 as its bits, so that the conversions are vectorized.
 using Bf16 = uint16_t;
 
-inline float load(float value) { return value; }
-inline float load(Bf16 bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
 inline void store(float& target, float value) { target = value; }
 // Round to nearest, ties to even; NaN stays NaN because the caller's values are checked elsewhere when they must be.
 inline void store(Bf16& target, float value) {
@@ -123,24 +123,6 @@ DYNSLICE_MULTIVERSION void residual_row(const Branch* branch, const float* x, co
   for (int64_t i = 0; i < corrected; ++i) sum[i] += load(correction[i]);
 }
 
-// exp(x) for x in [-87, 88] with relative error below 2e-7: 2^n * p(r), after range reduction to |r| <= ln2 / 2
-// (the coefficients are Cephes' expf). Written out so that the loops that call it are vectorized.
-inline float fast_exp(float x) {
-  x = std::min(std::max(x, -87.0F), 88.0F);
-  const float n = std::nearbyint(x * 1.44269504088896341F);
-  float r = x - n * 0.693359375F;
-  r -= n * -2.12194440e-4F;
-  float p = 1.9875691500e-4F;
-  p = p * r + 1.3981999507e-3F;
-  p = p * r + 8.3334519073e-3F;
-  p = p * r + 4.1665795894e-2F;
-  p = p * r + 1.6666665459e-1F;
-  p = p * r + 5.0000001201e-1F;
-  const float value = p * r * r + r + 1.0F;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  return value * __builtin_bit_cast(float, bits);
-}
-
 template <typename T>
 DYNSLICE_MULTIVERSION void silu_mul_row(const T* gate, const T* up, T* y, int64_t width) {
 #pragma omp simd
@@ -148,25 +130,32 @@ DYNSLICE_MULTIVERSION void silu_mul_row(const T* gate, const T* up, T* y, int64_
 }
 
 // Sums of up to 4096 exponentials in fp32 lanes, those sums in fp64.
-DYNSLICE_MULTIVERSION
-double logsumexp_row(const float* x, int64_t width) {
-  float top = x[0];
+template <typename Value>
+inline double logsumexp(const Value* x, int64_t width) {
+  float top = load(x[0]);
 #pragma omp simd reduction(max : top)
-  for (int64_t i = 0; i < width; ++i) top = std::max(top, x[i]);
+  for (int64_t i = 0; i < width; ++i) top = std::max(top, load(x[i]));
   double total = 0;
   for (int64_t begin = 0; begin < width; begin += 4096) {
     const int64_t end = std::min(width, begin + 4096);
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; ++i) sum += fast_exp(x[i] - top);
+    for (int64_t i = begin; i < end; ++i) sum += fast_exp(load(x[i]) - top);
     total += static_cast<double>(sum);
   }
   return static_cast<double>(top) + std::log(total);
 }
 
+DYNSLICE_MULTIVERSION
+double logsumexp_row_fp32(const float* x, int64_t width) { return logsumexp(x, width); }
+
+DYNSLICE_MULTIVERSION
+double logsumexp_row_bf16(const uint16_t* x, int64_t width) { return logsumexp(x, width); }
+
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (few_rows_apply(x, weight)) return linear_few_rows(x, weight, bias);
   const at::Tensor input = x.scalar_type() == weight.scalar_type() ? x : x.to(weight.scalar_type());
   if (is_cpu_fp32(input) && input.numel() / input.size(-1) >= 16) {
     if (const auto* onednn = onednn_linear()) {
@@ -176,6 +165,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   }
   return at::linear(input, weight, bias);
 }
+
+bool uses_onednn() { return onednn_linear() != nullptr; }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps, at::ScalarType dtype) {
   if (!has_loops(x) || (dtype != at::kFloat && dtype != at::kBFloat16)) {
@@ -283,14 +274,20 @@ at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::T
 }
 
 at::Tensor logsumexp_rows(const at::Tensor& logits) {
-  if (!is_cpu_fp32(logits)) return at::logsumexp(logits.to(at::kFloat), {-1}).to(at::kDouble);
+  const bool bf16 = logits.scalar_type() == at::kBFloat16;
+  if (!logits.device().is_cpu() || !(bf16 || logits.scalar_type() == at::kFloat)) {
+    return at::logsumexp(logits.to(at::kFloat), {-1}).to(at::kDouble);
+  }
   const int64_t rows = logits.size(0), width = logits.size(1);
   at::Tensor result = at::empty({rows}, logits.options().dtype(at::kDouble));
   const at::Tensor contiguous = logits.contiguous();
-  const float* source = contiguous.const_data_ptr<float>();
+  const void* source = contiguous.const_data_ptr();
   double* target = result.mutable_data_ptr<double>();
   at::parallel_for(0, rows, grain(width), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) target[row] = logsumexp_row(source + row * width, width);
+    for (int64_t row = begin; row < end; ++row) {
+      target[row] = bf16 ? logsumexp_row_bf16(static_cast<const uint16_t*>(source) + row * width, width)
+                         : logsumexp_row_fp32(static_cast<const float*>(source) + row * width, width);
+    }
   });
   return result;
 }

@@ -9,8 +9,12 @@
 namespace dynslice::kernels {
 
 // y = x weightᵀ (+ bias); x is converted to weight's dtype. On the CPU in fp32 the faster of MKL and oneDNN
-// for this vendor's processors does the product.
+// for this vendor's processors does the product. A few rows of x (decode_kernels.h) are multiplied, and returned, in
+// fp32 whatever weight's dtype.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+
+// Whether `linear` uses oneDNN for fp32 on the CPU; MKL otherwise.
+bool uses_onednn();
 
 // x / sqrt(sum(x²) / divisor + eps) (* weight). x [..., width]; the result is `dtype`. A sliced
 // stream is divided by the original hidden size.

@@ -109,6 +109,31 @@ def test_the_head_can_be_sliced(run, slice_args, text_file, tmp_path):
     run("eval", tmp_path / "out", "--ppl", text_file, "--seqlen", "64", "--samples", "2")
 
 
+def test_bench_measures_two_models_in_one_run(run, slice_args, llama, tmp_path):
+    run(*slice_args)
+    options = ["--prompt-tokens", "16", "--decode-tokens", "3", "--repeats", "2", "--batch", "2"]
+    result = run("bench", tmp_path / "out", "--against", llama, *options, "--json").json()
+    for report in (result, result["against"]):
+        assert len(report["prefill"]["seconds"]) == len(report["decode"]["seconds"]) == 2
+        latency = report["decode"]["latency_seconds"]
+        assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
+        assert report["weight_bytes"] > 0 and report["cache_bytes"] > 0
+    for part in ("prefill", "decode"):
+        speeds = [report[part]["tokens_per_second"] for report in (result, result["against"])]
+        assert result["ratio"][part] == pytest.approx(speeds[0] / speeds[1])
+    assert "Ratio of the first to the second: prefill" in run("bench", tmp_path / "out", "--against", llama, *options).stdout
+
+
+def test_bench_refuses_more_tokens_than_the_model_takes(run, llama):
+    assert_fails(run("bench", llama, "--prompt-tokens", "512", "--decode-tokens", "1", expect=None), 2, "513", "512")
+
+
+def test_bench_gemm_names_the_library_for_every_dtype(run):
+    gemm = run("bench", "--gemm", "--json").json()["gemm"]
+    assert set(gemm) == {"fp32", "bf16", "fp64"}
+    assert all(one["gflops"] > 0 and one["library"] in ("MKL", "oneDNN") for one in gemm.values())
+
+
 def test_inspect_tells_shapes(run, llama):
     facts = json.loads(run("inspect", llama, "--json").stdout)
     assert facts["layers"] == 4 and facts["hidden_size"] == 64 and facts["ordinary_shapes"] is True

@@ -46,11 +46,26 @@ struct LayerContext {
   int64_t hidden_size = 0;  // the original one: the norms' divisor, whatever the width
   int64_t head_dim = 0;
   double rms_norm_eps = 0;
-  at::Tensor sliding_mask;  // [T, T] fp32, additive; undefined when no window is shorter than T
+  at::Tensor sliding_mask;  // [T, S] fp32, additive, S positions seen; undefined when no window is shorter than S
+  at::Tensor causal_mask;   // the same for layers that do not slide; undefined where S is T or T is 1
   at::Tensor cos, sin;      // [T, head_dim / 2], fp32
+  int64_t sliding_window = 0;  // tokens a position of a sliding layer sees at most, itself included; 0: all
+};
+
+// Keys (rotated) and values of the tokens that a layer has seen, for tokens that come later.
+struct LayerCache {
+  at::Tensor keys, values;  // [B, kv_heads, capacity, head_dim]; fp32 on the CPU
+  int64_t length = 0;       // positions that are filled
 };
 
 LayerContext make_layer_context(const ModelConfig& config, int64_t window_length, at::Device device);
+
+// The same without the masks, whose size grows with the square of the length: the start of continued contexts.
+LayerContext make_position_context(const ModelConfig& config, int64_t positions, at::Device device);
+
+// What tokens need that continue a sequence: `length` of them at positions from `first` on. `positions` holds the
+// rotary tables of at least first + length positions.
+LayerContext continued_context(const LayerContext& positions, int64_t first, int64_t length);
 
 // Names of the tensors of layer `index` in a checkpoint ("model.layers.3.self_attn.q_proj.weight").
 std::string layer_tensor_name(int64_t index, const std::string& suffix);
@@ -78,6 +93,11 @@ at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& 
 
 // x [B, T, input_width] fp32 → the stream between attention and MLP [B, T, middle_width] fp32.
 at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
+
+// The same for x that continues the sequences which the cache has seen, and is added to it. `context` is one of
+// continued_context.
+at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
+                             LayerCache& cache);
 
 // x [B, T, middle_width] fp32 → the stream that leaves the layer [B, T, output_width] fp32.
 at::Tensor forward_mlp(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);

@@ -182,7 +182,10 @@ TEST(Kernels, SiluAndLogSumExpAgreeWithDoublePrecisionOverTheWholeRange) {
   EXPECT_LT(largest_difference(kernels::silu_mul(both), exact), 1e-5);
 
   const at::Tensor logits = at::randn({3, 5000}) * 30;
-  EXPECT_LT(largest_difference(kernels::logsumexp_rows(logits), at::logsumexp(logits.to(at::kDouble), {-1})), 1e-6);
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor given = logits.to(dtype);
+    EXPECT_LT(largest_difference(kernels::logsumexp_rows(given), at::logsumexp(given.to(at::kDouble), {-1})), 1e-6);
+  }
 }
 
 }  // namespace
