@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <iostream>
+#include <set>
 
 #include "dynslice/support/error.h"
 
@@ -63,6 +64,13 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
     verb.add_option("--threads", options.threads, "CPU threads (default: all cores)")->check(CLI::Range(1, 4096));
     verb.add_option("--data-dir", options.data_dir,
                     "where data sets are looked for first (then $DYNSLICE_DATA_DIR, the cache, the hub)");
+    verb.add_flag("--resume", options.resume, "go on from where a run of the same command was stopped");
+  }
+  if (computes) {
+    verb.add_flag("--force", options.force,
+                  verb.get_name() == "slice" ? "replace the output folder if it holds a checkpoint that dynslice wrote; "
+                                               "without --resume, drop what a stopped run left"
+                                             : "drop what a stopped run left, and start over");
   }
   verb.add_flag("--json", options.json, "one JSON object on stdout, everything else on stderr");
   verb.add_flag("-q,--quiet", options.quiet, "no progress and no notices");
@@ -176,7 +184,6 @@ void define_slice(CLI::App& app, SliceOptions& options) {
     plan->excludes(verb->get_option(replaced));
   }
   verb->add_option("-o,--output", options.output, "folder of the sliced checkpoint (default: ./NAME-sliced-RATIO)");
-  verb->add_flag("--force", options.force, "replace the output folder if it holds a checkpoint that dynslice wrote");
 }
 
 void define_eval(CLI::App& app, EvalOptions& options) {
@@ -194,11 +201,27 @@ void define_inspect(CLI::App& app, InspectOptions& options) {
   add_common(*verb, options.common, false);
 }
 
+// The options that decide the result: all but those that say how to show it, where to put it, and whether to resume.
+std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& verb) {
+  static const std::set<std::string> kNeutral = {"MODEL",  "--resume",  "--force",  "--json",
+                                                 "--quiet", "--verbose", "--output", "--data-dir", "--threads"};
+  std::vector<std::pair<std::string, std::string>> given;
+  for (const CLI::Option* option : verb.get_options()) {
+    if (option->count() == 0 || kNeutral.contains(option->get_name())) continue;
+    std::string value;
+    for (const std::string& part : option->results()) value += (value.empty() ? "" : " ") + part;
+    given.emplace_back(option->get_name(), value);
+  }
+  return given;
+}
+
 Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<std::string>& command_line) {
   const std::string verb = app.get_subcommands().front()->get_name();
   for (CommonOptions* common : {&definitions.score.common, &definitions.plan.common, &definitions.slice.common,
                                 &definitions.eval.common, &definitions.inspect.common}) {
     common->command_line = command_line;
+    common->verb = verb;
+    common->given = given_options(*app.get_subcommands().front());
   }
   if (verb == "score") return definitions.score;
   if (verb == "plan") return definitions.plan;

@@ -79,22 +79,38 @@ void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer
 // Carries the calibration stream (and the held-out one) through the model and slices layer after layer.
 class Slicer {
  public:
-  Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink)
-      : walk_(walk), plan_(plan), config_(sliced_config(walk.config(), plan)), sink_(sink) {}
+  Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink, const JournalPhase& journal)
+      : walk_(walk), plan_(plan), config_(sliced_config(walk.config(), plan)), sink_(sink), journal_(journal) {}
 
   SliceResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
-    calibration_ = walk_.embed(calibration);
-    if (held_out != nullptr) held_out_ = walk_.embed(*held_out);
-    basis_ = entering_basis();
-    if (sink_.write) emit_embedding();
+    const auto kept = journal_.restore(state(), walk_.options().device);
+    if (!kept) begin(calibration, held_out);
 
+    const WalkSpan span{kept ? kept->next_layer : 0,
+                        [&](int64_t next) { journal_.save(next, walk_.config().num_layers(), state()); }};
     walk_.run(
-        "Slicing", calibration_.tokens() + held_out_.tokens(), [&](LayerStep& step) { slice_layer(step); }, at::kFloat);
+        "Slicing", calibration_.tokens() + held_out_.tokens(), [&](LayerStep& step) { slice_layer(step); }, at::kFloat,
+        span);
     if (sink_.write) emit_head();
     return {held_out != nullptr ? std::optional(held_out_loss(*held_out)) : std::nullopt};
   }
 
  private:
+  void begin(const TokenWindows& calibration, const TokenWindows* held_out) {
+    calibration_ = walk_.embed(calibration);
+    if (held_out != nullptr) held_out_ = walk_.embed(*held_out);
+    basis_ = entering_basis();
+    if (sink_.write) emit_embedding();
+  }
+
+  // All that the walk remembers between two layers.
+  WalkState state() {
+    WalkState state;
+    state.tensors = {{"kept", &basis_.kept}, {"dropped", &basis_.dropped}};
+    state.streams = {{"calibration", &calibration_}, {"held_out", &held_out_}};
+    return state;
+  }
+
   SecondMoment moment() const { return {walk_.config().hidden_size, walk_.options().device}; }
   bool is_whole(int64_t width) const { return width == walk_.config().hidden_size; }
   Basis original() const { return original_basis(walk_.config().hidden_size, walk_.options().device); }
@@ -124,7 +140,8 @@ class Slicer {
     rotate_output(layer.down_proj, leaving.basis.kept);
     if (sink_.write) emit_shortcut(sink_, step.index(), "mlp_shortcut", leaving);
 
-    basis_ = leaving.basis;
+    // In one piece, as it would come from the journal: products of views round differently.
+    basis_ = {leaving.basis.kept.contiguous(), leaving.basis.dropped.contiguous()};
     if (sink_.write) emit_layer(sink_, step.index(), layer, walk_.config().head_dim);
   }
 
@@ -216,6 +233,7 @@ class Slicer {
   const SlicePlan& plan_;
   const ModelConfig config_;  // of the sliced model
   const TensorSink& sink_;
+  const JournalPhase& journal_;
   ResidualStream calibration_;
   ResidualStream held_out_;
   Basis basis_;  // of the streams as they stand
@@ -231,11 +249,11 @@ void check_sliceable(const Checkpoint& checkpoint) {
 }
 
 SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
-                        const TensorSink& sink, const TokenWindows* held_out) {
+                        const TensorSink& sink, const TokenWindows* held_out, const JournalPhase& journal) {
   const ModelConfig& config = walk.config();
   check_sliceable(walk.checkpoint());
   check_plan(plan, config, "the plan");
-  return Slicer(walk, plan, sink).run(calibration, held_out);
+  return Slicer(walk, plan, sink, journal).run(calibration, held_out);
 }
 
 }  // namespace dynslice
