@@ -2,22 +2,15 @@
 #include <iostream>
 
 #include "cli/inputs.h"
+#include "cli/journaling.h"
 #include "cli/verbs.h"
 #include "dynslice/evaluate/perplexity.h"
 
 namespace dynslice::cli {
+namespace {
 
-void run(const EvalOptions& options, TerminalProgress& progress) {
-  const auto start = std::chrono::steady_clock::now();
-  PerplexityOptions measure;
-  measure.protocol = parse_protocol(options.protocol);
-  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
-  const auto checkpoint = open_model(options.common, progress);
-  const LoadedText text = load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress);
-  if (measure.protocol == PerplexityProtocol::kLlamaCpp) measure.first_token = text.bos_id;
-  const Perplexity result = measure_perplexity(*checkpoint, compute, text.windows, measure, progress);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-
+void report(const EvalOptions& options, const ComputeOptions& compute, const LoadedText& text, const Perplexity& result,
+            const OrderedJson& run_description, double seconds) {
   if (options.common.json) {
     OrderedJson json;
     json["perplexity"][text.source.name] = {
@@ -27,7 +20,7 @@ void run(const EvalOptions& options, TerminalProgress& progress) {
     json["tokens_per_second"] = result.tokens_per_second();
     json["wall_seconds"] = seconds;
     json["peak_rss_bytes"] = peak_rss_bytes();
-    json["provenance"] = describe_run(options.common, compute, *checkpoint);
+    json["provenance"] = run_description;
     json["provenance"]["text"] = describe(text, options.text);
     std::cout << to_text(json);
     return;
@@ -38,6 +31,28 @@ void run(const EvalOptions& options, TerminalProgress& progress) {
             << format_fixed(result.tokens_per_second(), 0) << " tokens/s in " << dtype_name(compute.dtype) << " on "
             << compute.device.str() << ", " << format_duration(seconds) << ", peak memory "
             << format_bytes(peak_rss_bytes()) << ".\n";
+}
+
+}  // namespace
+
+void run(const EvalOptions& options, TerminalProgress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  PerplexityOptions measure;
+  measure.protocol = parse_protocol(options.protocol);
+  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  const auto checkpoint = open_model(options.common, progress);
+  const LoadedText text = load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress);
+  if (measure.protocol == PerplexityProtocol::kLlamaCpp) measure.first_token = text.bos_id;
+  const auto journal = open_journal(options.common, "",
+                                    fingerprint(options.common, compute, *checkpoint, &text, options.text),
+                                    describe_run(options.common, compute, *checkpoint));
+  with_journal(*journal, options.common, [&] {
+    measure.journal = JournalPhase(*journal, "evaluation");
+    const Perplexity result = measure_perplexity(*checkpoint, compute, text.windows, measure, progress);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report(options, compute, text, result, journal->job(), journal->earlier_seconds() + seconds);
+  });
+  journal->remove_files();
 }
 
 }  // namespace dynslice::cli

@@ -45,7 +45,7 @@ void run(const ExportOptions& options, TerminalProgress& progress) {
   const std::string type = options.type.empty() ? default_type(*checkpoint) : options.type;
   const std::filesystem::path out = output_file(options, *checkpoint, type);
   check_output_file(out);
-  const GgufExport result = export_gguf(*checkpoint, out, {parse_type(type), options.force}, progress);
+  const GgufExport result = export_gguf(*checkpoint, out, {parse_type(type), options.common.force}, progress);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   for (const std::string& notice : result.notices) log(LogLevel::kWarning, notice);

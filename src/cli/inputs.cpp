@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "cli/journaling.h"
 #include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
@@ -104,7 +105,7 @@ OrderedJson describe_run(const CommonOptions& common, const ComputeOptions& comp
   OrderedJson json;
   json["dynslice"] = DYNSLICE_VERSION;
   json["libtorch"] = TORCH_VERSION;
-  json["command_line"] = common.command_line;
+  json["command_line"] = job_command_line(common.command_line, true);  // a resumed run leaves what a whole one does
   json["model"] = checkpoint.path().string();
   json["model_asked"] = common.model;
   json["device"] = compute.device.str();

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -24,7 +25,11 @@ struct CommonOptions {
   bool json = false;     // one JSON object on stdout
   bool quiet = false;
   bool verbose = false;
+  bool resume = false;  // go on from what a run that was stopped left
+  bool force = false;   // start over instead; slice: also replace the output folder
   std::vector<std::string> command_line;  // for provenance
+  std::string verb;
+  std::vector<std::pair<std::string, std::string>> given;  // the options that decide the result, as they were given
 };
 
 struct TextOptions {
@@ -68,7 +73,6 @@ struct PlanOptions : PlanningOptions {
 struct SliceOptions : PlanningOptions {
   std::string plan;    // file; replaces planning
   std::string output;  // folder
-  bool force = false;
 };
 
 struct EvalOptions {
@@ -96,7 +100,6 @@ struct ExportOptions {
   bool gguf = false;   // the format; the only one so far
   std::string type;    // "", "f32", "f16", "bf16", "q8_0"
   std::string output;  // file
-  bool force = false;
 };
 
 using Command =

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <iostream>
+#include <set>
 
 #include "cli/reference.h"
 #include "dynslice/support/error.h"
@@ -80,6 +81,12 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
   verb.add_flag("--json", options.json, "print one JSON object on standard output, everything else on standard error");
   verb.add_flag("-q,--quiet", options.quiet, "print no progress and no notices");
   verb.add_flag("-v,--verbose", options.verbose, "print more notices");
+}
+
+// Options of the commands that keep a journal.
+void add_journal(CLI::App& verb, CommonOptions& options, const std::string& replaces = "") {
+  verb.add_flag("--resume", options.resume, "go on from where a run of the same command was stopped");
+  verb.add_flag("--force", options.force, replaces + "drop what a stopped run left, and start over");
 }
 
 // Options of the text that `prefix` ("calib" or "ppl") names.
@@ -190,6 +197,7 @@ struct Definitions {
 void define_score(CLI::App& app, ScoreOptions& options) {
   CLI::App* verb = app.add_subcommand("score", "Which layers are redundant: one score per layer");
   add_common(*verb, options.common, true);
+  add_journal(*verb, options.common);
   verb->add_option("--metric", options.metric,
                    "what to measure; lr: mean cosine of a layer's input and output (low is important), bi: 1 - lr, "
                    "angular: arccos(cosine) / pi, window:N: cosine across N layers, for every start")
@@ -207,6 +215,7 @@ void define_score(CLI::App& app, ScoreOptions& options) {
 void define_plan(CLI::App& app, PlanOptions& options) {
   CLI::App* verb = app.add_subcommand("plan", "How much to slice where, and what it would cost, without slicing");
   add_common(*verb, options.common, true);
+  add_journal(*verb, options.common);
   add_planning(*verb, options);
   verb->add_option("-o,--output", options.output, "write the plan to this JSON file, for `dynslice slice --plan`")
       ->type_name("FILE");
@@ -215,6 +224,7 @@ void define_plan(CLI::App& app, PlanOptions& options) {
 void define_slice(CLI::App& app, SliceOptions& options) {
   CLI::App* verb = app.add_subcommand("slice", "Remove a share of the model's width, more where it hurts less");
   add_common(*verb, options.common, true);
+  add_journal(*verb, options.common, "replace the output folder if dynslice wrote it; without --resume, ");
   add_planning(*verb, options);
   CLI::Option* plan =
       verb->add_option("--plan", options.plan,
@@ -227,12 +237,12 @@ void define_slice(CLI::App& app, SliceOptions& options) {
   verb->add_option("-o,--output", options.output, "folder of the sliced checkpoint")
       ->type_name("FOLDER")
       ->default_str("./NAME-sliced-RATIO");
-  verb->add_flag("--force", options.force, "replace the output folder if it holds a checkpoint that dynslice wrote");
 }
 
 void define_eval(CLI::App& app, EvalOptions& options) {
   CLI::App* verb = app.add_subcommand("eval", "What it cost: perplexity of a dense or sliced model");
   add_common(*verb, options.common, true);
+  add_journal(*verb, options.common);
   verb->add_option("--protocol", options.protocol,
                    "which tokens of a window are scored; full: all but the first, as papers do, llamacpp: the second "
                    "half, with BOS in front where the tokenizer adds it, as llama-perplexity does")
@@ -269,15 +279,31 @@ void define_export(CLI::App& app, ExportOptions& options) {
                    "of the matrices: f32, f16, bf16 or q8_0 (default: the source's; bf16 for quantized ones)")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}));
   verb->add_option("-o,--output", options.output, "the file to write (default: ./NAME-TYPE.gguf)");
-  verb->add_flag("--force", options.force, "replace the output file if it is a GGUF file");
+  verb->add_flag("--force", options.common.force, "replace the output file if it is a GGUF file");
+}
+
+// The options that decide the result: all but those that say how to show it, where to put it, and whether to resume.
+std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& verb) {
+  static const std::set<std::string> kNeutral = {"MODEL",     "--resume", "--force",    "--json",   "--quiet",
+                                                 "--verbose", "--output", "--data-dir", "--threads"};
+  std::vector<std::pair<std::string, std::string>> given;
+  for (const CLI::Option* option : verb.get_options()) {
+    if (option->count() == 0 || kNeutral.contains(option->get_name())) continue;
+    std::string value;
+    for (const std::string& part : option->results()) value += (value.empty() ? "" : " ") + part;
+    given.emplace_back(option->get_name(), value);
+  }
+  return given;
 }
 
 Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<std::string>& command_line) {
   const std::string verb = app.get_subcommands().front()->get_name();
-  for (CommonOptions* common : {&definitions.score.common, &definitions.plan.common, &definitions.slice.common,
-                                &definitions.eval.common, &definitions.bench.common, &definitions.inspect.common,
-                                &definitions.export_.common}) {
+  for (CommonOptions* common :
+       {&definitions.score.common, &definitions.plan.common, &definitions.slice.common, &definitions.eval.common,
+        &definitions.bench.common, &definitions.inspect.common, &definitions.export_.common}) {
     common->command_line = command_line;
+    common->verb = verb;
+    common->given = given_options(*app.get_subcommands().front());
   }
   if (verb == "score") return definitions.score;
   if (verb == "plan") return definitions.plan;

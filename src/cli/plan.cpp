@@ -1,25 +1,16 @@
 #include <iostream>
 
+#include "cli/journaling.h"
 #include "cli/planning.h"
 #include "cli/verbs.h"
 #include "dynslice/support/files.h"
 
 namespace dynslice::cli {
+namespace {
 
-void run(const PlanOptions& options, TerminalProgress& progress) {
-  if (!options.output.empty()) check_output_file(options.output);
-  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
-  const auto checkpoint = open_model(options.common, progress);
-  Calibration calibration(options, *checkpoint, progress);
-  Planned planned = make_plan(options, *checkpoint, compute, calibration, progress);
-  OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
-  run_description.update(planned.plan.provenance);
-  planned.plan.provenance = run_description;
-  if (calibration.is_loaded())
-    planned.plan.provenance["calibration"] = describe(calibration.text(), options.calibration);
-
+void write_and_report(const PlanOptions& options, const Checkpoint& checkpoint, const Planned& planned) {
   const SizeChange change =
-      size_change(*checkpoint, sliced_config(checkpoint->config(), planned.plan), output_dtype(options, *checkpoint));
+      size_change(checkpoint, sliced_config(checkpoint.config(), planned.plan), output_dtype(options, checkpoint));
   if (!options.output.empty()) write_file_atomically(options.output, to_text(to_json(planned.plan)));
   if (options.common.json) {
     OrderedJson json;
@@ -32,6 +23,35 @@ void run(const PlanOptions& options, TerminalProgress& progress) {
   print_plan(planned.plan, planned.scores, change);
   if (!options.output.empty())
     std::cout << "Written to " << options.output << "; slice by it with --plan " << options.output << ".\n";
+}
+
+}  // namespace
+
+void run(const PlanOptions& options, TerminalProgress& progress) {
+  if (!options.output.empty()) check_output_file(options.output);
+  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  const auto checkpoint = open_model(options.common, progress);
+  Calibration calibration(options, *checkpoint, progress);
+  check_planning(options, *checkpoint);
+  const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
+  const auto plan = [&](Journal* journal) {
+    Planned planned = make_plan(options, *checkpoint, compute, calibration, journal, progress);
+    OrderedJson provenance = journal != nullptr ? journal->job() : run_description;
+    provenance.update(planned.plan.provenance);
+    planned.plan.provenance = provenance;
+    if (calibration.is_loaded())
+      planned.plan.provenance["calibration"] = describe(calibration.text(), options.calibration);
+    write_and_report(options, *checkpoint, planned);
+  };
+  if (!must_walk(options)) {
+    plan(nullptr);
+    return;
+  }
+  OrderedJson job = fingerprint(options.common, compute, *checkpoint, &calibration.text(), options.calibration);
+  add_file(job, "--scores", options.scores);
+  const auto journal = open_journal(options.common, options.output, job, run_description);
+  with_journal(*journal, options.common, [&] { plan(journal.get()); });
+  journal->remove_files();
 }
 
 }  // namespace dynslice::cli

@@ -82,12 +82,18 @@ LayerScores read_score_file(const PlanningOptions& options) {
   return scores;
 }
 
+JournalPhase phase(Journal* journal, const std::string& name) {
+  return journal != nullptr ? JournalPhase(*journal, name) : JournalPhase();
+}
+
 LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                          Calibration& calibration, ProgressSink& progress) {
+                          Calibration& calibration, Journal* journal, ProgressSink& progress) {
   if (!options.scores.empty()) return read_score_file(options);
   const LoadedText& text = calibration.text();
   const LayerWalk walk(checkpoint, compute, text.windows.length, progress);
-  LayerScores scores = score_layers(walk, text.windows, {.metric = {}, .after_final_norm = is_paper(options)});
+  LayerScores scores = score_layers(walk, text.windows, {.metric = {},
+                                                           .after_final_norm = is_paper(options),
+                                                           .journal = phase(journal, "scoring")});
   scores.provenance["calibration"] = describe(text, options.calibration);
   scores.provenance["after_final_norm"] = is_paper(options);
   return scores;
@@ -96,8 +102,8 @@ LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& chec
 // Tries every base on the first calibration windows and measures the loss on some that follow them, which calibrate
 // no trial. Returns the best base and reports all of them.
 double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  const std::vector<double>& redundancy, Calibration& calibration, ProgressSink& progress,
-                  OrderedJson& report) {
+                  const std::vector<double>& redundancy, Calibration& calibration, Journal* journal,
+                  ProgressSink& progress, OrderedJson& report) {
   const TokenWindows& windows = calibration.text().windows;
   const int64_t trial = std::min(options.sweep_samples, windows.count - std::max<int64_t>(1, windows.count / 3));
   const int64_t held = std::min(std::max<int64_t>(1, trial / 2), windows.count - trial);
@@ -105,10 +111,16 @@ double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, 
 
   const LayerWalk walk(checkpoint, compute, sample.length, progress);
   double best_base = 0, best_loss = std::numeric_limits<double>::infinity();
-  for (const double base : base_candidates(*options.average)) {
+  const std::vector<double> candidates = base_candidates(*options.average);
+  for (const double base : candidates) {
+    const JournalPhase trial_phase = phase(journal, "base trial " + std::to_string(report.size() + 1) + " of " +
+                                                        std::to_string(candidates.size()));
     const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, base));
     const SlicePlan plan = plan_of_ratios(options, checkpoint.config(), ratios, base);
-    const double loss = *slice_model(walk, plan, sample, {}, &held_out).held_out_loss;
+    const auto measured = trial_phase.result();
+    const double loss = measured ? measured->get<double>()
+                                 : *slice_model(walk, plan, sample, {}, &held_out, trial_phase).held_out_loss;
+    if (!measured) trial_phase.finish(loss);
     report.push_back({{"base", base}, {"held_out_loss", loss}, {"held_out_perplexity", std::exp(loss)}});
     log(LogLevel::kInfo, "base " + format_percent(base) + ": held-out perplexity " + format_fixed(std::exp(loss), 3));
     if (loss < best_loss) {
@@ -127,26 +139,37 @@ const LoadedText& Calibration::text() {
   return *text_;
 }
 
-Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  Calibration& calibration, ProgressSink& progress) {
+void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint) {
   if (!options.average) throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%");
   check_sliceable(checkpoint);
-  const ModelConfig& config = checkpoint.config();
   if (options.allocator == "constant") {
     if (options.base || options.base_auto)
       throw_error(ErrorKind::kUsage, "--base belongs to --allocate lr, not to constant");
+    return;
+  }
+  check_options(allocate_options(options, options.base.value_or(kDefaultBaseShare * *options.average)));
+}
+
+bool must_walk(const PlanningOptions& options) {
+  return options.allocator != "constant" && (options.scores.empty() || options.base_auto);
+}
+
+Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
+                  Calibration& calibration, Journal* journal, ProgressSink& progress) {
+  check_planning(options, checkpoint);
+  const ModelConfig& config = checkpoint.config();
+  if (options.allocator == "constant") {
     const auto ratios = allocate_constant(config.layers.size(), allocate_options(options, *options.average));
     return {plan_of_ratios(options, config, ratios, *options.average), std::nullopt};
   }
   double base = options.base.value_or(kDefaultBaseShare * *options.average);
-  check_options(allocate_options(options, base));  // before the work, not after it
   if (options.base_auto && calibration.text().windows.count < 2) {
     throw_error(ErrorKind::kUsage, "--base auto needs at least 2 calibration windows: --samples 2 or more");
   }
-  const LayerScores scores = obtain_scores(options, checkpoint, compute, calibration, progress);
+  const LayerScores scores = obtain_scores(options, checkpoint, compute, calibration, journal, progress);
   const auto redundancy = redundancies(scores, options.scores.empty() ? "the scores" : options.scores, config);
   OrderedJson sweep;
-  if (options.base_auto) base = sweep_base(options, checkpoint, compute, redundancy, calibration, progress, sweep);
+  if (options.base_auto) base = sweep_base(options, checkpoint, compute, redundancy, calibration, journal, progress, sweep);
   const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, base));
   Planned planned{plan_of_ratios(options, config, ratios, base), scores};
   if (!sweep.is_null()) planned.plan.provenance["base_sweep"] = sweep;

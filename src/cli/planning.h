@@ -5,6 +5,7 @@
 
 #include "cli/inputs.h"
 #include "cli/options.h"
+#include "dynslice/model/journal.h"
 #include "dynslice/model/layer_scores.h"
 #include "dynslice/model/slice_plan.h"
 
@@ -30,8 +31,14 @@ struct Planned {
   std::optional<LayerScores> scores;  // that the plan was made from
 };
 
+// Refuses options that cannot be, before any work.
+void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint);
+// Whether a plan must be worked out by walks over the layers.
+bool must_walk(const PlanningOptions& options);
+
+// `journal` may be null; it keeps the scores and the trials of --base auto.
 Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  Calibration& calibration, ProgressSink& progress);
+                  Calibration& calibration, Journal* journal, ProgressSink& progress);
 
 // Sizes before and after, as every verb that plans prints them.
 struct SizeChange {

@@ -161,6 +161,9 @@ const std::vector<Explained> kEnvironment = {
     {"DYNSLICE_CACHE", "folder of downloads; else $XDG_CACHE_HOME/dynslice, else ~/.cache/dynslice"},
     {"DYNSLICE_GEMM",
      "mkl or onednn, the library for fp32 products on the CPU; else MKL on Intel processors and oneDNN elsewhere"},
+    {"DYNSLICE_JOURNAL",
+     "every: keep a journal at every layer boundary, whatever it costs (for tests); off: none; else as often as costs "
+     "little"},
     {"HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE", "as in huggingface_hub, whose cache is shared"},
 };
 

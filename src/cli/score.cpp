@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "cli/inputs.h"
+#include "cli/journaling.h"
 #include "cli/verbs.h"
 #include "dynslice/support/files.h"
 
@@ -26,34 +27,45 @@ void print_scores(const LayerScores& scores, const Metric& metric) {
             << " values. " << scores.tokens << " tokens.\n";
 }
 
-}  // namespace
-
-void run(const ScoreOptions& options, TerminalProgress& progress) {
-  const auto start = std::chrono::steady_clock::now();
-  dynslice::ScoreOptions score{parse_metric(options.metric), options.preset == "paper"};
-  if (!options.output.empty()) check_output_file(options.output);
-  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
-  const auto checkpoint = open_model(options.common, progress);
-  const LoadedText text =
-      load_windows(options.calibration, TextUse::kCalibration, options.common, *checkpoint, progress);
-  const LayerWalk walk(*checkpoint, compute, text.windows.length, progress);
-  LayerScores scores = score_layers(walk, text.windows, score);
-  scores.provenance = describe_run(options.common, compute, *checkpoint);
-  scores.provenance["after_final_norm"] = score.after_final_norm;
-  scores.provenance["calibration"] = describe(text, options.calibration);
-
-  OrderedJson json = to_json(scores);
-  if (!options.output.empty()) write_file_atomically(options.output, to_text(json));
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+void report(const ScoreOptions& options, const LayerScores& scores, const Metric& metric, double seconds) {
   if (options.common.json) {
+    OrderedJson json = to_json(scores);
     json["wall_seconds"] = seconds;
     json["peak_rss_bytes"] = peak_rss_bytes();
     std::cout << to_text(json);
     return;
   }
-  print_scores(scores, score.metric);
+  print_scores(scores, metric);
   std::cout << format_duration(seconds) << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\n";
   if (!options.output.empty()) std::cout << "Written to " << options.output << ".\n";
+}
+
+}  // namespace
+
+void run(const ScoreOptions& options, TerminalProgress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  dynslice::ScoreOptions score{parse_metric(options.metric), options.preset == "paper", {}};
+  if (!options.output.empty()) check_output_file(options.output);
+  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  const auto checkpoint = open_model(options.common, progress);
+  const LoadedText text =
+      load_windows(options.calibration, TextUse::kCalibration, options.common, *checkpoint, progress);
+  const auto journal =
+      open_journal(options.common, options.output,
+                   fingerprint(options.common, compute, *checkpoint, &text, options.calibration),
+                   describe_run(options.common, compute, *checkpoint));
+  with_journal(*journal, options.common, [&] {
+    score.journal = JournalPhase(*journal, "scoring");
+    const LayerWalk walk(*checkpoint, compute, text.windows.length, progress);
+    LayerScores scores = score_layers(walk, text.windows, score);
+    scores.provenance = journal->job();
+    scores.provenance["after_final_norm"] = score.after_final_norm;
+    scores.provenance["calibration"] = describe(text, options.calibration);
+    if (!options.output.empty()) write_file_atomically(options.output, to_text(to_json(scores)));
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report(options, scores, score.metric, journal->earlier_seconds() + seconds);
+  });
+  journal->remove_files();
 }
 
 }  // namespace dynslice::cli

@@ -3,12 +3,14 @@
 #include <chrono>
 #include <iostream>
 
+#include "cli/journaling.h"
 #include "cli/planning.h"
 #include "cli/verbs.h"
 #include "dynslice/model/checkpoint_writer.h"
 #include "dynslice/model/modeling_files.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
+#include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
 #include "dynslice/support/log.h"
 #include "dynslice/text/hub.h"
@@ -17,7 +19,7 @@
 namespace dynslice::cli {
 namespace {
 
-std::filesystem::path output_folder(const SliceOptions& options, const Checkpoint& checkpoint, const SlicePlan& plan) {
+std::filesystem::path output_folder(const SliceOptions& options, const Checkpoint& checkpoint, double average_ratio) {
   if (!options.output.empty()) return options.output;
   std::filesystem::path source = std::filesystem::absolute(checkpoint.path()).lexically_normal();
   if (!source.has_filename()) source = source.parent_path();
@@ -25,7 +27,7 @@ std::filesystem::path output_folder(const SliceOptions& options, const Checkpoin
   if (const auto id = parse_hub_id(options.common.model); id && !std::filesystem::exists(options.common.model)) {
     name = id->repo.substr(id->repo.find('/') + 1);  // the source lies in a folder named by its commit
   }
-  std::string percent = format_fixed(100 * plan.average_ratio, 1);
+  std::string percent = format_fixed(100 * average_ratio, 1);
   if (percent.ends_with(".0")) percent.resize(percent.size() - 2);
   return name + "-sliced-" + percent;
 }
@@ -60,12 +62,6 @@ OrderedJson hash_sources(const Checkpoint& checkpoint, ProgressSink& progress) {
   return hashes;
 }
 
-Planned obtain_plan(const SliceOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                    Calibration& calibration, ProgressSink& progress) {
-  if (options.plan.empty()) return make_plan(options, checkpoint, compute, calibration, progress);
-  return {read_plan(options.plan, checkpoint.config()), std::nullopt};
-}
-
 OrderedJson dynslice_json(const SliceOptions& options, const Planned& planned, const OrderedJson& run_description,
                           const LoadedText& calibration, const SizeChange& change, const OrderedJson& source_hashes) {
   OrderedJson json;
@@ -80,50 +76,112 @@ OrderedJson dynslice_json(const SliceOptions& options, const Planned& planned, c
   return json;
 }
 
+// Whether `out` is what this very command wrote in an earlier run, which then ended before it could say so.
+std::optional<OrderedJson> finished_earlier(const std::filesystem::path& out, const OrderedJson& run_description) {
+  std::error_code error;
+  if (!std::filesystem::exists(out / "dynslice.json", error)) return std::nullopt;
+  const std::string text = read_file(out / "dynslice.json");
+  const Json checked = parse_json(text, (out / "dynslice.json").string());
+  const OrderedJson json = OrderedJson::parse(text);
+  const auto job = [](OrderedJson run) {
+    run["command_line"] = job_command_line(run.at("command_line").get<std::vector<std::string>>(), false);
+    return to_text(run);
+  };
+  try {
+    if (checked.is_object() && job(json.at("run")) == job(run_description)) return json;
+  } catch (const Json::exception&) {
+    // Not of this program, or of another version.
+  }
+  return std::nullopt;
+}
+
+void report(const SliceOptions& options, OrderedJson json, const std::filesystem::path& out, double seconds) {
+  json["wall_seconds"] = seconds;
+  json["peak_rss_bytes"] = peak_rss_bytes();
+  json["output"] = out.string();
+  if (options.common.json) std::cout << to_text(json);
+}
+
+// What the run has in its hands once the inputs are read.
+struct SliceInputs {
+  const SliceOptions& options;
+  const ComputeOptions& compute;
+  const Checkpoint& checkpoint;
+  Calibration& calibration;
+  std::optional<SlicePlan> plan;  // that was given
+  std::filesystem::path out;
+};
+
+// Plans, slices and writes the checkpoint; what the journal holds of that is taken from there.
+void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& folder, Journal& journal,
+                     std::chrono::steady_clock::time_point start, ProgressSink& progress) {
+  const Planned planned = in.plan
+                              ? Planned{*in.plan, std::nullopt}
+                              : make_plan(in.options, in.checkpoint, in.compute, in.calibration, &journal, progress);
+  const ModelConfig config = sliced_config(in.checkpoint.config(), planned.plan);
+  const at::ScalarType dtype = output_dtype(in.options, in.checkpoint);
+  const SizeChange change = size_change(in.checkpoint, config, dtype);
+  const TokenWindows& windows = in.calibration.text().windows;
+  CheckpointWriter writer(in.out, checkpoint_tensors(config, dtype), in.options.common.force, folder,
+                          journal.attached());
+  journal.attach([&] { return writer.written(); });
+  const LayerWalk walk(in.checkpoint, in.compute, windows.length, progress);
+  const TensorSink sink{[&](const std::string& name, const at::Tensor& values) { writer.write(name, values); }, dtype};
+  slice_model(walk, planned.plan, windows, sink, nullptr, JournalPhase(journal, "slicing"));
+
+  write_tokenizer_files(in.checkpoint.path(), writer.folder());
+  writer.write_text("config.json", to_text(write_config(config, torch_dtype_name(dtype))));
+  for (const ModelingFile& file : modeling_files(config)) writer.write_text(file.name, std::string(file.content));
+  const OrderedJson json = dynslice_json(in.options, planned, journal.job(), in.calibration.text(), change,
+                                         hash_sources(in.checkpoint, progress));
+  writer.write_text("dynslice.json", to_text(json));
+  writer.commit([&] { journal.remove_files(); });
+
+  const double seconds =
+      journal.earlier_seconds() + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report(in.options, json, in.out, seconds);
+  if (in.options.common.json) return;
+  print_plan(planned.plan, planned.scores, change);
+  std::cout << "Calibrated on " << windows.count << " windows of " << windows.length << " tokens in "
+            << dtype_name(in.compute.dtype) << " on " << in.compute.device.str() << "; " << format_duration(seconds)
+            << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\nWritten to " << in.out.string()
+            << ". Next: dynslice eval " << in.out.string() << " --ppl wikitext2\n";
+}
+
 }  // namespace
 
 void run(const SliceOptions& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
-  if (!options.output.empty()) check_output(options.output, options.force);
+  const bool may_exist = options.common.force || options.common.resume;
+  if (!options.output.empty()) check_output(options.output, may_exist);
   const auto checkpoint = open_model(options.common, progress);
   Calibration calibration(options, *checkpoint, progress);
-  const Planned planned = obtain_plan(options, *checkpoint, compute, calibration, progress);
-  const std::filesystem::path out = output_folder(options, *checkpoint, planned.plan);
-  check_output(out, options.force);
-  check_apart(out, *checkpoint);
-
-  const ModelConfig config = sliced_config(checkpoint->config(), planned.plan);
-  const at::ScalarType dtype = output_dtype(options, *checkpoint);
-  const SizeChange change = size_change(*checkpoint, config, dtype);
-  const TokenWindows& windows = calibration.text().windows;
-  CheckpointWriter writer(out, checkpoint_tensors(config, dtype), options.force);
-  const LayerWalk walk(*checkpoint, compute, windows.length, progress);
-  slice_model(walk, planned.plan, windows,
-              {[&](const std::string& name, const at::Tensor& values) { writer.write(name, values); }, dtype});
-
-  write_tokenizer_files(checkpoint->path(), writer.folder());
-  writer.write_text("config.json", to_text(write_config(config, torch_dtype_name(dtype))));
-  for (const ModelingFile& file : modeling_files(config)) writer.write_text(file.name, std::string(file.content));
-  const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
-  OrderedJson json =
-      dynslice_json(options, planned, run_description, calibration.text(), change, hash_sources(*checkpoint, progress));
-  writer.write_text("dynslice.json", to_text(json));
-  writer.commit();
-
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (options.common.json) {
-    json["wall_seconds"] = seconds;
-    json["peak_rss_bytes"] = peak_rss_bytes();
-    json["output"] = out.string();
-    std::cout << to_text(json);
-    return;
+  SliceInputs in{options, compute, *checkpoint, calibration, std::nullopt, {}};
+  if (options.plan.empty()) {
+    check_planning(options, *checkpoint);
+  } else {
+    in.plan = read_plan(options.plan, checkpoint->config());
   }
-  print_plan(planned.plan, planned.scores, change);
-  std::cout << "Calibrated on " << windows.count << " windows of " << windows.length << " tokens in "
-            << dtype_name(compute.dtype) << " on " << compute.device.str() << "; " << format_duration(seconds)
-            << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\nWritten to " << out.string()
-            << ". Next: dynslice eval " << out.string() << " --ppl wikitext2\n";
+  in.out = output_folder(options, *checkpoint, in.plan ? in.plan->average_ratio : *options.average);
+  check_output(in.out, may_exist);
+  check_apart(in.out, *checkpoint);
+
+  const auto folder = std::make_shared<WorkFolder>(CheckpointWriter::partial_folder(in.out));
+  const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
+  if (options.common.resume && !Journal::is_in(folder->path())) {
+    if (const auto finished = finished_earlier(in.out, run_description)) {
+      log(LogLevel::kInfo, in.out.string() + ": was finished by the run before; nothing is left to do");
+      report(options, *finished, in.out, 0);
+      return;
+    }
+  }
+  check_output(in.out, options.common.force);
+  OrderedJson job = fingerprint(options.common, compute, *checkpoint, &calibration.text(), options.calibration);
+  add_file(job, "--scores", options.scores);
+  add_file(job, "--plan", options.plan);
+  Journal journal(folder, job, run_description, journal_options(options.common));
+  with_journal(journal, options.common, [&] { slice_to_folder(in, folder, journal, start, progress); });
 }
 
 }  // namespace dynslice::cli

@@ -40,7 +40,7 @@ void TerminalProgress::start(const std::string& task, int64_t total, const std::
   task_ = task;
   total_ = total;
   unit_ = unit;
-  done_ = 0;
+  done_ = skipped_ = 0;
   started_ = drawn_ = Clock::now();
   if (!quiet_ && terminal_) draw(false);
 }
@@ -54,6 +54,12 @@ void TerminalProgress::advance(int64_t amount) {
   draw(false);
 }
 
+void TerminalProgress::skip(int64_t amount) {
+  done_ += amount;
+  skipped_ += amount;
+  if (!quiet_ && terminal_) draw(false);
+}
+
 void TerminalProgress::finish() {
   const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
   if (quiet_ || (!terminal_ && seconds < 2)) return;
@@ -62,14 +68,14 @@ void TerminalProgress::finish() {
 
 void TerminalProgress::draw(bool last) {
   const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
-  const double rate = seconds > 0 ? static_cast<double>(done_) / seconds : 0;
+  const double rate = seconds > 0 ? static_cast<double>(done_ - skipped_) / seconds : 0;
   const double share = total_ > 0 ? std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_)) : 0;
   std::string figures;
   if (total_ > 0) figures += format_percent(share, 0);
-  if (done_ > 0) figures += ", " + format_rate(rate, unit_);
+  if (done_ > skipped_) figures += ", " + format_rate(rate, unit_);
   if (last) {
     figures += ", " + format_duration(seconds);
-  } else if (done_ > 0 && total_ > done_) {
+  } else if (done_ > skipped_ && total_ > done_) {
     figures += ", " + format_duration(static_cast<double>(total_ - done_) / rate) + " left";
   }
   if (!terminal_) {

@@ -16,6 +16,7 @@ class TerminalProgress final : public ProgressSink {
   explicit TerminalProgress(bool quiet);
   void start(const std::string& task, int64_t total, const std::string& unit) override;
   void advance(int64_t amount) override;
+  void skip(int64_t amount) override;
   void finish() override;
 
  private:
@@ -28,6 +29,7 @@ class TerminalProgress final : public ProgressSink {
   std::string unit_;
   int64_t total_ = 0;
   int64_t done_ = 0;
+  int64_t skipped_ = 0;  // of those done: by an earlier run
   Clock::time_point started_;
   Clock::time_point drawn_;
 };

@@ -34,26 +34,76 @@ int64_t automatic_stream_bytes(const Checkpoint& checkpoint) {
   return std::max(int64_t{256} << 20, std::min(weights / 4, free_memory / 4));
 }
 
-// Scored losses of all windows, fp64 [windows, scored].
-at::Tensor scored_losses(const LayerWalk& walk, const TokenWindows& windows, const PerplexityOptions& options) {
+// Windows walked together: whole chunks of them where there is room, so that how many does not change the arithmetic.
+int64_t windows_per_turn(const LayerWalk& walk, const TokenWindows& windows, const PerplexityOptions& options) {
   const int64_t bytes_per_window = windows.length * walk.config().hidden_size * 4;
   const int64_t stream_bytes =
       options.stream_bytes > 0 ? options.stream_bytes : automatic_stream_bytes(walk.checkpoint());
-  const int64_t per_turn = std::max<int64_t>(1, stream_bytes / bytes_per_window);
-  const Head head = load_head(walk);
-  const int64_t turns = (windows.count + per_turn - 1) / per_turn;
-  std::vector<at::Tensor> losses;
-  for (int64_t turn = 0; turn < turns; ++turn) {
-    const std::string suffix =
-        turns > 1 ? " (part " + std::to_string(turn + 1) + " of " + std::to_string(turns) + ")" : "";
-    const int64_t first = turn * per_turn;
-    const TokenWindows some = windows.part(first, std::min(per_turn, windows.count - first));
-    ResidualStream stream = walk.embed(some);
-    run_dense(walk, "Layers" + suffix, stream);
-    losses.push_back(next_token_losses(walk, head, std::move(stream), some, "Losses" + suffix));
+  const int64_t fitting = std::max<int64_t>(1, stream_bytes / bytes_per_window);
+  const int64_t chunk = std::max<int64_t>(1, walk.options().chunk_tokens / windows.length);
+  return fitting > chunk ? fitting / chunk * chunk : fitting;
+}
+
+// Walks the windows through the model in turns. Between layers the journal keeps the turn, its stream, and the losses
+// of the turns before.
+class LossWalk {
+ public:
+  LossWalk(const LayerWalk& walk, const TokenWindows& windows, const PerplexityOptions& options)
+      : walk_(walk), windows_(windows), options_(options), head_(load_head(walk)) {}
+
+  // Losses of all windows, fp64 [windows, T - 1].
+  at::Tensor run() {
+    restore();
+    const int64_t turns = (windows_.count + per_turn_ - 1) / per_turn_;
+    for (; turn_ < turns; ++turn_) {
+      const std::string suffix =
+          turns > 1 ? " (part " + std::to_string(turn_ + 1) + " of " + std::to_string(turns) + ")" : "";
+      const int64_t first = turn_ * per_turn_;
+      const TokenWindows some = windows_.part(first, std::min(per_turn_, windows_.count - first));
+      if (stream_.chunks.empty()) stream_ = walk_.embed(some);
+      run_dense(walk_, "Layers" + suffix, stream_, {first_layer_, [&](int64_t next) { save(next); }});
+      const at::Tensor turn_losses = next_token_losses(walk_, head_, std::move(stream_), some, "Losses" + suffix);
+      losses_ = losses_.defined() ? at::cat({losses_, turn_losses}) : turn_losses;
+      stream_ = {};
+      first_layer_ = 0;
+    }
+    return losses_;
   }
+
+ private:
+  WalkState state() {
+    WalkState state;
+    state.values = {{"windows_per_turn", per_turn_}, {"turn", turn_}};
+    state.tensors.emplace_back("losses", &losses_);
+    state.streams.emplace_back("stream", &stream_);
+    return state;
+  }
+
+  void restore() {
+    per_turn_ = windows_per_turn(walk_, windows_, options_);
+    const auto kept = options_.journal.restore(state(), walk_.options().device);
+    if (!kept) return;
+    first_layer_ = kept->next_layer;
+    per_turn_ = kept->values.at("windows_per_turn").get<int64_t>();  // the free memory may be another one now
+    turn_ = kept->values.at("turn").get<int64_t>();
+    if (losses_.defined()) losses_ = losses_.cpu();
+  }
+
+  void save(int64_t next) { options_.journal.save(next, walk_.config().num_layers(), state()); }
+
+  const LayerWalk& walk_;
+  const TokenWindows& windows_;
+  const PerplexityOptions& options_;
+  Head head_;
+  int64_t per_turn_ = 0, turn_ = 0, first_layer_ = 0;
+  at::Tensor losses_;  // of the turns before
+  ResidualStream stream_;
+};
+
+// Scored losses of all windows, fp64 [windows, scored].
+at::Tensor scored_losses(const LayerWalk& walk, const TokenWindows& windows, const PerplexityOptions& options) {
   const int64_t skip = first_scored(options.protocol, windows.length);
-  return at::cat(losses).narrow(1, skip, windows.length - 1 - skip);
+  return LossWalk(walk, windows, options).run().narrow(1, skip, windows.length - 1 - skip);
 }
 
 }  // namespace
@@ -86,7 +136,8 @@ Perplexity measure_perplexity(const Checkpoint& checkpoint, const ComputeOptions
     const double variance = losses.var(/*unbiased=*/true).item<double>();
     result.standard_error = result.value * std::sqrt(variance / static_cast<double>(losses.numel()));
   }
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() +
+                   options.journal.earlier_seconds();
   return result;
 }
 

@@ -2,7 +2,7 @@
 
 #include <ATen/Functions.h>
 #include <fcntl.h>
-#include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -16,8 +16,10 @@
 #include <stdexcept>
 #include <utility>
 
+#include "dynslice/model/journal.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
+#include "dynslice/support/hash.h"
 #include "dynslice/support/json.h"
 
 namespace dynslice {
@@ -106,37 +108,6 @@ void check_output(const fs::path& out, bool force) {
               ": has no dynslice.json: --force replaces only what dynslice wrote; choose another output folder");
 }
 
-void create_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) throw_system_error(folder, "cannot be created", error.value());
-}
-
-Descriptor lock_folder(const fs::path& folder) {
-  Descriptor lock(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (lock.get() < 0) throw_system_error(folder, "cannot be opened as a folder", errno);
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    throw_error(ErrorKind::kUsage, folder.string(),
-                ": another run is writing there; wait for it or choose another output folder");
-  }
-  return lock;
-}
-
-// What a killed run left. Its writer makes no sub-folders; a folder with some is somebody else's.
-void remove_stale(const fs::path& partial) {
-  if (!is_there(partial)) return;
-  const Descriptor lock = lock_folder(partial);
-  std::error_code error;
-  for (fs::directory_iterator entry(partial, error), end; !error && entry != end; entry.increment(error)) {
-    if (entry->is_directory(error)) {
-      throw_error(ErrorKind::kUsage, partial.string(),
-                  ": is in the way and no remainder of an earlier run; move it away");
-    }
-  }
-  if (!error) fs::remove_all(partial, error);
-  if (error) throw_system_error(partial, "cannot be removed", error.value());
-}
-
 void check_room(const fs::path& folder, uint64_t needed) {
   struct statvfs disk{};
   if (::statvfs(folder.c_str(), &disk) != 0) return;  // then writing will tell
@@ -193,13 +164,14 @@ std::vector<Shard> assign_shards(const std::vector<OutputTensor>& tensors, uint6
 
 class CheckpointWriter::Impl {
  public:
-  Impl(const fs::path& out, std::vector<OutputTensor> tensors, bool force, uint64_t max_shard_bytes);
-  ~Impl();
+  Impl(const fs::path& out, std::vector<OutputTensor> tensors, bool force, std::shared_ptr<WorkFolder> folder,
+       const OrderedJson& written, uint64_t max_shard_bytes);
 
   const fs::path& folder() const { return partial_; }
   uint64_t tensor_bytes() const { return tensor_bytes_; }
   void write(const std::string& name, const at::Tensor& values);
-  void commit();
+  OrderedJson written() const;
+  void commit(const std::function<void()>& before_rename);
 
  private:
   // Where a tensor goes.
@@ -208,12 +180,18 @@ class CheckpointWriter::Impl {
     size_t shard = 0;
     uint64_t offset = 0;
     bool written = false;
+    std::string checksum;  // once written
   };
 
+  void open_shards(const OrderedJson& written);
+  std::string lay_out(size_t k);
   void start_shard(size_t k);
+  void reopen_shard(size_t k);
+  void check_written(const std::string& name, const std::string& checksum);
   void write_index() const;
   void sync_files() const;
   void swap_in();
+  [[noreturn]] void fail_resume(const std::string& file, const std::string& what) const;
 
   fs::path out_, partial_;
   bool force_;
@@ -221,45 +199,45 @@ class CheckpointWriter::Impl {
   std::vector<Shard> shards_;
   std::map<std::string, Place> places_;
   uint64_t tensor_bytes_ = 0;
-  std::optional<Descriptor> lock_;
-  bool owns_partial_ = false;
+  std::shared_ptr<WorkFolder> folder_;
 };
 
 CheckpointWriter::Impl::Impl(const fs::path& out, std::vector<OutputTensor> tensors, bool force,
-                             uint64_t max_shard_bytes)
-    : out_(plain_path(out)), partial_(with_suffix(out_, ".partial")), force_(force), tensors_(std::move(tensors)) {
+                             std::shared_ptr<WorkFolder> folder, const OrderedJson& written, uint64_t max_shard_bytes)
+    : out_(plain_path(out)),
+      partial_(with_suffix(out_, ".partial")),
+      force_(force),
+      tensors_(std::move(tensors)),
+      folder_(folder != nullptr ? std::move(folder) : std::make_shared<WorkFolder>(partial_)) {
   check_output(out_, force_);
   shards_ = assign_shards(tensors_, max_shard_bytes);
   for (const Shard& shard : shards_) tensor_bytes_ += shard.bytes;
-  if (out_.has_parent_path()) create_folder(out_.parent_path());
-  remove_stale(partial_);
-  check_room(out_.has_parent_path() ? out_.parent_path() : fs::path("."), tensor_bytes_ + kOtherBytes);
-  create_folder(partial_);
-  owns_partial_ = true;
-  try {
-    lock_ = lock_folder(partial_);
-    for (size_t k = 0; k < shards_.size(); ++k) start_shard(k);
-  } catch (...) {  // no destructor runs for an object whose constructor failed
-    std::error_code ignored;
-    fs::remove_all(partial_, ignored);
-    throw;
+  folder_->open();
+  open_shards(written);
+}
+
+void CheckpointWriter::Impl::open_shards(const OrderedJson& written) {
+  const bool resumes = written.is_object();
+  folder_->clear([&](const std::string& name) {
+    const auto is_shard = [&](const Shard& shard) { return shard.name == name; };
+    return Journal::is_journal_file(name) || (resumes && std::any_of(shards_.begin(), shards_.end(), is_shard));
+  });
+  if (!resumes) check_room(partial_, tensor_bytes_ + kOtherBytes);
+  for (size_t k = 0; k < shards_.size(); ++k) resumes ? reopen_shard(k) : start_shard(k);
+  if (!resumes) return;
+  for (const auto& [name, checksum] : written.items()) {
+    if (!places_.contains(name) || !checksum.is_string()) fail_resume(name, "is no tensor of this checkpoint");
+    check_written(name, checksum.get<std::string>());
   }
 }
 
-CheckpointWriter::Impl::~Impl() {
-  if (!owns_partial_) return;
-  std::error_code ignored;
-  fs::remove_all(partial_, ignored);
-}
-
-// Creates the file of shard k and writes its header, which is known before any tensor is.
-void CheckpointWriter::Impl::start_shard(size_t k) {
-  Shard& shard = shards_[k];
+// Places the tensors of shard k; its header, which is known before any tensor is.
+std::string CheckpointWriter::Impl::lay_out(size_t k) {
   OrderedJson header = {{"__metadata__", {{"format", "pt"}}}};
   uint64_t offset = 0;
-  for (const size_t index : shard.tensors) {
+  for (const size_t index : shards_[k].tensors) {
     const OutputTensor& tensor = tensors_[index];
-    if (!places_.emplace(tensor.name, Place{index, k, offset, false}).second) {
+    if (!places_.emplace(tensor.name, Place{index, k, offset, false, {}}).second) {
       throw std::logic_error("CheckpointWriter: tensor " + tensor.name + " is announced twice");
     }
     const uint64_t end = offset + bytes_of(tensor);
@@ -270,12 +248,56 @@ void CheckpointWriter::Impl::start_shard(size_t k) {
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const uint64_t length = text.size();
-  for (const size_t index : shard.tensors) places_[tensors_[index].name].offset += sizeof length + length;
-  const fs::path path = partial_ / shard.name;
-  shard.file = Descriptor(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
-  if (shard.file.get() < 0) throw_system_error(path, "cannot be created", errno);
-  write_at(shard.file, path, &length, sizeof length, 0);
-  write_at(shard.file, path, text.data(), length, sizeof length);
+  for (const size_t index : shards_[k].tensors) places_[tensors_[index].name].offset += sizeof length + length;
+  std::string bytes(sizeof length, '\0');
+  std::memcpy(bytes.data(), &length, sizeof length);
+  return bytes + text;
+}
+
+void CheckpointWriter::Impl::start_shard(size_t k) {
+  const std::string header = lay_out(k);
+  const fs::path path = partial_ / shards_[k].name;
+  shards_[k].file = Descriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  if (shards_[k].file.get() < 0) throw_system_error(path, "cannot be created", errno);
+  write_at(shards_[k].file, path, header.data(), header.size(), 0);
+}
+
+void CheckpointWriter::Impl::reopen_shard(size_t k) {
+  const std::string header = lay_out(k);
+  Shard& shard = shards_[k];
+  shard.file = Descriptor(::open((partial_ / shard.name).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  struct stat status {};
+  if (shard.file.get() < 0 || ::fstat(shard.file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
+    fail_resume(shard.name, "is missing");
+  }
+  std::string found(header.size(), '\0');
+  const ssize_t n = ::pread(shard.file.get(), found.data(), found.size(), 0);
+  if (n != static_cast<ssize_t>(found.size()) || found != header) fail_resume(shard.name, "has another layout");
+}
+
+// Compares a tensor that an earlier run wrote with its checksum.
+void CheckpointWriter::Impl::check_written(const std::string& name, const std::string& checksum) {
+  Place& place = places_.at(name);
+  const Shard& shard = shards_[place.shard];
+  Checksum found;
+  std::string block(size_t{4} << 20, '\0');
+  uint64_t done = 0;
+  for (const uint64_t bytes = bytes_of(tensors_[place.tensor]); done < bytes;) {
+    const ssize_t n = ::pread(shard.file.get(), block.data(), std::min<uint64_t>(block.size(), bytes - done),
+                              static_cast<off_t>(place.offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) fail_resume(shard.name, "ends within tensor " + name);
+    found.update(block.data(), static_cast<size_t>(n));
+    done += static_cast<uint64_t>(n);
+  }
+  if (found.hex() != checksum) fail_resume(shard.name, "tensor " + name + " has another checksum");
+  place.written = true;
+  place.checksum = checksum;
+}
+
+void CheckpointWriter::Impl::fail_resume(const std::string& file, const std::string& what) const {
+  throw_error(ErrorKind::kBadInput, (partial_ / file).string(), ": is damaged (", what, "); delete ",
+              partial_.string(), " or start without --resume");
 }
 
 void CheckpointWriter::Impl::write(const std::string& name, const at::Tensor& values) {
@@ -292,14 +314,29 @@ void CheckpointWriter::Impl::write(const std::string& name, const at::Tensor& va
   const int64_t count = rows.size(0), row_values = count > 0 ? rows.numel() / count : 0;
   const int64_t step = std::max<int64_t>(1, kChunkValues / std::max<int64_t>(1, row_values));
   uint64_t offset = place.offset;
+  Checksum checksum;
   for (int64_t row = 0; row < count; row += step) {
     const at::Tensor chunk =
         rows.narrow(0, row, std::min(step, count - row)).to(at::kCPU, announced.dtype).contiguous();
     check_finite(name, chunk);
     write_at(shard.file, partial_ / shard.name, chunk.data_ptr(), chunk.nbytes(), offset);
+    checksum.update(chunk.const_data_ptr(), chunk.nbytes());
     offset += chunk.nbytes();
   }
   place.written = true;
+  place.checksum = checksum.hex();
+}
+
+OrderedJson CheckpointWriter::Impl::written() const {
+  OrderedJson names = OrderedJson::object();
+  for (const OutputTensor& tensor : tensors_) {
+    const Place& place = places_.at(tensor.name);
+    if (place.written) names[tensor.name] = place.checksum;
+  }
+  for (const Shard& shard : shards_) {
+    if (::fdatasync(shard.file.get()) != 0) throw_system_error(partial_ / shard.name, "cannot be written", errno);
+  }
+  return names;
 }
 
 void CheckpointWriter::Impl::write_index() const {
@@ -320,42 +357,65 @@ void CheckpointWriter::Impl::sync_files() const {
   sync_path(partial_);
 }
 
+// One step when a folder is replaced: both names change places, and there is no moment without a checkpoint.
 void CheckpointWriter::Impl::swap_in() {
-  const fs::path old = with_suffix(out_, ".old-" + std::to_string(::getpid()));
   check_output(out_, force_);  // it may have come into being since
   const bool replaces = is_there(out_);
-  if (replaces && ::rename(out_.c_str(), old.c_str()) != 0) throw_system_error(out_, "cannot be moved aside", errno);
-  if (::rename(partial_.c_str(), out_.c_str()) != 0) {
-    const int code = errno;
-    if (replaces) ::rename(old.c_str(), out_.c_str());
-    throw_system_error(out_, "cannot be renamed to from " + partial_.string(), code);
+  const auto rename = [&](unsigned int flags) {
+    return ::renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, out_.c_str(), flags) == 0;
+  };
+  const fs::path old = with_suffix(out_, ".old-" + std::to_string(::getpid()));
+  fs::path replaced = partial_;
+  if (!rename(replaces ? RENAME_EXCHANGE : 0)) {
+    int code = errno;
+    const bool cannot_exchange = replaces && (code == EINVAL || code == ENOSYS);  // of some file systems
+    if (cannot_exchange) {
+      replaced = old;
+      if (::rename(out_.c_str(), old.c_str()) != 0) throw_system_error(out_, "cannot be moved aside", errno);
+    }
+    if (!cannot_exchange || ::rename(partial_.c_str(), out_.c_str()) != 0) {
+      if (cannot_exchange) {
+        code = errno;
+        ::rename(old.c_str(), out_.c_str());
+      }
+      throw_system_error(out_, "cannot be renamed to from " + partial_.string(), code);
+    }
   }
-  owns_partial_ = false;
+  folder_->release();
   sync_path(out_.has_parent_path() ? out_.parent_path() : fs::path("."));
   std::error_code ignored;
-  if (replaces) fs::remove_all(old, ignored);
+  if (replaces) fs::remove_all(replaced, ignored);
 }
 
-void CheckpointWriter::Impl::commit() {
+void CheckpointWriter::Impl::commit(const std::function<void()>& before_rename) {
   for (const auto& [name, place] : places_) {
     if (!place.written) throw std::logic_error("CheckpointWriter: tensor " + name + " was announced but never written");
   }
-  if (!owns_partial_) throw std::logic_error("CheckpointWriter: commit was called before");
+  if (!folder_->is_open()) throw std::logic_error("CheckpointWriter: commit was called before");
   if (shards_.size() > 1) write_index();
   sync_files();
+  check_output(out_, force_);  // before what a run could go on from is removed
+  if (before_rename) before_rename();
   swap_in();
 }
 
 CheckpointWriter::CheckpointWriter(fs::path out, std::vector<OutputTensor> tensors, bool force,
                                    uint64_t max_shard_bytes)
-    : impl_(std::make_unique<Impl>(out, std::move(tensors), force, max_shard_bytes)) {}
+    : CheckpointWriter(std::move(out), std::move(tensors), force, nullptr, {}, max_shard_bytes) {}
+
+CheckpointWriter::CheckpointWriter(fs::path out, std::vector<OutputTensor> tensors, bool force,
+                                   std::shared_ptr<WorkFolder> folder, const OrderedJson& written,
+                                   uint64_t max_shard_bytes)
+    : impl_(std::make_unique<Impl>(out, std::move(tensors), force, std::move(folder), written, max_shard_bytes)) {}
 
 CheckpointWriter::~CheckpointWriter() = default;
 
 const fs::path& CheckpointWriter::folder() const { return impl_->folder(); }
 uint64_t CheckpointWriter::tensor_bytes() const { return impl_->tensor_bytes(); }
 void CheckpointWriter::write(const std::string& name, const at::Tensor& values) { impl_->write(name, values); }
-void CheckpointWriter::commit() { impl_->commit(); }
+OrderedJson CheckpointWriter::written() const { return impl_->written(); }
+void CheckpointWriter::commit(const std::function<void()>& before_rename) { impl_->commit(before_rename); }
+fs::path CheckpointWriter::partial_folder(const fs::path& out) { return with_suffix(plain_path(out), ".partial"); }
 
 void CheckpointWriter::write_text(const std::string& file_name, const std::string& content) {
   if (file_name.empty() || file_name.front() == '.' || file_name.find('/') != std::string::npos) {

@@ -134,21 +134,24 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
 }
 
 void LayerWalk::run(const std::string& task, int64_t tokens, const std::function<void(LayerStep&)>& visit,
-                    std::optional<at::ScalarType> weights) const {
+                    std::optional<at::ScalarType> weights, const WalkSpan& span) const {
   ProgressTask progress(progress_, task, tokens * config().num_layers(), "token-layers");
-  for (int64_t index = 0; index < config().num_layers(); ++index) {
+  if (span.first_layer > 0) progress.skip(tokens * span.first_layer);
+  for (int64_t index = span.first_layer; index < config().num_layers(); ++index) {
     LayerStep step(index, load_decoder_layer(checkpoint_, index, weights.value_or(options_.dtype), options_.device),
                    context_, progress);
     visit(step);
+    if (span.after_layer) span.after_layer(index + 1);
   }
 }
 
-void run_dense(const LayerWalk& walk, const std::string& task, ResidualStream& stream) {
-  walk.run(task, stream.tokens(), [&](LayerStep& step) {
+void run_dense(const LayerWalk& walk, const std::string& task, ResidualStream& stream, const WalkSpan& span) {
+  const auto visit = [&](LayerStep& step) {
     step.transform(stream, [&](const at::Tensor& x) {
       return forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
     });
-  });
+  };
+  walk.run(task, stream.tokens(), visit, std::nullopt, span);
 }
 
 }  // namespace dynslice

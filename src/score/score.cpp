@@ -37,6 +37,14 @@ class TokenMean {
   }
   double mean() const { return count_ == 0 ? 0.0 : sum_ / static_cast<double>(count_); }
   int64_t skipped() const { return skipped_; }
+  OrderedJson to_json() const { return {sum_, count_, skipped_}; }
+  static TokenMean from_json(const OrderedJson& json) {
+    TokenMean mean;
+    mean.sum_ = json.at(0).get<double>();
+    mean.count_ = json.at(1).get<int64_t>();
+    mean.skipped_ = json.at(2).get<int64_t>();
+    return mean;
+  }
 
  private:
   double sum_ = 0;
@@ -71,6 +79,78 @@ void score_layer(const LayerStep& step, const Head* final_head, const Metric& me
     return y;
   });
   if (metric.window > 1 && start >= 0) state.history.pop_front();
+}
+
+// The walk between two layers, as the journal keeps it: the means so far, the stream, and the window's history.
+class ScoringWalk {
+ public:
+  ScoringWalk(const LayerWalk& walk, const ScoreOptions& options, const TokenWindows& windows)
+      : walk_(walk), options_(options) {
+    const int64_t layers = walk.config().num_layers();
+    if (options.after_final_norm) head_ = load_head(walk);
+    state_.means.resize(static_cast<size_t>(layers - options.metric.window + 1));
+    // The history's length depends on where the walk stands; as many streams as it can have are asked for.
+    std::vector<ResidualStream> history(static_cast<size_t>(options.metric.window - 1));
+    WalkState kept = journal_state(history);
+    const auto restored = options.journal.restore(kept, walk.options().device);
+    if (!restored) {
+      stream_ = walk.embed(windows);
+      return;
+    }
+    span_.first_layer = restored->next_layer;
+    const OrderedJson& means = restored->values.at("means");
+    for (size_t i = 0; i < state_.means.size(); ++i) state_.means[i] = TokenMean::from_json(means.at(i));
+    for (ResidualStream& stream : history) {
+      if (!stream.chunks.empty()) state_.history.push_back(std::move(stream));
+    }
+  }
+
+  const std::vector<TokenMean>& run() {
+    const int64_t layers = walk_.config().num_layers();
+    span_.after_layer = [&](int64_t next) { save(next); };
+    const auto visit = [&](LayerStep& step) {
+      const bool normed = options_.after_final_norm && step.index() + 1 == layers;
+      score_layer(step, normed ? &head_ : nullptr, options_.metric, stream_, state_);
+    };
+    walk_.run("Scoring layers", stream_.tokens(), visit, std::nullopt, span_);
+    return state_.means;
+  }
+
+ private:
+  template <typename Streams>
+  WalkState journal_state(Streams& history) {
+    WalkState state;
+    state.streams.emplace_back("stream", &stream_);
+    for (size_t i = 0; i < history.size(); ++i) state.streams.emplace_back("history " + std::to_string(i), &history[i]);
+    return state;
+  }
+
+  void save(int64_t next) {
+    std::vector<ResidualStream> history(state_.history.begin(), state_.history.end());  // shallow
+    history.resize(static_cast<size_t>(options_.metric.window - 1));
+    WalkState state = journal_state(history);
+    state.values["means"] = OrderedJson::array();
+    for (const TokenMean& mean : state_.means) state.values["means"].push_back(mean.to_json());
+    options_.journal.save(next, walk_.config().num_layers(), state);
+  }
+
+  const LayerWalk& walk_;
+  const ScoreOptions& options_;
+  Head head_;
+  Progress state_;
+  ResidualStream stream_;
+  WalkSpan span_;
+};
+
+LayerScores scores_of(const OrderedJson& result, const Metric& metric, int64_t tokens) {
+  LayerScores scores;
+  scores.metric = metric.name();
+  const bool high = metric.kind == MetricKind::kBlockInfluence || metric.kind == MetricKind::kAngular;
+  scores.more_important = high ? MoreImportant::kHigh : MoreImportant::kLow;
+  scores.tokens = tokens;
+  scores.values = result.at("values").get<std::vector<double>>();
+  scores.skipped_tokens = result.at("skipped_tokens").get<int64_t>();
+  return scores;
 }
 
 }  // namespace
@@ -112,25 +192,19 @@ LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, con
   if (metric.window > layers) {
     throw_error(ErrorKind::kUsage, "--metric ", metric.name(), ": the model has only ", layers, " layers");
   }
-  Head head;
-  if (options.after_final_norm) head = load_head(walk);
-
-  Progress state{std::vector<TokenMean>(static_cast<size_t>(layers - metric.window + 1)), {}};
-  ResidualStream stream = walk.embed(windows);
-  walk.run("Scoring layers", windows.tokens(), [&](LayerStep& step) {
-    const bool normed = options.after_final_norm && step.index() + 1 == layers;
-    score_layer(step, normed ? &head : nullptr, metric, stream, state);
-  });
-
-  LayerScores scores;
-  scores.metric = metric.name();
-  const bool high = metric.kind == MetricKind::kBlockInfluence || metric.kind == MetricKind::kAngular;
-  scores.more_important = high ? MoreImportant::kHigh : MoreImportant::kLow;
-  scores.tokens = windows.tokens();
-  for (const TokenMean& mean : state.means) {
-    scores.values.push_back(metric.kind == MetricKind::kBlockInfluence ? 1 - mean.mean() : mean.mean());
-    scores.skipped_tokens += mean.skipped();
+  std::optional<OrderedJson> result = options.journal.result();
+  if (!result) {
+    result = {{"values", OrderedJson::array()}, {"skipped_tokens", 0}};
+    int64_t skipped = 0;
+    ScoringWalk scoring(walk, options, windows);
+    for (const TokenMean& mean : scoring.run()) {
+      (*result)["values"].push_back(metric.kind == MetricKind::kBlockInfluence ? 1 - mean.mean() : mean.mean());
+      skipped += mean.skipped();
+    }
+    (*result)["skipped_tokens"] = skipped;
+    options.journal.finish(*result);
   }
+  LayerScores scores = scores_of(*result, metric, windows.tokens());
   if (scores.skipped_tokens > 0) {
     log(LogLevel::kWarning, std::to_string(scores.skipped_tokens) + " tokens with norm 0 were left out of the scores");
   }

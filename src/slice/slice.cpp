@@ -102,22 +102,43 @@ void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer
 // that enters the next half layer.
 class Slicer {
  public:
-  Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink)
-      : walk_(walk), plan_(plan), config_(sliced_config(walk.config(), plan)), sink_(sink) {}
+  Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink, const JournalPhase& journal)
+      : walk_(walk), config_(sliced_config(walk.config(), plan)), sink_(sink), journal_(journal) {}
 
   SliceResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
-    calibration_ = walk_.embed(calibration);
-    if (held_out != nullptr) held_out_ = walk_.embed(*held_out);
-    enter();
-    if (sink_.write) emit_embedding();
-
+    const auto kept = journal_.restore(state(), walk_.options().device);
+    if (kept) {
+      way_.kind = way_.weight.defined() ? ShortcutKind::kMatrix
+                  : way_.down.defined() ? ShortcutKind::kLowRank
+                                        : ShortcutKind::kIdentity;
+    } else {
+      calibration_ = walk_.embed(calibration);
+      if (held_out != nullptr) held_out_ = walk_.embed(*held_out);
+      enter();
+      if (sink_.write) emit_embedding();
+    }
+    const WalkSpan span{kept ? kept->next_layer : 0,
+                        [&](int64_t next) { journal_.save(next, walk_.config().num_layers(), state()); }};
     walk_.run(
-        "Slicing", calibration_.tokens() + held_out_.tokens(), [&](LayerStep& step) { slice_layer(step); }, at::kFloat);
+        "Slicing", calibration_.tokens() + held_out_.tokens(), [&](LayerStep& step) { slice_layer(step); }, at::kFloat,
+        span);
     if (sink_.write) emit_head();
     return {held_out != nullptr ? std::optional(held_out_loss(*held_out)) : std::nullopt};
   }
 
  private:
+  // All that the walk remembers between two layers.
+  WalkState state() {
+    WalkState state;
+    state.tensors = {{"kept", &basis_.kept},
+                     {"dropped", &basis_.dropped},
+                     {"way", &way_.weight},
+                     {"way_down", &way_.down},
+                     {"way_up", &way_.up}};
+    state.streams = {{"calibration", &calibration_}, {"held_out", &held_out_}};
+    return state;
+  }
+
   SecondMoment moment() const { return {walk_.config().hidden_size, walk_.options().device}; }
   bool is_whole(int64_t width) const { return width == walk_.config().hidden_size; }
   Basis original() const { return original_basis(walk_.config().hidden_size, walk_.options().device); }
@@ -258,9 +279,9 @@ class Slicer {
   }
 
   const LayerWalk& walk_;
-  const SlicePlan& plan_;
   const ModelConfig config_;  // of the sliced model
   const TensorSink& sink_;
+  const JournalPhase& journal_;
   ResidualStream calibration_;
   ResidualStream held_out_;
   Basis basis_;   // of the stream that enters the next half layer, in original coordinates
@@ -277,11 +298,11 @@ void check_sliceable(const Checkpoint& checkpoint) {
 }
 
 SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
-                        const TensorSink& sink, const TokenWindows* held_out) {
+                        const TensorSink& sink, const TokenWindows* held_out, const JournalPhase& journal) {
   const ModelConfig& config = walk.config();
   check_sliceable(walk.checkpoint());
   check_plan(plan, config, "the plan");
-  return Slicer(walk, plan, sink).run(calibration, held_out);
+  return Slicer(walk, plan, sink, journal).run(calibration, held_out);
 }
 
 }  // namespace dynslice

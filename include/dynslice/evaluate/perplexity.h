@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "dynslice/model/journal.h"
 #include "dynslice/model/layer_walk.h"
 
 namespace dynslice {
@@ -25,6 +26,7 @@ struct PerplexityOptions {
   // which reads the weights again. 0: a quarter of the weights' size, at least 256 MiB, at most a quarter of the
   // memory that is free.
   int64_t stream_bytes = 0;
+  JournalPhase journal = {};  // keeps the losses of finished turns, and the stream between layers
 };
 
 struct Perplexity {
@@ -34,7 +36,7 @@ struct Perplexity {
   int64_t tokens = 0;  // windows * seqlen: what went through the model
   int64_t scored_tokens = 0;
   int64_t seqlen = 0;
-  double seconds = 0;
+  double seconds = 0;  // those of the runs that this one resumed included
   double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 

@@ -5,9 +5,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "dynslice/support/json.h"
+#include "dynslice/support/work_folder.h"
 
 namespace dynslice {
 
@@ -18,7 +22,7 @@ struct OutputTensor {
 };
 
 // Guarantees: everything is written into `OUT.partial/`, synced, and renamed to `OUT` by `commit`; without
-// `commit` the destructor removes it. The bytes of a file depend on the tensors only. Tensors may be written
+// `commit` the destructor removes it, unless the folder was given and is kept. The bytes of a file depend on the tensors only. Tensors may be written
 // in any order; their place in the files is the order in which they were announced.
 class CheckpointWriter {
  public:
@@ -26,7 +30,13 @@ class CheckpointWriter {
   // when there is more than `max_shard_bytes`. Throws kUsage when `out` exists and not `force`;
   // kOutOfResources, before anything is written, when the disk lacks the room.
   CheckpointWriter(std::filesystem::path out, std::vector<OutputTensor> tensors, bool force,
-                   uint64_t max_shard_bytes = uint64_t{5} * 1000 * 1000 * 1000);
+                   uint64_t max_shard_bytes = kShardBytes);
+  // The same for a run that keeps a journal in `folder` (OUT.partial), whose files are left alone. With `written`,
+  // what `written()` gave in an earlier run, the tensors that it names are there already: they are compared with
+  // their checksums, and everything else is written again. Throws kBadInput when they are not as they were.
+  CheckpointWriter(std::filesystem::path out, std::vector<OutputTensor> tensors, bool force,
+                   std::shared_ptr<WorkFolder> folder, const OrderedJson& written,
+                   uint64_t max_shard_bytes = kShardBytes);
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
@@ -42,10 +52,19 @@ class CheckpointWriter {
   // Writes a small file (config.json, dynslice.json) of the checkpoint.
   void write_text(const std::string& file_name, const std::string& content);
 
+  // Brings what was written so far to the disk, and gives the names of those tensors with their checksums.
+  OrderedJson written() const;
+
   // Checks that every announced tensor was written, syncs, and renames (replacing an existing OUT when `force`).
-  void commit();
+  // `before_rename` is called when all is on the disk: the journal's files must go then.
+  void commit(const std::function<void()>& before_rename = {});
+
+  // The folder that `out` is written to until it is whole: OUT.partial. Throws kUsage for a name such as "..".
+  static std::filesystem::path partial_folder(const std::filesystem::path& out);
 
   uint64_t tensor_bytes() const;  // of all announced tensors
+
+  static constexpr uint64_t kShardBytes = uint64_t{5} * 1000 * 1000 * 1000;
 
  private:
   class Impl;

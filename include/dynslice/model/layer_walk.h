@@ -52,6 +52,12 @@ class LayerStep {
   ProgressTask& progress_;
 };
 
+// Where a walk begins, and what is done between layers.
+struct WalkSpan {
+  int64_t first_layer = 0;                                  // the ones before were walked by an earlier run
+  std::function<void(int64_t next_layer)> after_layer = {};  // called after every layer with the next one's index
+};
+
 class LayerWalk {
  public:
   // `checkpoint` must outlive the walk. `window_length` is the T of all streams.
@@ -67,10 +73,10 @@ class LayerWalk {
   // Throws kBadInput for a token id that the embedding does not have (tokenizer and model do not match).
   ResidualStream embed(const TokenWindows& windows) const;
 
-  // Visits every layer in order. `tokens` (of all streams that the visitor transforms) is for the progress bar.
+  // Visits every layer of the span in order. `tokens` (of all streams that the visitor transforms) is for the progress bar.
   // The linear weights come in `weights`, the dtype of the forward when not given.
   void run(const std::string& task, int64_t tokens, const std::function<void(LayerStep&)>& visit,
-           std::optional<at::ScalarType> weights = std::nullopt) const;
+           std::optional<at::ScalarType> weights = std::nullopt, const WalkSpan& span = {}) const;
 
  private:
   const Checkpoint& checkpoint_;
@@ -80,6 +86,6 @@ class LayerWalk {
 };
 
 // Walks the stream through all layers of the checkpoint as they are.
-void run_dense(const LayerWalk& walk, const std::string& task, ResidualStream& stream);
+void run_dense(const LayerWalk& walk, const std::string& task, ResidualStream& stream, const WalkSpan& span = {});
 
 }  // namespace dynslice

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "dynslice/model/journal.h"
 #include "dynslice/model/layer_scores.h"
 #include "dynslice/model/layer_walk.h"
 
@@ -29,6 +30,7 @@ struct ScoreOptions {
   Metric metric;
   // Reads the last layer's output after the final norm, as the authors' script for lr does.
   bool after_final_norm = false;
+  JournalPhase journal = {};  // keeps the means and the streams between layers
 };
 
 // Scores all layers in one walk. A token whose norm is 0 on either side is left out and counted.

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "dynslice/model/journal.h"
 #include "dynslice/model/layer_walk.h"
 #include "dynslice/model/slice_plan.h"
 
@@ -34,7 +35,9 @@ void check_sliceable(const Checkpoint& checkpoint);
 // through shortcut matrices. Second moments and eigenvectors are fp64, with a ridge of 1 % of the mean diagonal;
 // weights are rotated in fp32, whatever the dtype of the forward. Throws kUsage for a model that is not dense,
 // kBadInput when the plan does not fit or the stream holds NaN.
+// `journal` keeps basis and streams between layers; the tensors of the layers before are then not handed over again.
 SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
-                        const TensorSink& sink, const TokenWindows* held_out = nullptr);
+                        const TensorSink& sink, const TokenWindows* held_out = nullptr,
+                        const JournalPhase& journal = {});
 
 }  // namespace dynslice

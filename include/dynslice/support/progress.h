@@ -15,6 +15,8 @@ class ProgressSink {
   // `total` counts `unit`s ("tokens", "bytes"); 0 when it is not known.
   virtual void start(const std::string& task, int64_t total, const std::string& unit) = 0;
   virtual void advance(int64_t amount) = 0;
+  // Counts what an earlier run did; it tells nothing of the speed.
+  virtual void skip(int64_t amount) { advance(amount); }
   virtual void finish() = 0;
 };
 
@@ -30,6 +32,7 @@ class ProgressTask {
   ProgressTask(const ProgressTask&) = delete;
   ProgressTask& operator=(const ProgressTask&) = delete;
   void advance(int64_t amount);
+  void skip(int64_t amount) { sink_.skip(amount); }
 
  private:
   ProgressSink& sink_;

@@ -1,0 +1,36 @@
+// The journal of a command: where it lies, what decides the job, and what a person is told when it ends early.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "cli/inputs.h"
+#include "cli/options.h"
+#include "dynslice/model/journal.h"
+
+namespace dynslice::cli {
+
+// Everything that decides the result of a command: its options, the model's files, the text, device, dtype, threads
+// and versions. `text` may be null.
+OrderedJson fingerprint(const CommonOptions& common, const ComputeOptions& compute, const Checkpoint& checkpoint,
+                        const LoadedText* text, const TextOptions& text_options);
+// Adds the content of a file that an option names, when it names one.
+void add_file(OrderedJson& fingerprint, const std::string& option, const std::string& file);
+
+// What --resume, --force and $DYNSLICE_JOURNAL (auto, every, off) ask for. Throws kUsage for another value of that.
+JournalOptions journal_options(const CommonOptions& common);
+
+// The journal of a command that writes `output` (a file; empty: nothing): in OUTPUT.partial, else in the cache folder
+// under a name made of the fingerprint. `run_description` is kept for the run that goes on.
+std::unique_ptr<Journal> open_journal(const CommonOptions& common, const std::string& output,
+                                      const OrderedJson& fingerprint, const OrderedJson& run_description);
+
+// Does the work. When it ends early, what is worth keeping is kept, and the error says how to go on.
+void with_journal(Journal& journal, const CommonOptions& common, const std::function<void()>& work);
+
+// The command line without what does not belong to the job: --resume and, unless `all_options`, --force, --json, -q, -v.
+std::vector<std::string> job_command_line(const std::vector<std::string>& command_line, bool all_options);
+
+}  // namespace dynslice::cli
