@@ -19,7 +19,8 @@ struct Measured {
 
 Measured load(const CommonOptions& common, const ComputeOptions& compute, TerminalProgress& progress) {
   const auto checkpoint = open_model(common, progress);
-  return {checkpoint->path().string(), count_cost(checkpoint->config()), ResidentModel(*checkpoint, compute, progress), {}};
+  return {
+      checkpoint->path().string(), count_cost(checkpoint->config()), ResidentModel(*checkpoint, compute, progress), {}};
 }
 
 OrderedJson to_json(const Measured& measured, bool decoded) {

@@ -43,9 +43,9 @@ void run(const EvalOptions& options, TerminalProgress& progress) {
   const auto checkpoint = open_model(options.common, progress);
   const LoadedText text = load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress);
   if (measure.protocol == PerplexityProtocol::kLlamaCpp) measure.first_token = text.bos_id;
-  const auto journal = open_journal(options.common, "",
-                                    fingerprint(options.common, compute, *checkpoint, &text, options.text),
-                                    describe_run(options.common, compute, *checkpoint));
+  const auto journal =
+      open_journal(options.common, "", fingerprint(options.common, compute, *checkpoint, &text, options.text),
+                   describe_run(options.common, compute, *checkpoint));
   with_journal(*journal, options.common, [&] {
     measure.journal = JournalPhase(*journal, "evaluation");
     const Perplexity result = measure_perplexity(*checkpoint, compute, text.windows, measure, progress);

@@ -37,7 +37,8 @@ void remove_old_journals(const fs::path& folder) {
 
 std::string quoted(const std::string& argument) {
   const bool plain = !argument.empty() && std::all_of(argument.begin(), argument.end(), [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) != 0 || std::string_view("-_./=:%,@+").find(c) != std::string_view::npos;
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+           std::string_view("-_./=:%,@+").find(c) != std::string_view::npos;
   });
   if (plain) return argument;
   std::string text = "'";
@@ -53,7 +54,8 @@ std::string resuming_command(const CommonOptions& common) {
 
 fs::path cached_journal(const OrderedJson& fingerprint) {
   const std::string text = fingerprint.dump(-1, ' ', true, OrderedJson::error_handler_t::replace);
-  return cache_folder() / "journals" / (fingerprint.at("command").get<std::string>() + "-" + sha256(text).substr(0, 16));
+  return cache_folder() / "journals" /
+         (fingerprint.at("command").get<std::string>() + "-" + sha256(text).substr(0, 16));
 }
 
 }  // namespace
@@ -144,8 +146,8 @@ void with_journal(Journal& journal, const CommonOptions& common, const std::func
     const bool can_resume = journal.keep();
     const bool may_help = error.kind() == ErrorKind::kInterrupted || error.kind() == ErrorKind::kOutOfResources;
     if (!can_resume || !may_help) throw;
-    throw Error(error.kind(), std::string(error.what()) + "; to go on from " + journal.position() + ": " +
-                                  resuming_command(common));
+    throw Error(error.kind(),
+                std::string(error.what()) + "; to go on from " + journal.position() + ": " + resuming_command(common));
   } catch (...) {
     journal.keep();
     throw;

@@ -25,8 +25,8 @@ struct CommonOptions {
   bool json = false;     // one JSON object on stdout
   bool quiet = false;
   bool verbose = false;
-  bool resume = false;  // go on from what a run that was stopped left
-  bool force = false;   // start over instead; slice: also replace the output folder
+  bool resume = false;                    // go on from what a run that was stopped left
+  bool force = false;                     // start over instead; slice: also replace the output folder
   std::vector<std::string> command_line;  // for provenance
   std::string verb;
   std::vector<std::pair<std::string, std::string>> given;  // the options that decide the result, as they were given
@@ -48,12 +48,19 @@ struct ScoreOptions {
   std::string output;  // scores.json
 };
 
+// How much smaller the model is to become.
+struct SizeTarget {
+  std::string quantity;  // "params", "bytes", "flops"
+  double share = 0;      // that is to go, in [0, 1)
+};
+
 // What `plan` and `slice` share.
 struct PlanningOptions {
   CommonOptions common;
   TextOptions calibration;
   std::string method = "slice";
-  std::optional<double> average;  // ratio in [0, 1)
+  std::optional<double> average;     // ratio in [0, 1)
+  std::optional<SizeTarget> target;  // in the place of `average`, which is then solved for
   std::string allocator = "lr";
   std::optional<double> base;  // slicing base of lr
   bool base_auto = false;

@@ -38,6 +38,16 @@ double parse_ratio(const std::string& option, const std::string& text) {
   return value;
 }
 
+// "params=25%".
+SizeTarget parse_target(const std::string& text) {
+  const size_t equals = text.find('=');
+  const std::string quantity = text.substr(0, equals);
+  if (equals == std::string::npos || (quantity != "params" && quantity != "bytes" && quantity != "flops")) {
+    throw_error(ErrorKind::kUsage, "--target \"", text, "\": must be params=R, bytes=R or flops=R, with R such as 25%");
+  }
+  return {quantity, parse_ratio("--target " + quantity, text.substr(equals + 1))};
+}
+
 int64_t parse_integer(const std::string& option, const std::string& text) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -138,8 +148,16 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
             name, [name, &target](const std::string& text) { target = parse_ratio(name, text); }, help)
         ->type_name(kRatioType);
   };
-  ratio("--avg", options.average,
-        "average share of the width to slice away, 25% or 0.25 (required, unless a plan file is given)");
+  CLI::Option* average = ratio(
+      "--avg", options.average,
+      "average share of the width to slice away, 25% or 0.25 (this or --target is required, unless a plan file is "
+      "given)");
+  verb.add_option_function<std::string>(
+          "--target", [&options](const std::string& text) { options.target = parse_target(text); },
+          "share of the model that is to go, params=25%, bytes=25% or flops=25%; the average is solved for. bytes are "
+          "those on disk, of a quantized source at the output's precision")
+      ->type_name("params=RATIO|bytes=RATIO|flops=RATIO")
+      ->excludes(average);
   verb.add_option("--allocate", options.allocator,
                   "how the average is shared out; lr: more where layers are redundant, constant: the same everywhere")
       ->check(CLI::IsMember({"lr", "constant"}))
@@ -230,8 +248,8 @@ void define_slice(CLI::App& app, SliceOptions& options) {
       verb->add_option("--plan", options.plan,
                        "slice by this plan file; the calibration text is still needed, for the rotation")
           ->type_name("FILE");
-  for (const char* replaced :
-       {"--avg", "--allocate", "--base", "--max-ratio", "--round-to", "--slice-head", "--scores", "--preset"}) {
+  for (const char* replaced : {"--avg", "--target", "--allocate", "--base", "--max-ratio", "--round-to", "--slice-head",
+                               "--scores", "--preset"}) {
     plan->excludes(verb->get_option(replaced));
   }
   verb->add_option("-o,--output", options.output, "folder of the sliced checkpoint")
@@ -252,13 +270,14 @@ void define_eval(CLI::App& app, EvalOptions& options) {
 }
 
 void define_bench(CLI::App& app, BenchOptions& options) {
-  CLI::App* verb = app.add_subcommand("bench", "How fast is it: tokens/s of reading a prompt and of writing tokens");
+  CLI::App* verb = app.add_subcommand("bench", "How fast it is: tokens/s of reading a prompt and of writing tokens");
   add_common(*verb, options.common, true);
   const auto count = [verb](const std::string& name, int64_t& target, int64_t least, const std::string& help) {
     verb->add_option(name, target, help)->check(CLI::Range(least, int64_t{1} << 30))->capture_default_str();
   };
   verb->add_option("--against", options.against,
-                   "a second model, usually the dense one: measured in turns with the first, and the ratio printed");
+                   "a second model, usually the dense one: measured in turns with the first, and the ratio printed")
+      ->type_name("MODEL");
   count("--prompt-tokens", options.prompt_tokens, 1, "tokens of every prompt");
   count("--decode-tokens", options.decode_tokens, 0, "tokens written after the prompt, one at a time");
   count("--repeats", options.repeats, 1, "times that count, after one that warms up");
@@ -275,10 +294,12 @@ void define_export(CLI::App& app, ExportOptions& options) {
   CLI::App* verb = app.add_subcommand("export", "A GGUF file that llama.cpp runs, of a model with ordinary shapes");
   add_common(*verb, options.common, false);
   verb->add_flag("--gguf", options.gguf, "the format, GGUF: the only one so far")->required();
-  verb->add_option("--type", options.type,
-                   "of the matrices: f32, f16, bf16 or q8_0 (default: the source's; bf16 for quantized ones)")
-      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}));
-  verb->add_option("-o,--output", options.output, "the file to write (default: ./NAME-TYPE.gguf)");
+  verb->add_option("--type", options.type, "of the matrices")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}))
+      ->default_str("the source's; bf16 for quantized ones");
+  verb->add_option("-o,--output", options.output, "the file to write")
+      ->type_name("FILE")
+      ->default_str("./NAME-TYPE.gguf");
   verb->add_flag("--force", options.common.force, "replace the output file if it is a GGUF file");
 }
 

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <iostream>
 #include <limits>
 #include <numeric>
 
 #include "cli/terminal.h"
 #include "dynslice/allocate/allocate.h"
+#include "dynslice/allocate/target.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/score/score.h"
 #include "dynslice/slice/slice.h"
@@ -21,9 +23,9 @@ constexpr double kDefaultBaseShare = 0.6;
 
 bool is_paper(const PlanningOptions& options) { return options.preset == "paper"; }
 
-AllocateOptions allocate_options(const PlanningOptions& options, double base) {
+AllocateOptions allocate_options(const PlanningOptions& options, double average, double base) {
   AllocateOptions allocate;
-  allocate.average = *options.average;
+  allocate.average = average;
   allocate.base = base;
   // The reference has no cap; a ratio that a layer cannot have is then refused by the plan's own check.
   allocate.max_ratio =
@@ -32,10 +34,10 @@ AllocateOptions allocate_options(const PlanningOptions& options, double base) {
 }
 
 SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& config, std::vector<double> ratios,
-                         double base) {
+                         double average, double base) {
   SlicePlan plan;
   plan.allocator = options.allocator;
-  plan.average_ratio = *options.average;
+  plan.average_ratio = average;
   plan.base = base;
   plan.round_to = options.round_to.value_or(is_paper(options) ? 1 : plan.round_to);
   plan.hidden_size = config.hidden_size;
@@ -91,9 +93,8 @@ LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& chec
   if (!options.scores.empty()) return read_score_file(options);
   const LoadedText& text = calibration.text();
   const LayerWalk walk(checkpoint, compute, text.windows.length, progress);
-  LayerScores scores = score_layers(walk, text.windows, {.metric = {},
-                                                           .after_final_norm = is_paper(options),
-                                                           .journal = phase(journal, "scoring")});
+  LayerScores scores = score_layers(
+      walk, text.windows, {.metric = {}, .after_final_norm = is_paper(options), .journal = phase(journal, "scoring")});
   scores.provenance["calibration"] = describe(text, options.calibration);
   scores.provenance["after_final_norm"] = is_paper(options);
   return scores;
@@ -102,7 +103,7 @@ LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& chec
 // Tries every base on the first calibration windows and measures the loss on some that follow them, which calibrate
 // no trial. Returns the best base and reports all of them.
 double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  const std::vector<double>& redundancy, Calibration& calibration, Journal* journal,
+                  const std::vector<double>& redundancy, double average, Calibration& calibration, Journal* journal,
                   ProgressSink& progress, OrderedJson& report) {
   const TokenWindows& windows = calibration.text().windows;
   const int64_t trial = std::min(options.sweep_samples, windows.count - std::max<int64_t>(1, windows.count / 3));
@@ -111,15 +112,15 @@ double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, 
 
   const LayerWalk walk(checkpoint, compute, sample.length, progress);
   double best_base = 0, best_loss = std::numeric_limits<double>::infinity();
-  const std::vector<double> candidates = base_candidates(*options.average);
+  const std::vector<double> candidates = base_candidates(average);
   for (const double base : candidates) {
-    const JournalPhase trial_phase = phase(journal, "base trial " + std::to_string(report.size() + 1) + " of " +
-                                                        std::to_string(candidates.size()));
-    const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, base));
-    const SlicePlan plan = plan_of_ratios(options, checkpoint.config(), ratios, base);
+    const JournalPhase trial_phase =
+        phase(journal, "base trial " + std::to_string(report.size() + 1) + " of " + std::to_string(candidates.size()));
+    const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, average, base));
+    const SlicePlan plan = plan_of_ratios(options, checkpoint.config(), ratios, average, base);
     const auto measured = trial_phase.result();
-    const double loss = measured ? measured->get<double>()
-                                 : *slice_model(walk, plan, sample, {}, &held_out, trial_phase).held_out_loss;
+    const double loss =
+        measured ? measured->get<double>() : *slice_model(walk, plan, sample, {}, &held_out, trial_phase).held_out_loss;
     if (!measured) trial_phase.finish(loss);
     report.push_back({{"base", base}, {"held_out_loss", loss}, {"held_out_perplexity", std::exp(loss)}});
     log(LogLevel::kInfo, "base " + format_percent(base) + ": held-out perplexity " + format_fixed(std::exp(loss), 3));
@@ -131,6 +132,36 @@ double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, 
   return best_base;
 }
 
+// The share of the target's quantity that a plan removes.
+double share_removed(const std::string& quantity, const SizeChange& change) {
+  const auto share = [](double before, double after) { return 1 - after / before; };
+  if (quantity == "flops") {
+    return share(static_cast<double>(change.before.multiply_adds_per_token),
+                 static_cast<double>(change.after.multiply_adds_per_token));
+  }
+  if (quantity == "params") {
+    return share(static_cast<double>(change.before.parameters), static_cast<double>(change.after.parameters));
+  }
+  // A quantized source is smaller than anything that slicing writes: its size at the output's precision counts.
+  return share(static_cast<double>(std::max(change.bytes_before, change.bytes_before_at_output_dtype)),
+               static_cast<double>(change.bytes_after));
+}
+
+// The average that was asked for, or the one that reaches the target with the plans that `plan_at` makes.
+double average_of(const PlanningOptions& options, const Checkpoint& checkpoint,
+                  const std::function<SlicePlan(double average)>& plan_at) {
+  if (options.average) return *options.average;
+  const std::string& quantity = options.target->quantity;
+  const AverageSearch search{options.target->share, std::min(kLargestRatio, options.max_ratio.value_or(0.8)),
+                             quantity == "params"  ? "parameters"
+                             : quantity == "flops" ? "multiply-adds a token"
+                                                   : "bytes"};
+  return find_average(search, [&](double average) {
+    const ModelConfig sliced = sliced_config(checkpoint.config(), plan_at(average));
+    return share_removed(quantity, size_change(checkpoint, sliced, output_dtype(options, checkpoint)));
+  });
+}
+
 }  // namespace
 
 const LoadedText& Calibration::text() {
@@ -140,14 +171,18 @@ const LoadedText& Calibration::text() {
 }
 
 void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint) {
-  if (!options.average) throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%");
+  if (!options.average && !options.target) {
+    throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%, or --target params=25%");
+  }
   check_sliceable(checkpoint);
   if (options.allocator == "constant") {
     if (options.base || options.base_auto)
       throw_error(ErrorKind::kUsage, "--base belongs to --allocate lr, not to constant");
     return;
   }
-  check_options(allocate_options(options, options.base.value_or(kDefaultBaseShare * *options.average)));
+  if (!options.average) return;
+  check_options(
+      allocate_options(options, *options.average, options.base.value_or(kDefaultBaseShare * *options.average)));
 }
 
 bool must_walk(const PlanningOptions& options) {
@@ -159,20 +194,35 @@ Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, 
   check_planning(options, checkpoint);
   const ModelConfig& config = checkpoint.config();
   if (options.allocator == "constant") {
-    const auto ratios = allocate_constant(config.layers.size(), allocate_options(options, *options.average));
-    return {plan_of_ratios(options, config, ratios, *options.average), std::nullopt};
+    const auto plan_at = [&](double average) {
+      const auto ratios = allocate_constant(config.layers.size(), allocate_options(options, average, average));
+      return plan_of_ratios(options, config, ratios, average, average);
+    };
+    return {plan_at(average_of(options, checkpoint, plan_at)), std::nullopt};
   }
-  double base = options.base.value_or(kDefaultBaseShare * *options.average);
   if (options.base_auto && calibration.text().windows.count < 2) {
     throw_error(ErrorKind::kUsage, "--base auto needs at least 2 calibration windows: --samples 2 or more");
   }
   const LayerScores scores = obtain_scores(options, checkpoint, compute, calibration, journal, progress);
   const auto redundancy = redundancies(scores, options.scores.empty() ? "the scores" : options.scores, config);
+  const auto plan_with = [&](double average, double base) {
+    const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, average, base));
+    return plan_of_ratios(options, config, ratios, average, base);
+  };
+  const auto plan_at = [&](double average) {
+    return plan_with(average, options.base ? std::min(*options.base, average) : kDefaultBaseShare * average);
+  };
+  const double average = average_of(options, checkpoint, plan_at);
+  if (!options.base_auto) return {plan_at(average), scores};
   OrderedJson sweep;
-  if (options.base_auto) base = sweep_base(options, checkpoint, compute, redundancy, calibration, journal, progress, sweep);
-  const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, base));
-  Planned planned{plan_of_ratios(options, config, ratios, base), scores};
-  if (!sweep.is_null()) planned.plan.provenance["base_sweep"] = sweep;
+  const double base =
+      sweep_base(options, checkpoint, compute, redundancy, average, calibration, journal, progress, sweep);
+  // What a base costs in size is little, but a target is a target.
+  const auto plan_with_share = [&](double other) { return plan_with(other, average > 0 ? base / average * other : 0); };
+  Planned planned{
+      options.average ? plan_with(average, base) : plan_with_share(average_of(options, checkpoint, plan_with_share)),
+      scores};
+  planned.plan.provenance["base_sweep"] = sweep;
   return planned;
 }
 

@@ -50,10 +50,9 @@ void run(const ScoreOptions& options, TerminalProgress& progress) {
   const auto checkpoint = open_model(options.common, progress);
   const LoadedText text =
       load_windows(options.calibration, TextUse::kCalibration, options.common, *checkpoint, progress);
-  const auto journal =
-      open_journal(options.common, options.output,
-                   fingerprint(options.common, compute, *checkpoint, &text, options.calibration),
-                   describe_run(options.common, compute, *checkpoint));
+  const auto journal = open_journal(options.common, options.output,
+                                    fingerprint(options.common, compute, *checkpoint, &text, options.calibration),
+                                    describe_run(options.common, compute, *checkpoint));
   with_journal(*journal, options.common, [&] {
     score.journal = JournalPhase(*journal, "scoring");
     const LayerWalk walk(*checkpoint, compute, text.windows.length, progress);

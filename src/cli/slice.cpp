@@ -163,7 +163,10 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
   } else {
     in.plan = read_plan(options.plan, checkpoint->config());
   }
-  in.out = output_folder(options, *checkpoint, in.plan ? in.plan->average_ratio : *options.average);
+  in.out = output_folder(options, *checkpoint,
+                         in.plan           ? in.plan->average_ratio
+                         : options.average ? *options.average
+                                           : options.target->share);
   check_output(in.out, may_exist);
   check_apart(in.out, *checkpoint);
 

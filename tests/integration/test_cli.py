@@ -93,6 +93,21 @@ def test_a_plan_file_is_followed(run, llama, text_file, tmp_path):
     assert json.loads(sliced.stdout)["plan"]["dims"] == [48, 64, 32, 40]
 
 
+@pytest.mark.parametrize("quantity, key", [("params", "parameters"), ("bytes", "bytes"), ("flops", "flops_per_token")])
+@pytest.mark.parametrize("allocation", ["constant", "lr"])
+def test_a_target_is_met_as_nearly_as_widths_allow(run, llama, text_file, quantity, key, allocation):
+    arguments = ["plan", llama, "--allocate", allocation, "--calib", text_file, "--samples", "2", "--seqlen", "64", "--round-to", "1", "--json"]
+
+    def removed(*more):
+        size = run(*arguments, *more).json()[key]
+        return 1 - size["after"] / size["before"]
+
+    met = removed("--target", f"{quantity}=20%")
+    # One of the 64 directions, in every layer or in one, is the least step.
+    assert abs(met - 0.2) < 0.02
+    assert removed("--avg", "20%") < met  # a ratio of the width removes less than that share of the model
+
+
 def test_base_auto_reports_every_point_and_takes_the_best(run, llama, text_file, tmp_path):
     plan = json.loads(run("plan", llama, "--avg", "5%", "--base", "auto", "--calib", text_file, *CALIBRATION, "--round-to", "1",
                           "--json").stdout)["plan"]
