@@ -330,10 +330,12 @@ def test_an_unreadable_file_is_exit_code_3(run, tiny_model, text_file, tmp_path)
     assert_fails(run("score", folder, "--calib", text_file, *CALIBRATION, expect=None), 3, "model.safetensors")
 
 
-def test_a_full_disk_is_exit_code_5_and_leaves_nothing(run, slice_args, tmp_path):
+def test_a_full_disk_is_exit_code_5_and_can_be_gone_on_from(run, slice_args, tmp_path):
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
     assert_fails(run(*slice_args, expect=None, preexec_fn=limit), 5, "out")
-    assert not list(tmp_path.glob("out*"))
+    assert not (tmp_path / "out").exists()
+    run(*slice_args, "--resume")
+    assert (tmp_path / "out" / "dynslice.json").exists() and not (tmp_path / "out.partial").exists()
 
 
 def test_output_that_cannot_be_written_is_exit_code_5(binary, llama):
@@ -378,7 +380,7 @@ def test_output_may_go_to_a_device(run, llama, text_file):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
-def test_a_stopped_slice_leaves_nothing_and_says_so(binary, tiny_model, text_file, tmp_path, number):
+def test_a_stopped_slice_leaves_no_checkpoint_and_says_so(binary, tiny_model, text_file, tmp_path, number):
     folder = tiny_model("llama", num_hidden_layers=64)
     command = [binary, "slice", folder, "--avg", "25%", "--calib", text_file, "--samples", "200", "--seqlen", "128", "-o", tmp_path / "out"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -388,7 +390,7 @@ def test_a_stopped_slice_leaves_nothing_and_says_so(binary, tiny_model, text_fil
     running.send_signal(number)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 130 and stderr.splitlines()[-1].startswith("dynslice: interrupted")
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_of_another_model_is_exit_code_3(run, llama, text_file, tmp_path):
