@@ -128,7 +128,7 @@ class Slicer {
     way_ = {};
     if (is_whole(config_.embedding_width)) return;
     SecondMoment entering = moment();
-    for (const at::Tensor& chunk : calibration_.chunks) entering.add(chunk);
+    calibration_.visit([&](const at::Tensor& x) { entering.add(x); });
     basis_ = entering.principal_directions(config_.embedding_width, place("entering", 0));
     way_ = as_shortcut({basis_, basis_.kept.t(), {}, {}}, walk_.options().dtype);
   }
@@ -251,7 +251,8 @@ class Slicer {
   // In original coordinates, where the dense model's head reads it, the held-out stream has lost what was cut.
   double held_out_loss(const TokenWindows& windows) {
     const at::Tensor back = basis_.kept.to(at::kFloat);
-    for (at::Tensor& chunk : held_out_.chunks) chunk = kernels::linear(pass(way_, chunk, config_.head_width), back, {});
+    held_out_.transform(
+        [&](const at::Tensor& x) { return kernels::linear(pass(way_, x, config_.head_width), back, {}); });
     return next_token_losses(walk_, load_head(walk_), std::move(held_out_), windows, "Held-out loss")
         .mean()
         .item<double>();
