@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "cli/inputs.h"
+#include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/evaluate/perplexity.h"
 
@@ -15,7 +16,15 @@ void run(const EvalOptions& options, TerminalProgress& progress) {
   const auto checkpoint = open_model(options.common, progress);
   const LoadedText text = load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress);
   if (measure.protocol == PerplexityProtocol::kLlamaCpp) measure.first_token = text.bos_id;
-  const Perplexity result = measure_perplexity(*checkpoint, compute, text.windows, measure, progress);
+  const auto plan = prepare(options.common, *checkpoint, compute,
+                            {"eval",
+                             [&](const ComputeOptions& with, int64_t stream_bytes) {
+                               return estimate_perplexity(*checkpoint, with, amount_of(text.windows), stream_bytes);
+                             },
+                             default_turn_bytes(*checkpoint)});
+  if (!plan) return;
+  measure.stream_bytes = plan->stream_bytes;
+  const Perplexity result = measure_perplexity(*checkpoint, plan->compute, text.windows, measure, progress);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   if (options.common.json) {

@@ -61,6 +61,14 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
     verb.add_option("--dtype", options.dtype,
                     "of the forward: auto, fp32, bf16, fp16 (auto: fp32 on the CPU, bf16 on CUDA)");
     verb.add_option("--threads", options.threads, "CPU threads (default: all cores)")->check(CLI::Range(1, 4096));
+    verb.add_option("--max-memory", options.max_memory,
+                    "most memory to take, such as 6GB: chunks and streams are made to fit, or the run is refused at "
+                    "once (default: what the machine, or its container, has left)");
+    verb.add_option("--activation-memory", options.activation_memory,
+                    "most memory for residual streams; the rest lives in a scratch file (default: what fits)");
+    verb.add_option("--scratch-dir", options.scratch_dir,
+                    "folder of the scratch file (default: $TMPDIR, else /var/tmp)");
+    verb.add_flag("--dry-run", options.dry_run, "print the memory, disk and time it would take, and do nothing else");
     verb.add_option("--data-dir", options.data_dir,
                     "where data sets are looked for first (then $DYNSLICE_DATA_DIR, the cache, the hub)");
   }

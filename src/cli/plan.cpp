@@ -1,6 +1,7 @@
 #include <iostream>
 
 #include "cli/planning.h"
+#include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/support/files.h"
 
@@ -8,9 +9,15 @@ namespace dynslice::cli {
 
 void run(const PlanOptions& options, TerminalProgress& progress) {
   if (!options.output.empty()) check_output_file(options.output);
-  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
   Calibration calibration(options, *checkpoint, progress);
+  const auto resources = prepare(options.common, *checkpoint, compute,
+                                 {"plan", [&](const ComputeOptions& with, int64_t) {
+                                    return estimate_planning(options, *checkpoint, with, calibration);
+                                  }});
+  if (!resources) return;
+  compute = resources->compute;
   Planned planned = make_plan(options, *checkpoint, compute, calibration, progress);
   OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
   run_description.update(planned.plan.provenance);

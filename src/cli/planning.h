@@ -6,6 +6,7 @@
 #include "cli/inputs.h"
 #include "cli/options.h"
 #include "dynslice/model/layer_scores.h"
+#include "dynslice/model/resources.h"
 #include "dynslice/model/slice_plan.h"
 
 namespace dynslice::cli {
@@ -32,6 +33,13 @@ struct Planned {
 
 Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
                   Calibration& calibration, ProgressSink& progress);
+
+// What make_plan will need.
+ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,
+                                   const ComputeOptions& compute, Calibration& calibration);
+
+// The plan of equal ratios: about as large a model as the one that make_plan will find.
+SlicePlan expected_plan(const PlanningOptions& options, const ModelConfig& config);
 
 // Sizes before and after, as every verb that plans prints them.
 struct SizeChange {

@@ -18,7 +18,9 @@
 namespace dynslice::cli {
 namespace {
 
-constexpr const char* kMemoryAdvice = "; lower --samples or --seqlen, or use a machine with more memory";
+constexpr const char* kMemoryAdvice =
+    "; lower --samples, --seqlen or --threads, let streams live on the disk with --activation-memory, give --max-memory, "
+    "or use a machine with more memory";
 
 void on_interrupt(int) {
   // A second Ctrl-C ends the program at once.

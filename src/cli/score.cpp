@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "cli/inputs.h"
+#include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/support/files.h"
 
@@ -36,7 +37,13 @@ void run(const ScoreOptions& options, TerminalProgress& progress) {
   const auto checkpoint = open_model(options.common, progress);
   const LoadedText text =
       load_windows(options.calibration, TextUse::kCalibration, options.common, *checkpoint, progress);
-  const LayerWalk walk(*checkpoint, compute, text.windows.length, progress);
+  const int64_t kept_streams = score.metric.window > 1 ? score.metric.window + 1 : 1;
+  const auto plan = prepare(options.common, *checkpoint, compute,
+                            {"score", [&](const ComputeOptions& with, int64_t) {
+                               return estimate_score(*checkpoint, with, amount_of(text.windows), kept_streams);
+                             }});
+  if (!plan) return;
+  const LayerWalk walk(*checkpoint, plan->compute, text.windows.length, progress);
   LayerScores scores = score_layers(walk, text.windows, score);
   scores.provenance = describe_run(options.common, compute, *checkpoint);
   scores.provenance["after_final_norm"] = score.after_final_norm;

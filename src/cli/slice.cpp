@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "cli/planning.h"
+#include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/model/checkpoint_writer.h"
 #include "dynslice/model/tensor_layout.h"
@@ -65,6 +66,25 @@ Planned obtain_plan(const SliceOptions& options, const Checkpoint& checkpoint, c
   return {read_plan(options.plan, checkpoint.config()), std::nullopt};
 }
 
+// Planning and slicing together.
+ResourceEstimate estimate_slicing(const SliceOptions& options, const Checkpoint& checkpoint,
+                                  const ComputeOptions& compute, Calibration& calibration) {
+  check_sliceable(checkpoint);
+  const bool is_given = !options.plan.empty();
+  const ModelConfig config = sliced_config(
+      checkpoint.config(),
+      is_given ? read_plan(options.plan, checkpoint.config()) : expected_plan(options, checkpoint.config()));
+  uint64_t output_bytes = 0;
+  for (const OutputTensor& tensor : checkpoint_tensors(config, output_dtype(options, checkpoint))) {
+    uint64_t bytes = c10::elementSize(tensor.dtype);
+    for (const int64_t size : tensor.shape) bytes *= static_cast<uint64_t>(size);
+    output_bytes += bytes;
+  }
+  const ResourceEstimate slicing = estimate_slice(checkpoint, compute, amount_of(calibration.text().windows), {},
+                                                  &config, output_bytes);
+  return is_given ? slicing : estimate_planning(options, checkpoint, compute, calibration) + slicing;
+}
+
 OrderedJson dynslice_json(const SliceOptions& options, const Planned& planned, const OrderedJson& run_description,
                           const LoadedText& calibration, const SizeChange& change, const OrderedJson& source_hashes) {
   OrderedJson json;
@@ -83,10 +103,18 @@ OrderedJson dynslice_json(const SliceOptions& options, const Planned& planned, c
 
 void run(const SliceOptions& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
-  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   if (!options.output.empty()) check_output(options.output, options.force);
   const auto checkpoint = open_model(options.common, progress);
   Calibration calibration(options, *checkpoint, progress);
+  const auto resources = prepare(options.common, *checkpoint, compute,
+                                 {"slice",
+                                  [&](const ComputeOptions& with, int64_t) {
+                                    return estimate_slicing(options, *checkpoint, with, calibration);
+                                  },
+                                  0, options.output.empty() ? "." : options.output});
+  if (!resources) return;
+  compute = resources->compute;
   const Planned planned = obtain_plan(options, *checkpoint, compute, calibration, progress);
   const std::filesystem::path out = output_folder(options, *checkpoint, planned.plan);
   check_output(out, options.force);
@@ -99,7 +127,10 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
   CheckpointWriter writer(out, checkpoint_tensors(config, dtype), options.force);
   const LayerWalk walk(*checkpoint, compute, windows.length, progress);
   slice_model(walk, planned.plan, windows,
-              {[&](const std::string& name, const at::Tensor& values) { writer.write(name, values); }, dtype});
+              {[&](const std::string& name, const at::Tensor& values) { writer.write(name, values); },
+               [&](const std::string& name, int64_t begin, const at::Tensor& rows) {
+                 writer.write_rows(name, begin, rows);
+               }});
 
   write_tokenizer_files(checkpoint->path(), writer.folder());
   writer.write_text("config.json", to_text(write_config(config, torch_dtype_name(dtype))));

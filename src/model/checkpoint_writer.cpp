@@ -199,6 +199,7 @@ class CheckpointWriter::Impl {
   const fs::path& folder() const { return partial_; }
   uint64_t tensor_bytes() const { return tensor_bytes_; }
   void write(const std::string& name, const at::Tensor& values);
+  void write_rows(const std::string& name, int64_t begin, const at::Tensor& rows);
   void commit();
 
  private:
@@ -208,7 +209,11 @@ class CheckpointWriter::Impl {
     size_t shard = 0;
     uint64_t offset = 0;
     bool written = false;
+    int64_t rows_written = 0;  // of a tensor that comes in blocks
   };
+
+  Place& place_of(const std::string& name);
+  void write_values(const std::string& name, const Place& place, const at::Tensor& rows, uint64_t offset) const;
 
   void start_shard(size_t k);
   void write_index() const;
@@ -278,20 +283,44 @@ void CheckpointWriter::Impl::start_shard(size_t k) {
   write_at(shard.file, path, text.data(), length, sizeof length);
 }
 
-void CheckpointWriter::Impl::write(const std::string& name, const at::Tensor& values) {
+// A tensor that still has to be written.
+CheckpointWriter::Impl::Place& CheckpointWriter::Impl::place_of(const std::string& name) {
   const auto found = places_.find(name);
   if (found == places_.end()) throw std::logic_error("CheckpointWriter: tensor " + name + " was not announced");
-  Place& place = found->second;
-  const OutputTensor& announced = tensors_[place.tensor];
-  if (place.written) throw std::logic_error("CheckpointWriter: tensor " + name + " was written before");
-  if (values.sizes() != at::IntArrayRef(announced.shape)) {
+  if (found->second.written) throw std::logic_error("CheckpointWriter: tensor " + name + " was written before");
+  return found->second;
+}
+
+void CheckpointWriter::Impl::write(const std::string& name, const at::Tensor& values) {
+  Place& place = place_of(name);
+  if (place.rows_written > 0 || values.sizes() != at::IntArrayRef(tensors_[place.tensor].shape)) {
     throw std::logic_error("CheckpointWriter: tensor " + name + " has another shape than announced");
   }
+  write_values(name, place, values.detach().dim() == 0 ? values.detach().reshape({1}) : values.detach(), place.offset);
+  place.written = true;
+}
+
+void CheckpointWriter::Impl::write_rows(const std::string& name, int64_t begin, const at::Tensor& rows) {
+  Place& place = place_of(name);
+  std::vector<int64_t> expected = tensors_[place.tensor].shape;
+  const int64_t all = expected.empty() ? 0 : expected.front();
+  const int64_t count = rows.dim() == 0 ? 0 : rows.size(0);
+  if (!expected.empty()) expected.front() = count;
+  if (begin != place.rows_written || count > all - begin || rows.sizes() != at::IntArrayRef(expected)) {
+    throw std::logic_error("CheckpointWriter: rows of tensor " + name + " are not the next ones, or of another shape");
+  }
+  const uint64_t row_bytes = bytes_of(tensors_[place.tensor]) / static_cast<uint64_t>(std::max<int64_t>(1, all));
+  write_values(name, place, rows.detach(), place.offset + static_cast<uint64_t>(begin) * row_bytes);
+  place.rows_written += count;
+  place.written = place.rows_written == all;
+}
+
+void CheckpointWriter::Impl::write_values(const std::string& name, const Place& place, const at::Tensor& rows,
+                                          uint64_t offset) const {
+  const OutputTensor& announced = tensors_[place.tensor];
   const Shard& shard = shards_[place.shard];
-  const at::Tensor rows = values.detach().dim() == 0 ? values.detach().reshape({1}) : values.detach();
   const int64_t count = rows.size(0), row_values = count > 0 ? rows.numel() / count : 0;
   const int64_t step = std::max<int64_t>(1, kChunkValues / std::max<int64_t>(1, row_values));
-  uint64_t offset = place.offset;
   for (int64_t row = 0; row < count; row += step) {
     const at::Tensor chunk =
         rows.narrow(0, row, std::min(step, count - row)).to(at::kCPU, announced.dtype).contiguous();
@@ -299,7 +328,6 @@ void CheckpointWriter::Impl::write(const std::string& name, const at::Tensor& va
     write_at(shard.file, partial_ / shard.name, chunk.data_ptr(), chunk.nbytes(), offset);
     offset += chunk.nbytes();
   }
-  place.written = true;
 }
 
 void CheckpointWriter::Impl::write_index() const {
@@ -355,6 +383,9 @@ CheckpointWriter::~CheckpointWriter() = default;
 const fs::path& CheckpointWriter::folder() const { return impl_->folder(); }
 uint64_t CheckpointWriter::tensor_bytes() const { return impl_->tensor_bytes(); }
 void CheckpointWriter::write(const std::string& name, const at::Tensor& values) { impl_->write(name, values); }
+void CheckpointWriter::write_rows(const std::string& name, int64_t begin, const at::Tensor& rows) {
+  impl_->write_rows(name, begin, rows);
+}
 void CheckpointWriter::commit() { impl_->commit(); }
 
 void CheckpointWriter::write_text(const std::string& file_name, const std::string& content) {

@@ -217,17 +217,14 @@ class Slicer {
     const at::Device device = walk_.options().device;
     const at::Tensor basis32 = basis.defined() ? basis.to(at::kFloat) : basis;
     ProgressTask progress(walk_.progress(), (basis.defined() ? "Rotating " : "Copying ") + name, vocab, "rows");
-    at::Tensor rotated;
     for (int64_t begin = 0; begin < vocab; begin += kRowBlock) {
       const int64_t end = std::min(vocab, begin + kRowBlock);
       at::Tensor rows = walk_.checkpoint().load_rows(source, {vocab, width}, begin, end, at::kFloat).to(device);
       if (column_scale.defined()) rows = rows * column_scale;
       if (basis.defined()) rows = at::matmul(rows, basis32);
-      if (!rotated.defined()) rotated = at::empty({vocab, rows.size(1)}, sink_.dtype);
-      rotated.narrow(0, begin, end - begin).copy_(rows);
+      sink_.write_rows(name, begin, rows);
       progress.advance(end - begin);
     }
-    sink_.write(name, rotated);
   }
 
   void emit_embedding() {

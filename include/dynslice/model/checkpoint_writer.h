@@ -39,6 +39,10 @@ class CheckpointWriter {
   // NaN or Inf.
   void write(const std::string& name, const at::Tensor& values);
 
+  // The same for rows [begin, begin + rows.size(0)) of a tensor that is too large to be in memory whole. The blocks of a
+  // tensor come in order and without a gap; std::logic_error otherwise.
+  void write_rows(const std::string& name, int64_t begin, const at::Tensor& rows);
+
   // Writes a small file (config.json, dynslice.json) of the checkpoint.
   void write_text(const std::string& file_name, const std::string& content);
 
