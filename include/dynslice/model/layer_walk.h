@@ -22,7 +22,7 @@ struct ComputeOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // of the linear layers and attention; the residual stream is fp32
   int64_t chunk_tokens = 2048;        // tokens that go through a layer together, at least one window
-  std::shared_ptr<ActivationStore> activations;  // where streams live; null: in memory
+  std::shared_ptr<ActivationStore> activations = nullptr;  // where streams live; null: in memory
 };
 
 // The device and dtype that `device` ("auto", "cpu", "cuda", "cuda:1") and `dtype` ("auto", "fp32", "bf16",
