@@ -70,8 +70,13 @@ int64_t chunk_bytes(const ModelConfig& config, const ComputeOptions& compute, Te
 
 int64_t stream_bytes(const ModelConfig& config, TextAmount text) { return text.tokens() * widest_stream(config) * 4; }
 
+// With the shortcuts, whose larger ones are fp32.
 int64_t layer_bytes(const ModelConfig& config, at::ScalarType dtype) {
-  return item(dtype) * largest_of_layers(config, [&](const LayerShape& shape) { return layer_parameters(config, shape); });
+  return largest_of_layers(config, [&](const LayerShape& shape) {
+    return item(dtype) * layer_parameters(config, shape) +
+           4 * (shortcut_parameters(shape.attn_shortcut, shape.input_width, shape.middle_width) +
+                shortcut_parameters(shape.mlp_shortcut, shape.middle_width, shape.output_width));
+  });
 }
 
 // A layer's weights and everything a chunk needs; the same for every verb that walks.
@@ -97,14 +102,14 @@ std::vector<MemoryPart> larger(std::vector<MemoryPart> first, std::vector<Memory
 
 // Blocks of the embedding matrix, as stored and in fp32.
 std::vector<MemoryPart> embedding_parts(const ModelConfig& config) {
-  const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * config.embedding_width;
+  const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * config.embedding_columns();
   return {{"program", current_rss_bytes() + kLibraryBytes}, {"embedding_block", u64(2 * block * 4)}};
 }
 
 std::vector<MemoryPart> head_parts(const ModelConfig& config, const ComputeOptions& compute, TextAmount text) {
   const int64_t rows = std::min(config.vocab_size, kVocabularyBlock);
   return {{"program", current_rss_bytes() + kLibraryBytes},
-          {"head_block", u64(rows * config.head_width * (4 + item(compute.dtype)))},
+          {"head_block", u64(rows * config.head_columns() * (4 + item(compute.dtype)))},
           {"logits", u64(3 * std::min(text.tokens(), kTokenBlock) * rows * 4)},
           {"losses", u64(3 * text.tokens() * 8)}};
 }
@@ -122,7 +127,8 @@ Work walking_work(const Checkpoint& checkpoint, TextAmount text, int64_t walks) 
   int64_t multiply_adds = 0;
   for (const LayerShape& shape : config.layers) {
     multiply_adds += layer_parameters(config, shape);
-    if (shape.has_shortcuts) multiply_adds += shape.middle_width * (shape.input_width + shape.output_width);
+    multiply_adds += shortcut_multiply_adds(shape.attn_shortcut, shape.input_width, shape.middle_width) +
+                     shortcut_multiply_adds(shape.mlp_shortcut, shape.middle_width, shape.output_width);
   }
   Work work;
   work.forward_flops =
@@ -238,9 +244,10 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
   // The weights are rotated in fp32, beside the copy that the forward uses.
   if (compute.dtype != at::kFloat)
     estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
-  // Bases, the moment that is collected, and its rows in fp64 while chunks pass; then the decomposition's work space.
-  const uint64_t passing = chunk + u64(2 * square + std::min<int64_t>(2048, calibration.tokens()) * d * 8);
-  estimate.parts.push_back({"moments_and_chunks", std::max(passing, u64(7 * square))});
+  // Basis, the ways to and from it in fp32, the moment that is collected and its rows in fp64 while chunks pass; then,
+  // without chunks, the decomposition's work space and the next basis.
+  const uint64_t passing = chunk + u64(3 * square + std::min<int64_t>(2048, calibration.tokens()) * d * 8);
+  estimate.parts.push_back({"moments_and_chunks", std::max(passing, u64(8 * square))});
   std::vector<MemoryPart> vocabulary = embedding_parts(config);
   const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * d;
   vocabulary.push_back({"moments_and_rotated_block", u64(2 * block * 4 + 4 * square)});
@@ -250,7 +257,7 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
 
   const TextAmount both{calibration.windows + held_out.windows, calibration.length};
   estimate.work = walking_work(checkpoint, both, 1);
-  // The widths are about the dense ones: passing to and from sliced coordinates costs two d x d products a half layer.
+  // The widths are about the dense ones: into sliced coordinates, and the residual path in original ones.
   const double dd = static_cast<double>(d) * static_cast<double>(d);
   estimate.work.forward_flops += layers * 2 * 2 * 2 * dd * static_cast<double>(both.tokens());
   for (const LayerShape& shape : config.layers) {
@@ -275,7 +282,7 @@ ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const Compute
   estimate.stream_bytes = u64(stream_bytes(config, turn));
   estimate.work = walking_work(checkpoint, text, (text.windows + in_turn - 1) / in_turn);
   estimate.work.forward_flops += 2.0 * static_cast<double>(config.vocab_size) *
-                                 static_cast<double>(config.head_width) * static_cast<double>(text.tokens());
+                                 static_cast<double>(config.head_columns()) * static_cast<double>(text.tokens());
   return estimate;
 }
 
