@@ -244,9 +244,9 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
   // The weights are rotated in fp32, beside the copy that the forward uses.
   if (compute.dtype != at::kFloat)
     estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
-  // Basis, the ways to and from it in fp32, the moment that is collected and its rows in fp64 while chunks pass; then,
-  // without chunks, the decomposition's work space and the next basis.
-  const uint64_t passing = chunk + u64(3 * square + std::min<int64_t>(2048, calibration.tokens()) * d * 8);
+  // While chunks pass: bases of both sides, the ways between them, and the moment that is collected. Then, without
+  // chunks, the decomposition's work space and the next basis.
+  const uint64_t passing = chunk + u64(5 * square);
   estimate.parts.push_back({"moments_and_chunks", std::max(passing, u64(8 * square))});
   std::vector<MemoryPart> vocabulary = embedding_parts(config);
   const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * d;
@@ -340,10 +340,10 @@ MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& comp
   const at::Tensor low_x = x.to(compute.dtype), low_weight = weight.to(compute.dtype);
   rates.forward_flops = product * calls_per_second(kSeconds, [&] { wait(kernels::linear(low_x, low_weight, {})); });
   rates.rotation_flops = product * calls_per_second(kSeconds, [&] { wait(at::matmul(x, weight.t())); });
-  const at::Tensor rows = at::rand({kRows, std::min<int64_t>(d, 1024)}, fp32.dtype(at::kDouble));
-  at::Tensor moment = at::zeros({rows.size(1), rows.size(1)}, rows.options());
+  const at::Tensor rows = at::rand({kRows, std::min<int64_t>(d, 1024)}, fp32);
+  at::Tensor moment = at::zeros({rows.size(1), rows.size(1)}, fp32.dtype(at::kDouble));
   rates.moment_flops = 2.0 * static_cast<double>(rows.numel()) * static_cast<double>(rows.size(1)) *
-                       calls_per_second(kSeconds, [&] { wait(moment.addmm_(rows.t(), rows)); });
+                       calls_per_second(kSeconds, [&] { wait(moment.add_(at::mm(rows.t(), rows))); });
   const int64_t n = std::min<int64_t>(d, 256);
   const at::Tensor square = moment.narrow(0, 0, std::min(n, moment.size(0))).narrow(1, 0, std::min(n, moment.size(0)));
   const at::Tensor symmetric = square + square.t();

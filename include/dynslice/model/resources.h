@@ -18,7 +18,7 @@ namespace dynslice {
 struct Work {
   double forward_flops = 0;   // in the dtype of the forward
   double rotation_flops = 0;  // fp32
-  double moment_flops = 0;    // fp64
+  double moment_flops = 0;    // fp32, summed in fp64
   double eigen_cubes = 0;     // sum of n³ over all eigendecompositions of n × n matrices
   double bytes_read = 0;      // weights, as stored
   Work& operator+=(const Work& other);
