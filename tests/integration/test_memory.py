@@ -135,7 +135,7 @@ def test_what_cannot_fit_is_refused_before_the_work(run, model, letters, tmp_pat
     result = run("slice", model, "--avg", "25%", "--calib", letters, "--samples", "12", "--seqlen", "128", "-o", tmp_path / "out",
                  "--max-memory", "100MB", expect=5)
     message = result.stderr.splitlines()[-1]
-    for word in ("--max-memory 100 MB", "layer weights", "--seqlen", "--threads"):
+    for word in ("--max-memory 100 MB", "program", "--seqlen", "--threads"):
         assert word in message, message
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
     assert time.monotonic() - started < 60
