@@ -3,6 +3,7 @@
 
 #include "cli/inputs.h"
 #include "cli/journaling.h"
+#include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/evaluate/perplexity.h"
 
@@ -39,10 +40,19 @@ void run(const EvalOptions& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   PerplexityOptions measure;
   measure.protocol = parse_protocol(options.protocol);
-  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
   const LoadedText text = load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress);
   if (measure.protocol == PerplexityProtocol::kLlamaCpp) measure.first_token = text.bos_id;
+  const auto plan = prepare(options.common, *checkpoint, compute,
+                            {"eval",
+                             [&](const ComputeOptions& with, int64_t stream_bytes) {
+                               return estimate_perplexity(*checkpoint, with, amount_of(text.windows), stream_bytes);
+                             },
+                             default_turn_bytes(*checkpoint)});
+  if (!plan) return;
+  compute = plan->compute;
+  measure.stream_bytes = plan->stream_bytes;
   const auto journal =
       open_journal(options.common, "", fingerprint(options.common, compute, *checkpoint, &text, options.text),
                    describe_run(options.common, compute, *checkpoint));

@@ -20,9 +20,13 @@ struct CommonOptions {
   std::string model;  // folder, .gguf file or hub id; empty for the default model
   std::string device = "auto";
   std::string dtype = "auto";
-  int threads = 0;       // 0: LibTorch's choice
-  std::string data_dir;  // where text data sets are looked for first
-  bool json = false;     // one JSON object on stdout
+  int threads = 0;                // 0: LibTorch's choice
+  std::string activation_memory;  // size that residual streams may take in memory; empty: what fits
+  std::string max_memory;         // size; empty: what the machine has left
+  std::string scratch_dir;        // folder of the streams' file; empty: $TMPDIR, else /var/tmp
+  bool dry_run = false;           // print what would be needed and do nothing
+  std::string data_dir;           // where text data sets are looked for first
+  bool json = false;              // one JSON object on stdout
   bool quiet = false;
   bool verbose = false;
   bool resume = false;                    // go on from what a run that was stopped left

@@ -93,8 +93,20 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
   verb.add_flag("-v,--verbose", options.verbose, "print more notices");
 }
 
-// Options of the commands that keep a journal.
-void add_journal(CLI::App& verb, CommonOptions& options, const std::string& replaces = "") {
+// Options of the commands that walk over the layers of a model of any size.
+void add_walk(CLI::App& verb, CommonOptions& options, const std::string& replaces = "") {
+  verb.add_option("--max-memory", options.max_memory,
+                  "most memory to take, such as 6GB: chunks and streams are made to fit, or the run is refused at once")
+      ->type_name("SIZE")
+      ->default_str("what the machine, or its container, has left");
+  verb.add_option("--activation-memory", options.activation_memory,
+                  "most memory for residual streams; the rest lives in a scratch file")
+      ->type_name("SIZE")
+      ->default_str("what fits");
+  verb.add_option("--scratch-dir", options.scratch_dir, "folder of the scratch file")
+      ->type_name("FOLDER")
+      ->default_str("$TMPDIR, else /var/tmp");
+  verb.add_flag("--dry-run", options.dry_run, "print the memory, disk and time it would take, and do nothing else");
   verb.add_flag("--resume", options.resume, "go on from where a run of the same command was stopped");
   verb.add_flag("--force", options.force, replaces + "drop what a stopped run left, and start over");
 }
@@ -215,7 +227,7 @@ struct Definitions {
 void define_score(CLI::App& app, ScoreOptions& options) {
   CLI::App* verb = app.add_subcommand("score", "Which layers are redundant: one score per layer");
   add_common(*verb, options.common, true);
-  add_journal(*verb, options.common);
+  add_walk(*verb, options.common);
   verb->add_option("--metric", options.metric,
                    "what to measure; lr: mean cosine of a layer's input and output (low is important), bi: 1 - lr, "
                    "angular: arccos(cosine) / pi, window:N: cosine across N layers, for every start")
@@ -233,7 +245,7 @@ void define_score(CLI::App& app, ScoreOptions& options) {
 void define_plan(CLI::App& app, PlanOptions& options) {
   CLI::App* verb = app.add_subcommand("plan", "How much to slice where, and what it would cost, without slicing");
   add_common(*verb, options.common, true);
-  add_journal(*verb, options.common);
+  add_walk(*verb, options.common);
   add_planning(*verb, options);
   verb->add_option("-o,--output", options.output, "write the plan to this JSON file, for `dynslice slice --plan`")
       ->type_name("FILE");
@@ -242,7 +254,7 @@ void define_plan(CLI::App& app, PlanOptions& options) {
 void define_slice(CLI::App& app, SliceOptions& options) {
   CLI::App* verb = app.add_subcommand("slice", "Remove a share of the model's width, more where it hurts less");
   add_common(*verb, options.common, true);
-  add_journal(*verb, options.common, "replace the output folder if dynslice wrote it; without --resume, ");
+  add_walk(*verb, options.common, "replace the output folder if dynslice wrote it; without --resume, ");
   add_planning(*verb, options);
   CLI::Option* plan =
       verb->add_option("--plan", options.plan,
@@ -260,7 +272,7 @@ void define_slice(CLI::App& app, SliceOptions& options) {
 void define_eval(CLI::App& app, EvalOptions& options) {
   CLI::App* verb = app.add_subcommand("eval", "What it cost: perplexity of a dense or sliced model");
   add_common(*verb, options.common, true);
-  add_journal(*verb, options.common);
+  add_walk(*verb, options.common);
   verb->add_option("--protocol", options.protocol,
                    "which tokens of a window are scored; full: all but the first, as papers do, llamacpp: the second "
                    "half, with BOS in front where the tokenizer adds it, as llama-perplexity does")
@@ -305,8 +317,9 @@ void define_export(CLI::App& app, ExportOptions& options) {
 
 // The options that decide the result: all but those that say how to show it, where to put it, and whether to resume.
 std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& verb) {
-  static const std::set<std::string> kNeutral = {"MODEL",     "--resume", "--force",    "--json",   "--quiet",
-                                                 "--verbose", "--output", "--data-dir", "--threads"};
+  static const std::set<std::string> kNeutral = {
+      "MODEL",   "--dry-run", "--max-memory", "--activation-memory", "--scratch-dir", "--resume", "--force", "--json",
+      "--quiet", "--verbose", "--output",     "--data-dir",          "--threads"};
   std::vector<std::pair<std::string, std::string>> given;
   for (const CLI::Option* option : verb.get_options()) {
     if (option->count() == 0 || kNeutral.contains(option->get_name())) continue;

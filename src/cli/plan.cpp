@@ -2,6 +2,7 @@
 
 #include "cli/journaling.h"
 #include "cli/planning.h"
+#include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/support/files.h"
 
@@ -29,10 +30,16 @@ void write_and_report(const PlanOptions& options, const Checkpoint& checkpoint, 
 
 void run(const PlanOptions& options, TerminalProgress& progress) {
   if (!options.output.empty()) check_output_file(options.output);
-  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
   Calibration calibration(options, *checkpoint, progress);
   check_planning(options, *checkpoint);
+  const auto resources = prepare(options.common, *checkpoint, compute,
+                                 {"plan", [&](const ComputeOptions& with, int64_t) {
+                                    return estimate_planning(options, *checkpoint, with, calibration);
+                                  }});
+  if (!resources) return;
+  compute = resources->compute;
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
   const auto plan = [&](Journal* journal) {
     Planned planned = make_plan(options, *checkpoint, compute, calibration, journal, progress);

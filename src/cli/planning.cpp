@@ -6,7 +6,9 @@
 #include <iostream>
 #include <limits>
 #include <numeric>
+#include <utility>
 
+#include "cli/resources.h"
 #include "cli/terminal.h"
 #include "dynslice/allocate/allocate.h"
 #include "dynslice/allocate/target.h"
@@ -100,14 +102,19 @@ LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& chec
   return scores;
 }
 
+// How many calibration windows a trial of --base auto slices by, and how many it measures on.
+std::pair<int64_t, int64_t> trial_windows(const PlanningOptions& options, int64_t windows) {
+  const int64_t trial = std::min(options.sweep_samples, windows - std::max<int64_t>(1, windows / 3));
+  return {trial, std::min(std::max<int64_t>(1, trial / 2), windows - trial)};
+}
+
 // Tries every base on the first calibration windows and measures the loss on some that follow them, which calibrate
 // no trial. Returns the best base and reports all of them.
 double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
                   const std::vector<double>& redundancy, double average, Calibration& calibration, Journal* journal,
                   ProgressSink& progress, OrderedJson& report) {
   const TokenWindows& windows = calibration.text().windows;
-  const int64_t trial = std::min(options.sweep_samples, windows.count - std::max<int64_t>(1, windows.count / 3));
-  const int64_t held = std::min(std::max<int64_t>(1, trial / 2), windows.count - trial);
+  const auto [trial, held] = trial_windows(options, windows.count);
   const TokenWindows sample = windows.part(0, trial), held_out = windows.part(trial, held);
 
   const LayerWalk walk(checkpoint, compute, sample.length, progress);
@@ -168,6 +175,31 @@ const LoadedText& Calibration::text() {
   if (!text_)
     text_ = load_windows(options_.calibration, TextUse::kCalibration, options_.common, checkpoint_, progress_);
   return *text_;
+}
+
+SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkpoint) {
+  const auto plan_at = [&](double average) {
+    const auto ratios =
+        allocate_constant(checkpoint.config().layers.size(), allocate_options(options, average, average));
+    return plan_of_ratios(options, checkpoint.config(), ratios, average, average);
+  };
+  return plan_at(average_of(options, checkpoint, plan_at));
+}
+
+ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,
+                                   const ComputeOptions& compute, Calibration& calibration) {
+  ResourceEstimate estimate;
+  if (options.allocator == "constant") return estimate;
+  if (options.scores.empty()) estimate = estimate_score(checkpoint, compute, amount_of(calibration.text().windows));
+  if (options.base_auto) {
+    const TokenWindows& windows = calibration.text().windows;
+    const auto [trial, held] = trial_windows(options, windows.count);
+    const TextAmount sample{trial, windows.length}, held_out{held, windows.length};
+    const ResourceEstimate one = estimate_slice(checkpoint, compute, sample, held_out, nullptr, 0);
+    const double average = expected_plan(options, checkpoint).average_ratio;
+    for (size_t i = 0; i < base_candidates(average).size(); ++i) estimate = estimate + one;
+  }
+  return estimate;
 }
 
 void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint) {

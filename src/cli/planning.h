@@ -7,6 +7,7 @@
 #include "cli/options.h"
 #include "dynslice/model/journal.h"
 #include "dynslice/model/layer_scores.h"
+#include "dynslice/model/resources.h"
 #include "dynslice/model/slice_plan.h"
 
 namespace dynslice::cli {
@@ -39,6 +40,13 @@ bool must_walk(const PlanningOptions& options);
 // `journal` may be null; it keeps the scores and the trials of --base auto.
 Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
                   Calibration& calibration, Journal* journal, ProgressSink& progress);
+
+// What make_plan will need.
+ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,
+                                   const ComputeOptions& compute, Calibration& calibration);
+
+// The plan of equal ratios: about as large a model as the one that make_plan will find.
+SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkpoint);
 
 // Sizes before and after, as every verb that plans prints them.
 struct SizeChange {

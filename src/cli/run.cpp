@@ -18,7 +18,10 @@
 namespace dynslice::cli {
 namespace {
 
-constexpr const char* kMemoryAdvice = "; lower --samples or --seqlen, or use a machine with more memory";
+constexpr const char* kMemoryAdvice =
+    "; lower --samples, --seqlen or --threads, let streams live on the disk with --activation-memory, give "
+    "--max-memory, "
+    "or use a machine with more memory";
 
 void on_interrupt(int) {
   // A second Ctrl-C ends the program at once.
@@ -26,10 +29,12 @@ void on_interrupt(int) {
   request_interrupt();
 }
 
-// Keeps freed memory instead of returning it: the same large buffers come and go for every chunk, and each new
-// page would be cleared by the kernel again, which costs as much as the arithmetic on it.
+// Keeps freed memory instead of returning it: the same buffers come and go for every chunk, and each new page would
+// be cleared by the kernel again, which costs as much as the arithmetic on it. Not so the largest ones, which belong to
+// wide models: the products that fill them take far longer than clearing them, and kept in the heap their sizes, which
+// differ from layer to layer, would leave holes that serve nobody.
 void keep_freed_memory() {
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  ::mallopt(M_MMAP_THRESHOLD, 64 << 20);
   ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
   ::mallopt(M_TOP_PAD, 64 << 20);
 }

@@ -6,6 +6,7 @@
 
 #include "cli/inputs.h"
 #include "cli/journaling.h"
+#include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/support/files.h"
 
@@ -46,10 +47,17 @@ void run(const ScoreOptions& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   dynslice::ScoreOptions score{parse_metric(options.metric), options.preset == "paper", {}};
   if (!options.output.empty()) check_output_file(options.output);
-  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
   const LoadedText text =
       load_windows(options.calibration, TextUse::kCalibration, options.common, *checkpoint, progress);
+  const int64_t kept_streams = score.metric.window > 1 ? score.metric.window + 1 : 1;
+  const auto plan = prepare(options.common, *checkpoint, compute,
+                            {"score", [&](const ComputeOptions& with, int64_t) {
+                               return estimate_score(*checkpoint, with, amount_of(text.windows), kept_streams);
+                             }});
+  if (!plan) return;
+  compute = plan->compute;
   const auto journal = open_journal(options.common, options.output,
                                     fingerprint(options.common, compute, *checkpoint, &text, options.calibration),
                                     describe_run(options.common, compute, *checkpoint));

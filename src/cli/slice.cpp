@@ -5,6 +5,7 @@
 
 #include "cli/journaling.h"
 #include "cli/planning.h"
+#include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/model/checkpoint_writer.h"
 #include "dynslice/model/modeling_files.h"
@@ -112,6 +113,17 @@ struct SliceInputs {
   std::filesystem::path out;
 };
 
+// Planning and slicing together.
+ResourceEstimate estimate_slicing(const SliceInputs& in, const ComputeOptions& compute) {
+  const SlicePlan plan = in.plan ? *in.plan : expected_plan(in.options, in.checkpoint);
+  const ModelConfig config = sliced_config(in.checkpoint.config(), plan);
+  const uint64_t output_bytes =
+      static_cast<uint64_t>(count_cost(config).parameters) * c10::elementSize(output_dtype(in.options, in.checkpoint));
+  const ResourceEstimate slicing =
+      estimate_slice(in.checkpoint, compute, amount_of(in.calibration.text().windows), {}, &config, output_bytes);
+  return in.plan ? slicing : estimate_planning(in.options, in.checkpoint, compute, in.calibration) + slicing;
+}
+
 // Plans, slices and writes the checkpoint; what the journal holds of that is taken from there.
 void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& folder, Journal& journal,
                      std::chrono::steady_clock::time_point start, ProgressSink& progress) {
@@ -126,7 +138,9 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
                           journal.attached());
   journal.attach([&] { return writer.written(); });
   const LayerWalk walk(in.checkpoint, in.compute, windows.length, progress);
-  const TensorSink sink{[&](const std::string& name, const at::Tensor& values) { writer.write(name, values); }, dtype};
+  const TensorSink sink{
+      [&](const std::string& name, const at::Tensor& values) { writer.write(name, values); },
+      [&](const std::string& name, int64_t begin, const at::Tensor& rows) { writer.write_rows(name, begin, rows); }};
   slice_model(walk, planned.plan, windows, sink, nullptr, JournalPhase(journal, "slicing"));
 
   write_tokenizer_files(in.checkpoint.path(), writer.folder());
@@ -152,7 +166,7 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
 
 void run(const SliceOptions& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
-  const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const bool may_exist = options.common.force || options.common.resume;
   if (!options.output.empty()) check_output(options.output, may_exist);
   const auto checkpoint = open_model(options.common, progress);
@@ -169,6 +183,11 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
                                            : options.target->share);
   check_output(in.out, may_exist);
   check_apart(in.out, *checkpoint);
+  const auto resources =
+      prepare(options.common, *checkpoint, compute,
+              {"slice", [&](const ComputeOptions& with, int64_t) { return estimate_slicing(in, with); }, 0, in.out});
+  if (!resources) return;
+  compute = resources->compute;
 
   const auto folder = std::make_shared<WorkFolder>(CheckpointWriter::partial_folder(in.out));
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);

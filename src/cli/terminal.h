@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "dynslice/support/machine.h"  // peak_rss_bytes
 #include "dynslice/support/progress.h"
 
 namespace dynslice::cli {
@@ -49,8 +50,5 @@ std::string format_change(double before, double after);    // "-8.3%"
 std::string format_count(int64_t value);                   // 134515008 → "134.5 M"
 std::string format_bytes(uint64_t bytes);                  // "269.0 MB"
 std::string format_duration(double seconds);               // "1 min 5 s"
-
-// Of this process, so far.
-uint64_t peak_rss_bytes();
 
 }  // namespace dynslice::cli

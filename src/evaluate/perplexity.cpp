@@ -1,13 +1,13 @@
 #include "dynslice/evaluate/perplexity.h"
 
 #include <ATen/ATen.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 
 #include "dynslice/model/head.h"
+#include "dynslice/model/resources.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice {
@@ -27,18 +27,10 @@ void check_length(const TokenWindows& windows, const ModelConfig& config, Perple
   }
 }
 
-int64_t automatic_stream_bytes(const Checkpoint& checkpoint) {
-  int64_t weights = 0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) weights += static_cast<int64_t>(tensor.bytes);
-  const int64_t free_memory = int64_t{::sysconf(_SC_AVPHYS_PAGES)} * ::sysconf(_SC_PAGESIZE);
-  return std::max(int64_t{256} << 20, std::min(weights / 4, free_memory / 4));
-}
-
 // Windows walked together: whole chunks of them where there is room, so that how many does not change the arithmetic.
 int64_t windows_per_turn(const LayerWalk& walk, const TokenWindows& windows, const PerplexityOptions& options) {
   const int64_t bytes_per_window = windows.length * walk.config().hidden_size * 4;
-  const int64_t stream_bytes =
-      options.stream_bytes > 0 ? options.stream_bytes : automatic_stream_bytes(walk.checkpoint());
+  const int64_t stream_bytes = options.stream_bytes > 0 ? options.stream_bytes : default_turn_bytes(walk.checkpoint());
   const int64_t fitting = std::max<int64_t>(1, stream_bytes / bytes_per_window);
   const int64_t chunk = std::max<int64_t>(1, walk.options().chunk_tokens / windows.length);
   return fitting > chunk ? fitting / chunk * chunk : fitting;
@@ -81,6 +73,7 @@ class LossWalk {
 
   void restore() {
     per_turn_ = windows_per_turn(walk_, windows_, options_);
+    stream_ = walk_.empty_stream();
     const auto kept = options_.journal.restore(state(), walk_.options().device);
     if (!kept) return;
     first_layer_ = kept->next_layer;

@@ -170,6 +170,7 @@ class CheckpointWriter::Impl {
   const fs::path& folder() const { return partial_; }
   uint64_t tensor_bytes() const { return tensor_bytes_; }
   void write(const std::string& name, const at::Tensor& values);
+  void write_rows(const std::string& name, int64_t begin, const at::Tensor& rows);
   OrderedJson written() const;
   void commit(const std::function<void()>& before_rename);
 
@@ -180,8 +181,13 @@ class CheckpointWriter::Impl {
     size_t shard = 0;
     uint64_t offset = 0;
     bool written = false;
-    std::string checksum;  // once written
+    int64_t rows_written = 0;  // of a tensor that comes in blocks
+    Checksum checksum_so_far{};
+    std::string checksum{};  // once written
   };
+
+  Place& place_of(const std::string& name);
+  void write_values(const std::string& name, Place& place, const at::Tensor& rows, uint64_t offset) const;
 
   void open_shards(const OrderedJson& written);
   std::string lay_out(size_t k);
@@ -237,7 +243,7 @@ std::string CheckpointWriter::Impl::lay_out(size_t k) {
   uint64_t offset = 0;
   for (const size_t index : shards_[k].tensors) {
     const OutputTensor& tensor = tensors_[index];
-    if (!places_.emplace(tensor.name, Place{index, k, offset, false, {}}).second) {
+    if (!places_.emplace(tensor.name, Place{index, k, offset}).second) {
       throw std::logic_error("CheckpointWriter: tensor " + tensor.name + " is announced twice");
     }
     const uint64_t end = offset + bytes_of(tensor);
@@ -266,7 +272,7 @@ void CheckpointWriter::Impl::reopen_shard(size_t k) {
   const std::string header = lay_out(k);
   Shard& shard = shards_[k];
   shard.file = Descriptor(::open((partial_ / shard.name).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-  struct stat status {};
+  struct stat status{};
   if (shard.file.get() < 0 || ::fstat(shard.file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
     fail_resume(shard.name, "is missing");
   }
@@ -296,35 +302,58 @@ void CheckpointWriter::Impl::check_written(const std::string& name, const std::s
 }
 
 void CheckpointWriter::Impl::fail_resume(const std::string& file, const std::string& what) const {
-  throw_error(ErrorKind::kBadInput, (partial_ / file).string(), ": is damaged (", what, "); delete ",
-              partial_.string(), " or start without --resume");
+  throw_error(ErrorKind::kBadInput, (partial_ / file).string(), ": is damaged (", what, "); delete ", partial_.string(),
+              " or start without --resume");
+}
+
+// A tensor that still has to be written.
+CheckpointWriter::Impl::Place& CheckpointWriter::Impl::place_of(const std::string& name) {
+  const auto found = places_.find(name);
+  if (found == places_.end()) throw std::logic_error("CheckpointWriter: tensor " + name + " was not announced");
+  if (found->second.written) throw std::logic_error("CheckpointWriter: tensor " + name + " was written before");
+  return found->second;
 }
 
 void CheckpointWriter::Impl::write(const std::string& name, const at::Tensor& values) {
-  const auto found = places_.find(name);
-  if (found == places_.end()) throw std::logic_error("CheckpointWriter: tensor " + name + " was not announced");
-  Place& place = found->second;
-  const OutputTensor& announced = tensors_[place.tensor];
-  if (place.written) throw std::logic_error("CheckpointWriter: tensor " + name + " was written before");
-  if (values.sizes() != at::IntArrayRef(announced.shape)) {
+  Place& place = place_of(name);
+  if (place.rows_written > 0 || values.sizes() != at::IntArrayRef(tensors_[place.tensor].shape)) {
     throw std::logic_error("CheckpointWriter: tensor " + name + " has another shape than announced");
   }
+  write_values(name, place, values.detach().dim() == 0 ? values.detach().reshape({1}) : values.detach(), place.offset);
+  place.written = true;
+  place.checksum = place.checksum_so_far.hex();
+}
+
+void CheckpointWriter::Impl::write_rows(const std::string& name, int64_t begin, const at::Tensor& rows) {
+  Place& place = place_of(name);
+  std::vector<int64_t> expected = tensors_[place.tensor].shape;
+  const int64_t all = expected.empty() ? 0 : expected.front();
+  const int64_t count = rows.dim() == 0 ? 0 : rows.size(0);
+  if (!expected.empty()) expected.front() = count;
+  if (begin != place.rows_written || count > all - begin || rows.sizes() != at::IntArrayRef(expected)) {
+    throw std::logic_error("CheckpointWriter: rows of tensor " + name + " are not the next ones, or of another shape");
+  }
+  const uint64_t row_bytes = bytes_of(tensors_[place.tensor]) / static_cast<uint64_t>(std::max<int64_t>(1, all));
+  write_values(name, place, rows.detach(), place.offset + static_cast<uint64_t>(begin) * row_bytes);
+  place.rows_written += count;
+  place.written = place.rows_written == all;
+  if (place.written) place.checksum = place.checksum_so_far.hex();
+}
+
+void CheckpointWriter::Impl::write_values(const std::string& name, Place& place, const at::Tensor& rows,
+                                          uint64_t offset) const {
+  const OutputTensor& announced = tensors_[place.tensor];
   const Shard& shard = shards_[place.shard];
-  const at::Tensor rows = values.detach().dim() == 0 ? values.detach().reshape({1}) : values.detach();
   const int64_t count = rows.size(0), row_values = count > 0 ? rows.numel() / count : 0;
   const int64_t step = std::max<int64_t>(1, kChunkValues / std::max<int64_t>(1, row_values));
-  uint64_t offset = place.offset;
-  Checksum checksum;
   for (int64_t row = 0; row < count; row += step) {
     const at::Tensor chunk =
         rows.narrow(0, row, std::min(step, count - row)).to(at::kCPU, announced.dtype).contiguous();
     check_finite(name, chunk);
     write_at(shard.file, partial_ / shard.name, chunk.data_ptr(), chunk.nbytes(), offset);
-    checksum.update(chunk.const_data_ptr(), chunk.nbytes());
+    place.checksum_so_far.update(chunk.const_data_ptr(), chunk.nbytes());
     offset += chunk.nbytes();
   }
-  place.written = true;
-  place.checksum = checksum.hex();
 }
 
 OrderedJson CheckpointWriter::Impl::written() const {
@@ -413,6 +442,9 @@ CheckpointWriter::~CheckpointWriter() = default;
 const fs::path& CheckpointWriter::folder() const { return impl_->folder(); }
 uint64_t CheckpointWriter::tensor_bytes() const { return impl_->tensor_bytes(); }
 void CheckpointWriter::write(const std::string& name, const at::Tensor& values) { impl_->write(name, values); }
+void CheckpointWriter::write_rows(const std::string& name, int64_t begin, const at::Tensor& rows) {
+  impl_->write_rows(name, begin, rows);
+}
 OrderedJson CheckpointWriter::written() const { return impl_->written(); }
 void CheckpointWriter::commit(const std::function<void()>& before_rename) { impl_->commit(before_rename); }
 fs::path CheckpointWriter::partial_folder(const fs::path& out) { return with_suffix(plain_path(out), ".partial"); }

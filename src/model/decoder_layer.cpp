@@ -42,6 +42,9 @@ std::vector<float> inverse_frequencies(const RopeConfig& rope, int64_t head_dim)
   return frequencies;
 }
 
+// Values of a packed matrix that are loaded at once.
+constexpr int64_t kLoadBlockValues = int64_t{1} << 22;
+
 // Loads one layer's tensors by their names.
 class LayerLoader {
  public:
@@ -69,15 +72,26 @@ class LayerLoader {
     return result;
   }
 
-  // Several linears of the same input as one, rows one after the other.
+  // Several linears of the same input as one, rows one after the other. They are read in blocks into their places, so
+  // that no second copy of them is ever in memory.
   Linear packed(const std::vector<std::pair<std::string, int64_t>>& modules, int64_t in, bool bias) const {
-    std::vector<at::Tensor> weights, biases;
+    int64_t rows = 0;
+    for (const auto& [module, out] : modules) rows += out;
+    const auto options = at::TensorOptions().dtype(dtype_).device(device_);
+    const at::Tensor weight = at::empty({rows, in}, options);
+    std::vector<at::Tensor> biases;
+    int64_t first = 0;
     for (const auto& [module, out] : modules) {
-      Linear part = linear(module, out, in, bias);
-      weights.push_back(part.weight);
-      if (bias) biases.push_back(part.bias);
+      const std::string name = layer_tensor_name(index_, module + ".weight");
+      const int64_t step = std::max<int64_t>(1, kLoadBlockValues / in);
+      for (int64_t row = 0; row < out; row += step) {
+        const int64_t count = std::min(step, out - row);
+        weight.narrow(0, first + row, count).copy_(checkpoint_.load_rows(name, {out, in}, row, row + count, dtype_));
+      }
+      if (bias) biases.push_back(tensor(module + ".bias", {out}, dtype_));
+      first += out;
     }
-    return {at::cat(weights), bias ? at::cat(biases) : at::Tensor()};
+    return {weight, bias ? at::cat(biases) : at::Tensor()};
   }
 
  private:
@@ -148,8 +162,13 @@ at::Tensor run_attention(const DecoderLayer& layer, const LayerContext& context,
   return kernels::linear(merged, layer.o_proj.weight, layer.o_proj.bias);
 }
 
+// In place: a loaded layer is its weights' only owner, and another fp32 copy would be the largest thing in memory.
 void scale_columns(at::Tensor& weight, const at::Tensor& scale) {
-  weight = (weight.to(at::kFloat) * scale.view({1, -1})).to(weight.scalar_type());
+  if (weight.scalar_type() == at::kFloat) {
+    weight.mul_(scale.view({1, -1}));
+  } else {
+    weight = (weight.to(at::kFloat) * scale.view({1, -1})).to(weight.scalar_type());
+  }
 }
 
 }  // namespace

@@ -177,7 +177,7 @@ at::Tensor GgufCheckpoint::read_vector(const Location& location, int64_t begin, 
   return values.to(dtype);
 }
 
-// Another dtype than fp32 is made chunk by chunk, so that a large matrix is never in memory twice.
+// Made chunk by chunk, so that a large matrix is never in memory twice, nor much of the file.
 at::Tensor GgufCheckpoint::read_matrix(const Location& location, int64_t begin, int64_t end,
                                        at::ScalarType dtype) const {
   const GgufTensor& tensor = file_.tensors()[location.tensor];
@@ -189,16 +189,16 @@ at::Tensor GgufCheckpoint::read_matrix(const Location& location, int64_t begin, 
   shape.front() = end - begin;
   at::Tensor values = at::empty(shape, dtype);
   const bool is_float = dtype == at::kFloat;
-  const int64_t step = is_float ? std::max<int64_t>(1, end - begin) : std::max<int64_t>(1, kChunkValues / columns);
+  const int64_t step = std::max<int64_t>(1, kChunkValues / columns);
   for (int64_t row = begin; row < end; row += step) {
     const int64_t count = std::min(step, end - row);
     at::Tensor part = values.narrow(0, row - begin, count);
     at::Tensor decoded = is_float ? part : at::empty_like(part, at::TensorOptions().dtype(at::kFloat));
     decode_rows(decoder, row, row + count, columns, decoded.data_ptr<float>(), row_at);
     if (!is_float) part.copy_(decoded);
+    file_.file().release(tensor.offset + static_cast<uint64_t>(row) * decoder.row_bytes(),
+                         static_cast<uint64_t>(count) * decoder.row_bytes());
   }
-  const auto first = static_cast<uint64_t>(begin), count = static_cast<uint64_t>(end - begin);
-  file_.file().release(tensor.offset + first * decoder.row_bytes(), count * decoder.row_bytes());
   return values;
 }
 

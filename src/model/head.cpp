@@ -86,14 +86,14 @@ at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualSt
   const auto options = at::TensorOptions().dtype(at::kDouble).device(walk.options().device);
   LossState state{at::full({positions}, -INFINITY, options), at::zeros({positions}, options)};
   const at::Tensor targets = next_ids(windows, walk.options().device);
-  for (at::Tensor& chunk : stream.chunks) chunk = head_input(head, chunk).to(walk.options().dtype);
+  stream.transform([&](const at::Tensor& x) { return head_input(head, x).to(walk.options().dtype); });
 
   const int64_t vocabulary_blocks = (head.vocab_size + kVocabularyBlock - 1) / kVocabularyBlock;
   ProgressTask progress(walk.progress(), task, positions * vocabulary_blocks, "tokens");
   for (int64_t begin = 0; begin < head.vocab_size; begin += kVocabularyBlock) {
     const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kVocabularyBlock));
     int64_t first = 0;
-    for (const at::Tensor& chunk : stream.chunks) {
+    stream.visit([&](const at::Tensor& chunk) {
       for (const at::Tensor& block : chunk.view({-1, head.columns}).split(kTokenBlock)) {
         for (int64_t row = 0; row < rows.size(0); row += kLogitColumns) {
           const int64_t count = std::min(kLogitColumns, rows.size(0) - row);
@@ -102,7 +102,7 @@ at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualSt
         first += block.size(0);
         progress.advance(block.size(0));
       }
-    }
+    });
   }
   const at::Tensor losses =
       (state.log_sum - state.target_logit).cpu().view({windows.count, windows.length}).narrow(1, 0, windows.length - 1);

@@ -118,7 +118,8 @@ Journal::Journal(std::shared_ptr<WorkFolder> folder, const OrderedJson& fingerpr
     : folder_(std::move(folder)), fingerprint_(plain(fingerprint)), job_(plain(job)), options_(options) {
   const bool found = folder_->open_existing() && fs::exists(fs::symlink_status(state_path()));
   if (!found) {
-    if (options_.resume) log(LogLevel::kInfo, "Nothing to resume in " + this->folder().string() + ": starting from the beginning");
+    if (options_.resume)
+      log(LogLevel::kInfo, "Nothing to resume in " + this->folder().string() + ": starting from the beginning");
     return;
   }
   folder_->keep();  // until the command is done, whatever else goes wrong
@@ -209,7 +210,8 @@ void Journal::read_walk(const Json& json, const OrderedJson& ordered) {
     entry.name = one.string("name");
     entry.chunk = one.integer("chunk", -1, INT64_MAX);
     const std::string dtype = one.string("dtype");
-    const auto known = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& d) { return dtype == d.name; });
+    const auto known =
+        std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& d) { return dtype == d.name; });
     if (known == kDtypes.end()) one.fail("dtype", "a known one");
     entry.dtype = known->dtype;
     entry.shape = item.at("shape").get<std::vector<int64_t>>();
@@ -218,10 +220,10 @@ void Journal::read_walk(const Json& json, const OrderedJson& ordered) {
     entry.bytes = static_cast<uint64_t>(one.integer("bytes", 0, INT64_MAX));
     entry.checksum = one.string("checksum");
     const auto numel = static_cast<int64_t>(entry.bytes / c10::elementSize(entry.dtype));
-    const bool strides_fit =
-        entry.strides.size() == entry.shape.size() &&
-        std::all_of(entry.strides.begin(), entry.strides.end(),
-                    [&](int64_t stride) { return stride >= 0 && stride <= std::max<int64_t>(1, numel); });
+    const bool strides_fit = entry.strides.size() == entry.shape.size() &&
+                             std::all_of(entry.strides.begin(), entry.strides.end(), [&](int64_t stride) {
+                               return stride >= 0 && stride <= std::max<int64_t>(1, numel);
+                             });
     if (bytes_of(entry.shape, entry.dtype, walk.bytes) != entry.bytes || entry.offset > walk.bytes ||
         entry.bytes > walk.bytes - entry.offset || !strides_fit) {
       fail("tensor " + entry.name + " has an impossible size");
@@ -267,9 +269,9 @@ std::optional<RestoredWalk> Journal::restore(const std::string& phase, const Wal
     const auto kept = std::find_if(walk_->streams.begin(), walk_->streams.end(),
                                    [&, &wanted = name](const auto& one) { return one.first == wanted; });
     if (kept == walk_->streams.end()) fail("stream " + name + " is missing");
-    const auto chunks = static_cast<size_t>(std::count_if(
-        walk_->entries.begin(), walk_->entries.end(),
-        [&, &wanted = name](const Entry& entry) { return entry.name == wanted && entry.chunk >= 0; }));
+    const auto chunks = static_cast<size_t>(
+        std::count_if(walk_->entries.begin(), walk_->entries.end(),
+                      [&, &wanted = name](const Entry& entry) { return entry.name == wanted && entry.chunk >= 0; }));
     if (kept->second != static_cast<int64_t>(chunks)) fail("chunks of stream " + name + " are missing");
     stream->chunks.assign(chunks, at::Tensor());
   }
@@ -280,9 +282,10 @@ std::optional<RestoredWalk> Journal::restore(const std::string& phase, const Wal
     const auto stream = std::find_if(state.streams.begin(), state.streams.end(), named);
     const auto tensor = std::find_if(state.tensors.begin(), state.tensors.end(), named);
     if (entry.chunk >= 0) {
-      const bool fits = stream != state.streams.end() && entry.chunk < static_cast<int64_t>(stream->second->chunks.size());
+      const bool fits =
+          stream != state.streams.end() && entry.chunk < static_cast<int64_t>(stream->second->chunks.size());
       if (!fits) fail("a chunk of stream " + entry.name + " is none of this walk");
-      stream->second->chunks[static_cast<size_t>(entry.chunk)] = read_entry(file.get(), entry).to(device);
+      stream->second->replace(static_cast<size_t>(entry.chunk), read_entry(file.get(), entry).to(device));
     } else {
       if (tensor == state.tensors.end()) fail("tensor " + entry.name + " is none of this walk");
       *tensor->second = read_entry(file.get(), entry).to(device);
@@ -351,7 +354,8 @@ void Journal::write(std::optional<Walk> walk, const WalkState* state) {
     position_ = previous;
     broken_ = true;
     remove_data_files(walk_ ? walk_->file : "");
-    log(LogLevel::kWarning, std::string("the journal cannot be kept any more, the run goes on without it: ") + error.what());
+    log(LogLevel::kWarning,
+        std::string("the journal cannot be kept any more, the run goes on without it: ") + error.what());
     return;
   }
   folder_->keep();
@@ -376,7 +380,8 @@ void Journal::write_data(Walk& walk, const WalkState& state) const {
   const auto add = [&](const std::string& name, int64_t chunk, const at::Tensor& values) {
     const at::Tensor here = values.cpu();
     const at::Tensor dense = here.is_non_overlapping_and_dense() ? here : here.contiguous();
-    Entry entry{name, chunk, dense.scalar_type(), dense.sizes().vec(), dense.strides().vec(), walk.bytes, dense.nbytes(), {}};
+    Entry entry{name,           chunk, dense.scalar_type(), dense.sizes().vec(), dense.strides().vec(), walk.bytes,
+                dense.nbytes(), {}};
     write_all(file.get(), path, dense.const_data_ptr(), entry.bytes);
     Checksum checksum;
     checksum.update(dense.const_data_ptr(), entry.bytes);
@@ -389,7 +394,10 @@ void Journal::write_data(Walk& walk, const WalkState& state) const {
   }
   for (const auto& [name, stream] : state.streams) {
     int64_t chunk = 0;
-    for (const at::Tensor& values : stream->chunks) add(name, chunk++, values);
+    for (const at::Tensor& values : stream->chunks) {
+      add(name, chunk++, values);
+      if (stream->store) stream->store->drop_pages(values);
+    }
     walk.streams.emplace_back(name, chunk);
   }
   if (::fdatasync(file.get()) != 0) throw_write_error(path);
@@ -408,15 +416,20 @@ void Journal::write_state(const std::optional<Walk>& walk) const {
   state["attached"] = attached_;
   state["walk"] = OrderedJson();
   if (walk) {
-    OrderedJson json = {{"phase", walk->phase}, {"next", walk->next},   {"layers", walk->layers},
+    OrderedJson json = {{"phase", walk->phase},   {"next", walk->next}, {"layers", walk->layers},
                         {"values", walk->values}, {"file", walk->file}, {"bytes", walk->bytes}};
     json["streams"] = OrderedJson::object();
     for (const auto& [name, chunks] : walk->streams) json["streams"][name] = chunks;
     json["tensors"] = OrderedJson::array();
     for (const Entry& entry : walk->entries) {
-      json["tensors"].push_back({{"name", entry.name}, {"chunk", entry.chunk}, {"dtype", name_of(entry.dtype)},
-                                 {"shape", entry.shape}, {"strides", entry.strides}, {"offset", entry.offset},
-                                 {"bytes", entry.bytes}, {"checksum", entry.checksum}});
+      json["tensors"].push_back({{"name", entry.name},
+                                 {"chunk", entry.chunk},
+                                 {"dtype", name_of(entry.dtype)},
+                                 {"shape", entry.shape},
+                                 {"strides", entry.strides},
+                                 {"offset", entry.offset},
+                                 {"bytes", entry.bytes},
+                                 {"checksum", entry.checksum}});
     }
     state["walk"] = std::move(json);
   }

@@ -4,6 +4,7 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "dynslice/support/error.h"
@@ -49,15 +50,15 @@ at::ScalarType parse_dtype(const std::string& name, at::Device device) {
 }
 
 // Cuts the windows into chunks of about `chunk_tokens` tokens, at least one window each.
-std::vector<at::Tensor> empty_chunks(const TokenWindows& windows, int64_t width, const ComputeOptions& options) {
+ResidualStream stream_of_windows(const TokenWindows& windows, int64_t width, const ComputeOptions& options) {
   const int64_t per_chunk = std::max<int64_t>(1, options.chunk_tokens / windows.length);
-  std::vector<at::Tensor> chunks;
+  const auto fp32 = at::TensorOptions().dtype(at::kFloat).device(options.device);
+  ResidualStream stream{{}, options.activations, options.device};
   for (int64_t first = 0; first < windows.count; first += per_chunk) {
-    const int64_t count = std::min(per_chunk, windows.count - first);
-    chunks.push_back(
-        at::empty({count, windows.length, width}, at::TensorOptions().dtype(at::kFloat).device(options.device)));
+    const std::array<int64_t, 3> sizes = {std::min(per_chunk, windows.count - first), windows.length, width};
+    stream.chunks.push_back(stream.store ? stream.store->empty(sizes, fp32) : at::empty(sizes, fp32));
   }
-  return chunks;
+  return stream;
 }
 
 }  // namespace
@@ -72,11 +73,12 @@ ComputeOptions resolve_compute(const std::string& device, const std::string& dty
 
 void LayerStep::transform(ResidualStream& stream, const std::function<at::Tensor(const at::Tensor&)>& fn,
                           double passes) const {
-  for (at::Tensor& chunk : stream.chunks) {
+  stream.transform([&](const at::Tensor& chunk) {
     const double tokens = static_cast<double>(chunk.size(0) * chunk.size(1));
-    chunk = fn(chunk);
+    at::Tensor left = fn(chunk);
     progress_.advance(static_cast<int64_t>(tokens / passes));
-  }
+    return left;
+  });
 }
 
 LayerWalk::LayerWalk(const Checkpoint& checkpoint, const ComputeOptions& options, int64_t window_length,
@@ -105,7 +107,7 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
   if (config().has_embedding_rotation) {
     rotation = checkpoint_.load(kEmbeddingRotation, {width, columns}, at::kFloat).to(options_.device);
   }
-  ResidualStream stream{empty_chunks(windows, width, options_)};
+  ResidualStream stream = stream_of_windows(windows, width, options_);
   const int64_t chunk_tokens = stream.chunks.empty() ? 1 : stream.chunks.front().size(0) * windows.length;
   auto next = order.begin();
   for (int64_t begin = 0; begin < vocab && next != order.end(); begin += kEmbeddingBlock) {
@@ -124,10 +126,11 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
         places.push_back(*next % chunk_tokens);
         ids.push_back(windows.ids[static_cast<size_t>(*next)] - begin);
       }
-      at::Tensor target = stream.chunks[static_cast<size_t>(chunk)].view({-1, width});
       at::Tensor found = rows.index_select(0, at::tensor(ids).to(options_.device));
       if (rotation.defined()) found = kernels::linear(found, rotation, {});
-      target.index_copy_(0, at::tensor(places).to(options_.device), found);
+      const at::Tensor& home = stream.chunks[static_cast<size_t>(chunk)];
+      home.view({-1, width}).index_copy_(0, at::tensor(places).to(home.device()), found.to(home.device()));
+      if (stream.store) stream.store->drop_pages(home);
     }
   }
   return stream;

@@ -27,6 +27,31 @@ bool file_exists(const std::filesystem::path& path) {
   return std::filesystem::exists(path, ignored);
 }
 
+// Values copied before their pages of the file are given back: few beside a layer, many beside a system call.
+constexpr int64_t kBlockValues = int64_t{1} << 22;
+
+// Fills `values` [n] from `stored` values at `source`, block by block, so that hardly any of the file is in memory at
+// the same time. `release(first byte, bytes)` is told of every block that has been read.
+template <typename Release>
+void copy_values(const std::byte* source, at::ScalarType stored, const at::Tensor& values, const Release& release) {
+  const uint64_t item = c10::elementSize(stored);
+  // The data of a file begins wherever its header ends: a plain copy is aligned whatever the source is.
+  const bool is_aligned = reinterpret_cast<uintptr_t>(source) % item == 0;
+  for (int64_t begin = 0; begin < values.numel(); begin += kBlockValues) {
+    at::Tensor target = values.narrow(0, begin, std::min(kBlockValues, values.numel() - begin));
+    const uint64_t first = static_cast<uint64_t>(begin) * item, bytes = static_cast<uint64_t>(target.numel()) * item;
+    if (is_aligned) {
+      void* block = const_cast<std::byte*>(source + first);  // is only read
+      target.copy_(at::from_blob(block, target.sizes(), at::TensorOptions().dtype(stored)));
+    } else {
+      const at::Tensor block = at::empty(target.sizes(), stored);
+      std::memcpy(block.data_ptr(), source + first, bytes);
+      target.copy_(block);
+    }
+    release(first, bytes);
+  }
+}
+
 // A shard's name is joined to the folder's path, so it must not lead out of it.
 bool is_plain_name(const std::string& name) {
   return !name.empty() && name.size() < 256 && name.front() != '.' && name.find('/') == std::string::npos &&
@@ -131,20 +156,11 @@ at::Tensor SafetensorsCheckpoint::read_rows(const TensorInfo& info, int64_t begi
   const int64_t rows = shape.empty() ? 1 : shape.front();
   if (!shape.empty()) shape.front() = end - begin;
   const uint64_t row_bytes = rows > 0 ? entry.bytes / static_cast<uint64_t>(rows) : 0;
-  const uint64_t offset = static_cast<uint64_t>(begin) * row_bytes,
-                 length = static_cast<uint64_t>(end - begin) * row_bytes;
+  const uint64_t offset = static_cast<uint64_t>(begin) * row_bytes;
   const std::byte* source = file.bytes(entry).data() + offset;
-  at::Tensor values;
-  if (dtype == *stored || reinterpret_cast<uintptr_t>(source) % c10::elementSize(*stored) != 0) {
-    // The data of a file begins wherever its header ends: a plain copy is aligned whatever the source is.
-    values = at::empty(shape, *stored);
-    if (length > 0) std::memcpy(values.data_ptr(), source, length);
-    values = values.to(dtype);
-  } else {
-    // Only read: the conversion makes the copy.
-    values = at::from_blob(const_cast<std::byte*>(source), shape, at::TensorOptions().dtype(*stored)).to(dtype);
-  }
-  file.file().release(entry.offset + offset, length);
+  at::Tensor values = at::empty(shape, dtype);
+  copy_values(source, *stored, values.view({-1}),
+              [&](uint64_t first, uint64_t bytes) { file.file().release(entry.offset + offset + first, bytes); });
   return values;
 }
 

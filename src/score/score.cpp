@@ -70,9 +70,10 @@ void score_layer(const LayerStep& step, const Head* final_head, const Metric& me
   step.transform(stream, [&](const at::Tensor& x) {
     at::Tensor y = forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
     if (start >= 0) {
-      const at::Tensor& entered = metric.window > 1 ? state.history.front().chunks[chunk] : x;
+      const at::Tensor entered = metric.window > 1 ? state.history.front().chunks[chunk].to(x.device()) : x;
       const at::Tensor left = final_head != nullptr ? final_norm(*final_head, y) : y;
       state.means[static_cast<size_t>(start)].add(token_cosines(entered, left), metric, step.index(), first_token);
+      if (metric.window > 1 && stream.store) stream.store->drop_pages(state.history.front().chunks[chunk]);
     }
     first_token += x.size(0) * x.size(1);
     ++chunk;
@@ -90,7 +91,8 @@ class ScoringWalk {
     if (options.after_final_norm) head_ = load_head(walk);
     state_.means.resize(static_cast<size_t>(layers - options.metric.window + 1));
     // The history's length depends on where the walk stands; as many streams as it can have are asked for.
-    std::vector<ResidualStream> history(static_cast<size_t>(options.metric.window - 1));
+    std::vector<ResidualStream> history(static_cast<size_t>(options.metric.window - 1), walk.empty_stream());
+    stream_ = walk.empty_stream();
     WalkState kept = journal_state(history);
     const auto restored = options.journal.restore(kept, walk.options().device);
     if (!restored) {

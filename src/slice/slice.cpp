@@ -106,6 +106,7 @@ class Slicer {
       : walk_(walk), config_(sliced_config(walk.config(), plan)), sink_(sink), journal_(journal) {}
 
   SliceResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
+    calibration_ = held_out_ = walk_.empty_stream();
     const auto kept = journal_.restore(state(), walk_.options().device);
     if (kept) {
       way_.kind = way_.weight.defined() ? ShortcutKind::kMatrix
@@ -149,7 +150,7 @@ class Slicer {
     way_ = {};
     if (is_whole(config_.embedding_width)) return;
     SecondMoment entering = moment();
-    for (const at::Tensor& chunk : calibration_.chunks) entering.add(chunk);
+    calibration_.visit([&](const at::Tensor& x) { entering.add(x); });
     basis_ = entering.principal_directions(config_.embedding_width, place("entering", 0));
     way_ = as_shortcut({basis_, basis_.kept.t(), {}, {}}, walk_.options().dtype);
   }
@@ -238,17 +239,14 @@ class Slicer {
     const at::Device device = walk_.options().device;
     const at::Tensor basis32 = basis.defined() ? basis.to(at::kFloat) : basis;
     ProgressTask progress(walk_.progress(), (basis.defined() ? "Rotating " : "Copying ") + name, vocab, "rows");
-    at::Tensor rotated;
     for (int64_t begin = 0; begin < vocab; begin += kRowBlock) {
       const int64_t end = std::min(vocab, begin + kRowBlock);
       at::Tensor rows = walk_.checkpoint().load_rows(source, {vocab, width}, begin, end, at::kFloat).to(device);
       if (column_scale.defined()) rows = rows * column_scale;
       if (basis.defined()) rows = at::matmul(rows, basis32);
-      if (!rotated.defined()) rotated = at::empty({vocab, rows.size(1)}, sink_.dtype);
-      rotated.narrow(0, begin, end - begin).copy_(rows);
+      sink_.write_rows(name, begin, rows);
       progress.advance(end - begin);
     }
-    sink_.write(name, rotated);
   }
 
   void emit_embedding() {
@@ -272,7 +270,8 @@ class Slicer {
   // In original coordinates, where the dense model's head reads it, the held-out stream has lost what was cut.
   double held_out_loss(const TokenWindows& windows) {
     const at::Tensor back = basis_.kept.to(at::kFloat);
-    for (at::Tensor& chunk : held_out_.chunks) chunk = kernels::linear(pass(way_, chunk, config_.head_width), back, {});
+    held_out_.transform(
+        [&](const at::Tensor& x) { return kernels::linear(pass(way_, x, config_.head_width), back, {}); });
     return next_token_losses(walk_, load_head(walk_), std::move(held_out_), windows, "Held-out loss")
         .mean()
         .item<double>();

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -132,10 +133,13 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
 }
 
 void MappedFile::release(uint64_t offset, uint64_t length) const {
+  // A page fault maps the pages around it too (64 KiB of them by default); what is dropped needlessly is only
+  // mapped again.
+  constexpr uint64_t kAround = uint64_t{1} << 16;
   const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-  const uint64_t begin = (offset + page - 1) / page * page;
-  const uint64_t end = (offset + length) / page * page;
-  if (data_ == nullptr || end <= begin || end > size_) return;
+  if (data_ == nullptr || length == 0 || offset >= size_) return;
+  const uint64_t begin = (offset - std::min(offset, kAround)) / page * page;
+  const uint64_t end = std::min(offset + length + kAround, size_);
   ::madvise(const_cast<std::byte*>(data_.get()) + begin, end - begin, MADV_DONTNEED);
 }
 

@@ -22,8 +22,9 @@ struct OutputTensor {
 };
 
 // Guarantees: everything is written into `OUT.partial/`, synced, and renamed to `OUT` by `commit`; without
-// `commit` the destructor removes it, unless the folder was given and is kept. The bytes of a file depend on the tensors only. Tensors may be written
-// in any order; their place in the files is the order in which they were announced.
+// `commit` the destructor removes it, unless the folder was given and is kept. The bytes of a file depend on the
+// tensors only. Tensors may be written in any order; their place in the files is the order in which they were
+// announced.
 class CheckpointWriter {
  public:
   // Announces all tensors and lays out model.safetensors, or model-0000k-of-0000n.safetensors with an index
@@ -48,6 +49,10 @@ class CheckpointWriter {
   // or the tensor was written before; kOutOfResources when the disk is full; kBadInput when the values became
   // NaN or Inf.
   void write(const std::string& name, const at::Tensor& values);
+
+  // The same for rows [begin, begin + rows.size(0)) of a tensor that is too large to be in memory whole. The blocks of
+  // a tensor come in order and without a gap; std::logic_error otherwise.
+  void write_rows(const std::string& name, int64_t begin, const at::Tensor& rows);
 
   // Writes a small file (config.json, dynslice.json) of the checkpoint.
   void write_text(const std::string& file_name, const std::string& content);

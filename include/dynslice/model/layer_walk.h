@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -21,6 +22,7 @@ struct ComputeOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // of the linear layers and attention; the residual stream is fp32
   int64_t chunk_tokens = 2048;        // tokens that go through a layer together, at least one window
+  std::shared_ptr<ActivationStore> activations = nullptr;  // where streams live; null: in memory
 };
 
 // The device and dtype that `device` ("auto", "cpu", "cuda", "cuda:1") and `dtype` ("auto", "fp32", "bf16",
@@ -54,7 +56,7 @@ class LayerStep {
 
 // Where a walk begins, and what is done between layers.
 struct WalkSpan {
-  int64_t first_layer = 0;                                  // the ones before were walked by an earlier run
+  int64_t first_layer = 0;                                   // the ones before were walked by an earlier run
   std::function<void(int64_t next_layer)> after_layer = {};  // called after every layer with the next one's index
 };
 
@@ -73,8 +75,11 @@ class LayerWalk {
   // Throws kBadInput for a token id that the embedding does not have (tokenizer and model do not match).
   ResidualStream embed(const TokenWindows& windows) const;
 
-  // Visits every layer of the span in order. `tokens` (of all streams that the visitor transforms) is for the progress bar.
-  // The linear weights come in `weights`, the dtype of the forward when not given.
+  // A stream without chunks that keeps its chunks where `embed` would; for those that a journal restores.
+  ResidualStream empty_stream() const { return {{}, options_.activations, options_.device}; }
+
+  // Visits every layer of the span in order. `tokens` (of all streams that the visitor transforms) is for the progress
+  // bar. The linear weights come in `weights`, the dtype of the forward when not given.
   void run(const std::string& task, int64_t tokens, const std::function<void(LayerStep&)>& visit,
            std::optional<at::ScalarType> weights = std::nullopt, const WalkSpan& span = {}) const;
 

@@ -17,7 +17,8 @@ namespace dynslice {
 // Receives the finished tensors of the sliced model, in the order of the checkpoint.
 struct TensorSink {
   std::function<void(const std::string& name, const at::Tensor& values)> write;  // empty: the slicing only measures
-  at::ScalarType dtype = at::kFloat;  // what `write` stores: the largest matrices are handed over in it
+  // Rows [begin, begin + rows.size(0)) of the largest matrices, embedding and head, in order and without a gap.
+  std::function<void(const std::string& name, int64_t begin, const at::Tensor& rows)> write_rows;
 };
 
 struct SliceResult {

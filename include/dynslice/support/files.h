@@ -36,7 +36,8 @@ class MappedFile {
   // Keeps the mapping alive; for tensors that point into it.
   const std::shared_ptr<const std::byte>& owner() const { return data_; }
 
-  // Tells the kernel that [offset, offset + length) will not be needed again soon.
+  // Takes [offset, offset + length), and pages around it that were mapped with it, out of the process's memory. They
+  // are read from the file again when they are touched; what was written to them is lost.
   void release(uint64_t offset, uint64_t length) const;
 
  private:

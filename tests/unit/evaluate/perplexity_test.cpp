@@ -7,6 +7,7 @@
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "tiny_model.h"
+#include "unit/support/temporary_folder.h"
 
 namespace dynslice {
 namespace {
@@ -79,6 +80,17 @@ TEST(Perplexity, RefusesWindowsThatCannotBe) {
   foreign.ids[3] = 61;
   EXPECT_THROW(measure_perplexity(model, {}, foreign, {}, no_progress()), Error);
   EXPECT_THROW(parse_protocol("llama"), Error);
+}
+
+TEST(Perplexity, IsTheSameWithTheStreamInTheScratchFile) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(5, 12, 61);
+  const testing::TemporaryFolder folder;
+  const auto store = std::make_shared<ActivationStore>(0, folder.path());
+  const double spilled =
+      measure_perplexity(model, {.chunk_tokens = 24, .activations = store}, windows, {}, no_progress()).value;
+  EXPECT_EQ(spilled, measure_perplexity(model, {.chunk_tokens = 24}, windows, {}, no_progress()).value);
+  EXPECT_GT(store->scratch_file_bytes(), 0U);
 }
 
 }  // namespace

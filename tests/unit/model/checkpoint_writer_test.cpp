@@ -263,5 +263,29 @@ TEST_F(Writer, SaysThatTheDiskIsFullAndLeavesNothing) {
   EXPECT_EQ(entries_beside(), 0U);
 }
 
+TEST_F(Writer, RowsInBlocksAreTheWholeTensor) {
+  write_checkpoint();
+  const std::string whole = content_of(out_ / "model.safetensors");
+  CheckpointWriter writer(folder_ / "blocks", three_tensors(), false);
+  const at::Tensor first = counting({3, 5});
+  writer.write_rows("first.weight", 0, first.narrow(0, 0, 2));
+  writer.write("second.weight", counting({7}));
+  writer.write_rows("first.weight", 2, first.narrow(0, 2, 1));
+  writer.write("third.weight", counting({2, 2}));
+  EXPECT_THROW(writer.write_rows("first.weight", 3, first.narrow(0, 0, 0)), std::logic_error);  // it is complete
+  EXPECT_EQ(content_of(writer.folder() / "model.safetensors"), whole);
+}
+
+TEST_F(Writer, RowsWithAGapOrOfAnotherShapeAreADefect) {
+  CheckpointWriter writer(out_, three_tensors(), false);
+  const at::Tensor rows = counting({2, 5});
+  EXPECT_THROW(writer.write_rows("first.weight", 1, rows), std::logic_error);
+  EXPECT_THROW(writer.write_rows("first.weight", 0, counting({2, 4})), std::logic_error);
+  writer.write_rows("first.weight", 0, rows);
+  EXPECT_THROW(writer.write_rows("first.weight", 2, rows), std::logic_error);
+  EXPECT_THROW(writer.write("first.weight", counting({3, 5})), std::logic_error);
+  EXPECT_THROW(writer.commit(), std::logic_error);  // the last row is missing
+}
+
 }  // namespace
 }  // namespace dynslice

@@ -24,7 +24,7 @@ std::string content_of(const fs::path& path) {
 // What a walk holds: a matrix that is a view, one that is not there, and a stream of two chunks.
 struct Held {
   at::Tensor basis = at::randn({7, 5}, at::kDouble).t(), absent;
-  ResidualStream stream{{at::randn({2, 3, 4}), at::randn({1, 3, 4})}};
+  ResidualStream stream{{at::randn({2, 3, 4}), at::randn({1, 3, 4})}, nullptr, at::kCPU};
   WalkState state() {
     WalkState state;
     state.values = {{"sum", 0.1 + 0.2}, {"z", 1}, {"a", 2}};

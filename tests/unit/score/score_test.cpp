@@ -9,6 +9,7 @@
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "tiny_model.h"
+#include "unit/support/temporary_folder.h"
 
 namespace dynslice {
 namespace {
@@ -103,6 +104,19 @@ TEST(ParseMetric, RefusesUnknownNames) {
     EXPECT_THROW(parse_metric(name), Error) << name;
   }
   EXPECT_EQ(parse_metric("window:12").window, 12);
+}
+
+TEST_F(Scores, AcrossLayersAreTheSameWithStreamsInTheScratchFile) {
+  const testing::TemporaryFolder folder;
+  // One of the two chunks of a stream fits into memory; the window's earlier streams are spilled.
+  const auto store = std::make_shared<ActivationStore>(32 * 32 * 4, folder.path());
+  const LayerWalk spilling(model_, {.chunk_tokens = 32, .activations = store}, 16, no_progress());
+  for (const char* metric : {"lr", "window:3"}) {
+    EXPECT_EQ(score_layers(spilling, windows_, {parse_metric(metric)}).values,
+              score_layers(walk_, windows_, {parse_metric(metric)}).values);
+  }
+  EXPECT_GT(store->scratch_file_bytes(), 0U);
+  EXPECT_EQ(store->bytes_in_memory(), 0U);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "dynslice/support/error.h"
 #include "slice/second_moment.h"
 #include "tiny_model.h"
+#include "unit/support/temporary_folder.h"
 
 namespace dynslice {
 namespace {
@@ -28,11 +29,16 @@ SlicePlan plan_of_widths(const ModelConfig& config, std::vector<int64_t> dims, i
   return plan;
 }
 
-MemoryCheckpoint slice(const MemoryCheckpoint& model, const SlicePlan& plan, const TokenWindows& windows) {
+MemoryCheckpoint slice(const MemoryCheckpoint& model, const SlicePlan& plan, const TokenWindows& windows,
+                       const std::shared_ptr<ActivationStore>& activations = nullptr) {
   MemoryCheckpoint sliced(sliced_config(model.config(), plan));
-  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
-  slice_model(walk, plan, windows,
-              {[&](const std::string& name, const at::Tensor& values) { sliced.put(name, values); }});
+  const LayerWalk walk(model, {.chunk_tokens = 64, .activations = activations}, windows.length, no_progress());
+  std::map<std::string, std::vector<at::Tensor>> blocks;
+  slice_model(
+      walk, plan, windows,
+      {[&](const std::string& name, const at::Tensor& values) { sliced.put(name, values); },
+       [&](const std::string& name, int64_t, const at::Tensor& rows) { blocks[name].push_back(rows.clone()); }});
+  for (const auto& [name, rows] : blocks) sliced.put(name, at::cat(rows));
   return sliced;
 }
 
@@ -197,6 +203,21 @@ TEST(SecondMoment, RefusesNaN) {
   SecondMoment moment(8, at::kCPU);
   moment.add(x);
   EXPECT_THROW(moment.principal_directions(4, "here"), Error);
+}
+
+TEST(Slice, WithStreamsInTheScratchFileGivesTheSameBits) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(9, 16, 61);
+  const SlicePlan plan = plan_of_widths(model.config(), {24, 16, 24});
+  const testing::TemporaryFolder folder;
+  const auto store = std::make_shared<ActivationStore>(0, folder.path());
+  const MemoryCheckpoint in_memory = slice(model, plan, windows), spilled = slice(model, plan, windows, store);
+  EXPECT_GT(store->scratch_file_bytes(), 0U);
+  for (const TensorInfo& tensor : in_memory.tensors()) {
+    EXPECT_TRUE(at::equal(in_memory.load(tensor.name, tensor.shape, at::kFloat),
+                          spilled.load(tensor.name, tensor.shape, at::kFloat)))
+        << tensor.name;
+  }
 }
 
 }  // namespace

@@ -1,0 +1,110 @@
+// What a verb will need, before it begins: memory, disk and time, from shapes alone. The one place that knows; both
+// --dry-run, which prints it, and --max-memory, which plans by it, ask here.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "dynslice/model/checkpoint.h"
+#include "dynslice/model/layer_walk.h"
+
+namespace dynslice {
+
+// Arithmetic, by the kind of product that does it: their rates differ.
+struct Work {
+  double forward_flops = 0;   // in the dtype of the forward
+  double rotation_flops = 0;  // fp32
+  double moment_flops = 0;    // fp32, summed in fp64
+  double eigen_cubes = 0;     // sum of n³ over all eigendecompositions of n × n matrices
+  double bytes_read = 0;      // weights, as stored
+  Work& operator+=(const Work& other);
+};
+
+struct MemoryPart {
+  std::string name;  // "layer_weights": a key of the --json output
+  uint64_t bytes = 0;
+};
+
+struct ResourceEstimate {
+  std::vector<MemoryPart> parts;  // in memory together at the worst moment, streams excepted
+  uint64_t stream_bytes = 0;      // residual streams: in memory, or in the scratch file
+  uint64_t output_bytes = 0;      // on the disk, for good
+  Work work;
+  uint64_t fixed_bytes() const;  // sum of the parts
+};
+
+// One estimate after the other: the larger memory, the sum of the work and of the output.
+ResourceEstimate operator+(const ResourceEstimate& first, const ResourceEstimate& second);
+
+// Windows of text that go through the model together.
+struct TextAmount {
+  int64_t windows = 0;
+  int64_t length = 0;
+  int64_t tokens() const { return windows * length; }
+};
+
+// Scoring; `kept_streams` are alive at a time (n + 1 for the metric window:n).
+ResourceEstimate estimate_score(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
+                                int64_t kept_streams = 1);
+
+// Slicing; `held_out` is walked beside the calibration text. `sliced` is what is written, of `output_bytes`; null for
+// a trial that only measures.
+ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount calibration,
+                                TextAmount held_out, const ModelConfig* sliced, uint64_t output_bytes);
+
+// Perplexity, as many windows at a time as `stream_bytes` allow.
+ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
+                                     int64_t stream_bytes);
+
+// ---- Planning ----
+
+struct MemoryLimits {
+  std::optional<uint64_t> max_memory;         // else what the machine has left
+  std::optional<uint64_t> activation_memory;  // else as much as fits
+  std::filesystem::path scratch_folder;       // empty: default_scratch_folder()
+};
+
+// `stream_bytes` is 0, or what the streams of one turn of windows may take, for verbs that walk their text in turns.
+using Estimator = std::function<ResourceEstimate(const ComputeOptions& compute, int64_t stream_bytes)>;
+
+struct ResourcePlan {
+  ComputeOptions compute;     // with the chunk size, and the store of the streams when they have to be spilled
+  int64_t stream_bytes = 0;   // of one turn; 0 for verbs that have none
+  ResourceEstimate estimate;  // with these choices
+  uint64_t memory_limit = 0;
+  uint64_t activation_bytes = 0;  // of the streams in memory
+  uint64_t scratch_bytes = 0;     // of the streams in the scratch file
+  std::filesystem::path scratch_folder;
+  uint64_t memory_bytes() const { return estimate.fixed_bytes() + activation_bytes; }
+};
+
+// Fits the work into the memory there is: smaller turns (verbs that have them: `stream_bytes` > 0), then streams in the
+// scratch file, then smaller chunks. None of it changes results beyond rounding. Throws kOutOfResources with the
+// estimate, and what to turn down, when nothing helps or the disk lacks the room for the scratch file.
+ResourcePlan plan_resources(const Estimator& estimator, const ComputeOptions& compute, const MemoryLimits& limits,
+                            int64_t stream_bytes = 0);
+
+// What perplexity takes for the streams of a turn unless it is told: a quarter of the weights' size, at least 256 MiB,
+// at most a quarter of the memory that is left.
+int64_t default_turn_bytes(const Checkpoint& checkpoint);
+
+// ---- Time ----
+
+struct MachineRates {
+  double forward_flops = 0;  // a second
+  double rotation_flops = 0;
+  double moment_flops = 0;
+  double eigen_cubes = 0;
+  double bytes_read = 0;
+};
+
+// Measures this machine at the model's shapes, in about a second.
+MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& compute);
+
+double estimate_seconds(const Work& work, const MachineRates& rates);
+
+}  // namespace dynslice

@@ -1,0 +1,365 @@
+#include "dynslice/model/resources.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <sstream>
+
+#include "dynslice/support/error.h"
+#include "dynslice/support/machine.h"
+#include "dynslice/support/scratch_file.h"
+#include "model/kernels.h"
+
+namespace dynslice {
+namespace {
+
+// What the libraries take once they compute: code, threads' stacks and scratch, and buffers that malloc keeps.
+constexpr uint64_t kLibraryBytes = uint64_t{64} << 20;
+// Rows of embedding and head that are in memory at once, and tokens whose logits for them are.
+constexpr int64_t kVocabularyBlock = 8192;
+constexpr int64_t kTokenBlock = 1024;
+
+uint64_t u64(int64_t value) { return static_cast<uint64_t>(std::max<int64_t>(0, value)); }
+
+int64_t item(at::ScalarType dtype) { return static_cast<int64_t>(c10::elementSize(dtype)); }
+
+int64_t layer_parameters(const ModelConfig& config, const LayerShape& shape) {
+  const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
+  return (q + 2 * kv) * shape.input_width + q * shape.middle_width + 2 * shape.intermediate_size * shape.middle_width +
+         shape.intermediate_size * shape.output_width;
+}
+
+// Rows times columns of the largest linear: products may repack it.
+int64_t largest_linear(const ModelConfig& config, const LayerShape& shape) {
+  const int64_t qkv = (shape.num_attention_heads + 2 * shape.num_key_value_heads) * config.head_dim * shape.input_width;
+  return std::max(qkv, 2 * shape.intermediate_size * shape.middle_width);
+}
+
+template <typename PerLayer>
+int64_t largest_of_layers(const ModelConfig& config, PerLayer per_layer) {
+  int64_t largest = 0;
+  for (const LayerShape& shape : config.layers) largest = std::max(largest, per_layer(shape));
+  return largest;
+}
+
+int64_t widest_stream(const ModelConfig& config) {
+  return std::max(config.embedding_width, largest_of_layers(config, [](const LayerShape& shape) {
+                    return std::max({shape.input_width, shape.middle_width, shape.output_width});
+                  }));
+}
+
+int64_t chunk_size(const ComputeOptions& compute, TextAmount text) {
+  const int64_t windows = std::max<int64_t>(1, compute.chunk_tokens / std::max<int64_t>(1, text.length));
+  return std::min(windows, std::max<int64_t>(1, text.windows)) * text.length;
+}
+
+// What one chunk needs on its way through half a layer, MLP or attention.
+int64_t chunk_bytes(const ModelConfig& config, const ComputeOptions& compute, TextAmount text) {
+  const int64_t width = widest_stream(config), size = item(compute.dtype);
+  const int64_t a_token = largest_of_layers(config, [&](const LayerShape& shape) {
+    const int64_t heads = (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads) * config.head_dim;
+    return std::max(2 * heads, 3 * shape.intermediate_size) * size;
+  });
+  // The normed chunk; what the half layer writes, in the dtype and in fp32; the shortcut's part.
+  int64_t bytes = chunk_size(compute, text) * (a_token + width * (2 * size + 2 * 4));
+  if (config.sliding_window.value_or(text.length) < text.length) bytes += text.length * text.length * 4;
+  return bytes;
+}
+
+int64_t stream_bytes(const ModelConfig& config, TextAmount text) { return text.tokens() * widest_stream(config) * 4; }
+
+// With the shortcuts, whose larger ones are fp32.
+int64_t layer_bytes(const ModelConfig& config, at::ScalarType dtype) {
+  return largest_of_layers(config, [&](const LayerShape& shape) {
+    return item(dtype) * layer_parameters(config, shape) +
+           4 * (shortcut_parameters(shape.attn_shortcut, shape.input_width, shape.middle_width) +
+                shortcut_parameters(shape.mlp_shortcut, shape.middle_width, shape.output_width));
+  });
+}
+
+// A layer's weights and everything a chunk needs; the same for every verb that walks.
+std::vector<MemoryPart> walking_parts(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t repacked =
+      largest_of_layers(config, [&](const LayerShape& shape) { return largest_linear(config, shape); });
+  return {{"program", current_rss_bytes() + kLibraryBytes},
+          {"layer_weights", u64(layer_bytes(config, compute.dtype))},
+          {"repacked_weights", u64(repacked * item(compute.dtype))},
+          {"chunk_buffers", u64(chunk_bytes(config, compute, text))}};
+}
+
+uint64_t total(const std::vector<MemoryPart>& parts) {
+  uint64_t sum = 0;
+  for (const MemoryPart& part : parts) sum += part.bytes;
+  return sum;
+}
+
+std::vector<MemoryPart> larger(std::vector<MemoryPart> first, std::vector<MemoryPart> second) {
+  return total(first) >= total(second) ? std::move(first) : std::move(second);
+}
+
+// Blocks of the embedding matrix, as stored and in fp32.
+std::vector<MemoryPart> embedding_parts(const ModelConfig& config) {
+  const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * config.embedding_columns();
+  return {{"program", current_rss_bytes() + kLibraryBytes}, {"embedding_block", u64(2 * block * 4)}};
+}
+
+std::vector<MemoryPart> head_parts(const ModelConfig& config, const ComputeOptions& compute, TextAmount text) {
+  const int64_t rows = std::min(config.vocab_size, kVocabularyBlock);
+  return {{"program", current_rss_bytes() + kLibraryBytes},
+          {"head_block", u64(rows * config.head_columns() * (4 + item(compute.dtype)))},
+          {"logits", u64(3 * std::min(text.tokens(), kTokenBlock) * rows * 4)},
+          {"losses", u64(3 * text.tokens() * 8)}};
+}
+
+double attention_flops(const ModelConfig& config, TextAmount text) {
+  double flops = 0;  // scores and their use: half of T x T each
+  for (const LayerShape& shape : config.layers) {
+    flops += 2.0 * static_cast<double>(shape.num_attention_heads * config.head_dim) * static_cast<double>(text.length);
+  }
+  return flops * static_cast<double>(text.tokens());
+}
+
+Work walking_work(const Checkpoint& checkpoint, TextAmount text, int64_t walks) {
+  const ModelConfig& config = checkpoint.config();
+  int64_t multiply_adds = 0;
+  for (const LayerShape& shape : config.layers) {
+    multiply_adds += layer_parameters(config, shape);
+    multiply_adds += shortcut_multiply_adds(shape.attn_shortcut, shape.input_width, shape.middle_width) +
+                     shortcut_multiply_adds(shape.mlp_shortcut, shape.middle_width, shape.output_width);
+  }
+  Work work;
+  work.forward_flops =
+      2.0 * static_cast<double>(multiply_adds) * static_cast<double>(text.tokens()) + attention_flops(config, text);
+  for (const TensorInfo& tensor : checkpoint.tensors()) work.bytes_read += static_cast<double>(tensor.bytes);
+  work.bytes_read *= static_cast<double>(walks);
+  return work;
+}
+
+std::string megabytes(uint64_t bytes) {
+  std::ostringstream text;
+  text << (bytes + 999'999) / 1'000'000 << " MB";
+  return text.str();
+}
+
+std::string list_parts(const ResourceEstimate& estimate) {
+  std::ostringstream text;
+  for (const MemoryPart& part : estimate.parts) {
+    std::string name = part.name;
+    std::replace(name.begin(), name.end(), '_', ' ');
+    text << (text.tellp() > 0 ? ", " : "") << name << ' ' << megabytes(part.bytes);
+  }
+  return text.str();
+}
+
+[[noreturn]] void refuse(const ResourcePlan& plan, const ComputeOptions& asked, const MemoryLimits& limits) {
+  const std::string limit = limits.max_memory ? "--max-memory " + megabytes(plan.memory_limit)
+                                              : "the machine has " + megabytes(plan.memory_limit) + " left";
+  throw_error(ErrorKind::kOutOfResources, "not enough memory: this needs about ", megabytes(plan.memory_bytes()), " (",
+              list_parts(plan.estimate), ", streams ", megabytes(plan.activation_bytes), ") and ", limit,
+              asked.device.is_cuda() ? "; " : "; lower --seqlen, ",
+              limits.activation_memory ? "lower --activation-memory, " : "", "lower --threads, ",
+              limits.max_memory ? "or raise --max-memory" : "or use a machine with more memory");
+}
+
+// The streams of `plan` in memory as far as they may be, the rest in the scratch file.
+void place_streams(ResourcePlan& plan, const MemoryLimits& limits) {
+  const uint64_t fixed = plan.estimate.fixed_bytes(), streams = plan.estimate.stream_bytes;
+  const uint64_t left = plan.memory_limit - std::min(plan.memory_limit, fixed);
+  plan.activation_bytes = std::min(streams, limits.activation_memory.value_or(left));
+  plan.scratch_bytes = streams - plan.activation_bytes;
+}
+
+bool fits(const ResourcePlan& plan) { return plan.memory_bytes() <= plan.memory_limit; }
+
+void check_scratch(const ResourcePlan& plan) {
+  const uint64_t room = available_disk_bytes(plan.scratch_folder);
+  if (plan.scratch_bytes <= room) return;
+  throw_error(ErrorKind::kOutOfResources, plan.scratch_folder.string(), ": the residual streams beyond ",
+              megabytes(plan.activation_bytes), " of memory need ", megabytes(plan.scratch_bytes),
+              " of scratch file, the disk has ", megabytes(room),
+              " left; lower --samples, raise --activation-memory, or choose another folder with --scratch-dir");
+}
+
+using Clock = std::chrono::steady_clock;
+
+// Calls `fn` for about `seconds`, once at least after a first call that warms up. Calls a second, by the quickest of
+// them: what else the machine does at the moment says nothing about the run.
+template <typename Fn>
+double calls_per_second(double seconds, const Fn& fn) {
+  fn();
+  double quickest = 1e9, spent = 0;
+  do {
+    const auto start = Clock::now();
+    fn();
+    const double took = std::chrono::duration<double>(Clock::now() - start).count();
+    quickest = std::min(quickest, took);
+    spent += took;
+  } while (spent < seconds);
+  return 1 / std::max(quickest, 1e-9);
+}
+
+}  // namespace
+
+Work& Work::operator+=(const Work& other) {
+  forward_flops += other.forward_flops;
+  rotation_flops += other.rotation_flops;
+  moment_flops += other.moment_flops;
+  eigen_cubes += other.eigen_cubes;
+  bytes_read += other.bytes_read;
+  return *this;
+}
+
+uint64_t ResourceEstimate::fixed_bytes() const { return total(parts); }
+
+ResourceEstimate operator+(const ResourceEstimate& first, const ResourceEstimate& second) {
+  const auto all = [](const ResourceEstimate& e) { return e.fixed_bytes() + e.stream_bytes; };
+  ResourceEstimate sum = all(first) >= all(second) ? first : second;
+  sum.work = first.work;
+  sum.work += second.work;
+  sum.output_bytes = first.output_bytes + second.output_bytes;
+  return sum;
+}
+
+ResourceEstimate estimate_score(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
+                                int64_t kept_streams) {
+  ResourceEstimate estimate;
+  estimate.parts = larger(walking_parts(checkpoint, compute, text), embedding_parts(checkpoint.config()));
+  estimate.stream_bytes = u64(kept_streams * stream_bytes(checkpoint.config(), text));
+  estimate.work = walking_work(checkpoint, text, 1);
+  return estimate;
+}
+
+ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount calibration,
+                                TextAmount held_out, const ModelConfig* sliced, uint64_t output_bytes) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t d = config.hidden_size, square = d * d * 8;
+  const double layers = static_cast<double>(config.num_layers());
+  ResourceEstimate estimate;
+  estimate.parts = walking_parts(checkpoint, compute, calibration);
+  const uint64_t chunk = estimate.parts.back().bytes;
+  estimate.parts.pop_back();
+  // The weights are rotated in fp32, beside the copy that the forward uses.
+  if (compute.dtype != at::kFloat)
+    estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
+  // While chunks pass: bases of both sides, the ways between them, and the moment that is collected. Then, without
+  // chunks, the decomposition's work space and the next basis.
+  const uint64_t passing = chunk + u64(5 * square);
+  estimate.parts.push_back({"moments_and_chunks", std::max(passing, u64(8 * square))});
+  std::vector<MemoryPart> vocabulary = embedding_parts(config);
+  const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * d;
+  vocabulary.push_back({"moments_and_rotated_block", u64(2 * block * 4 + 4 * square)});
+  estimate.parts = larger(std::move(estimate.parts), std::move(vocabulary));
+  estimate.stream_bytes = u64(stream_bytes(config, calibration) + stream_bytes(config, held_out));
+  estimate.output_bytes = output_bytes;
+
+  const TextAmount both{calibration.windows + held_out.windows, calibration.length};
+  estimate.work = walking_work(checkpoint, both, 1);
+  // The widths are about the dense ones: into sliced coordinates, and the residual path in original ones.
+  const double dd = static_cast<double>(d) * static_cast<double>(d);
+  estimate.work.forward_flops += layers * 2 * 2 * 2 * dd * static_cast<double>(both.tokens());
+  for (const LayerShape& shape : config.layers) {
+    estimate.work.rotation_flops += 2.0 * static_cast<double>(layer_parameters(config, shape)) * static_cast<double>(d);
+  }
+  if (sliced != nullptr) estimate.work.rotation_flops += 2 * 2.0 * static_cast<double>(config.vocab_size) * dd;
+  // Upper halves only.
+  estimate.work.moment_flops = (2 * layers + 1) * 2 * 0.58 * dd * static_cast<double>(calibration.tokens());
+  estimate.work.eigen_cubes = (2 * layers + 1) * dd * static_cast<double>(d);
+  return estimate;
+}
+
+ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
+                                     int64_t turn_bytes) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t a_window = std::max<int64_t>(1, stream_bytes(config, {1, text.length}));
+  const int64_t in_turn = std::clamp<int64_t>(turn_bytes / a_window, 1, std::max<int64_t>(1, text.windows));
+  const TextAmount turn{in_turn, text.length};
+  ResourceEstimate estimate;
+  estimate.parts = larger(larger(walking_parts(checkpoint, compute, turn), embedding_parts(config)),
+                          head_parts(config, compute, turn));
+  estimate.stream_bytes = u64(stream_bytes(config, turn));
+  estimate.work = walking_work(checkpoint, text, (text.windows + in_turn - 1) / in_turn);
+  estimate.work.forward_flops += 2.0 * static_cast<double>(config.vocab_size) *
+                                 static_cast<double>(config.head_columns()) * static_cast<double>(text.tokens());
+  return estimate;
+}
+
+ResourcePlan plan_resources(const Estimator& estimator, const ComputeOptions& compute, const MemoryLimits& limits,
+                            int64_t stream_bytes) {
+  ResourcePlan plan;
+  plan.compute = compute;
+  plan.stream_bytes = stream_bytes;
+  plan.scratch_folder = limits.scratch_folder.empty() ? default_scratch_folder() : limits.scratch_folder;
+  // What this process has already is not among what the machine has left, but in the estimate.
+  // A CUDA device's memory is known to nobody but its driver: there only --max-memory sets a limit.
+  const uint64_t machine =
+      compute.device.is_cuda() ? uint64_t{1} << 62 : available_memory_bytes() + current_rss_bytes();
+  plan.memory_limit = limits.max_memory.value_or(machine);
+  const auto estimate = [&] { plan.estimate = estimator(plan.compute, plan.stream_bytes); };
+  estimate();
+  if (stream_bytes > 0) {  // turns cost less than a scratch file
+    const uint64_t fixed = plan.estimate.fixed_bytes();
+    const uint64_t left = plan.memory_limit - std::min(plan.memory_limit, fixed);
+    plan.stream_bytes = std::max<int64_t>(1, static_cast<int64_t>(std::min<uint64_t>(u64(stream_bytes), left)));
+    estimate();
+  }
+  place_streams(plan, limits);
+  while (!fits(plan) && plan.compute.chunk_tokens > 1) {
+    const uint64_t before = plan.estimate.fixed_bytes();
+    plan.compute.chunk_tokens /= 2;
+    estimate();
+    place_streams(plan, limits);
+    // Chunks are whole windows, so that below one of them nothing changes.
+    if (plan.compute.chunk_tokens < 16 && plan.estimate.fixed_bytes() >= before) break;
+  }
+  if (!fits(plan)) refuse(plan, compute, limits);
+  check_scratch(plan);
+  if (plan.scratch_bytes > 0)
+    plan.compute.activations = std::make_shared<ActivationStore>(plan.activation_bytes, plan.scratch_folder);
+  return plan;
+}
+
+int64_t default_turn_bytes(const Checkpoint& checkpoint) {
+  int64_t weights = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) weights += static_cast<int64_t>(tensor.bytes);
+  const auto free_memory = static_cast<int64_t>(std::min<uint64_t>(available_memory_bytes(), INT64_MAX));
+  return std::max(int64_t{256} << 20, std::min(weights / 4, free_memory / 4));
+}
+
+MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& compute) {
+  constexpr double kSeconds = 0.15;
+  constexpr int64_t kRows = 256;
+  const LayerShape& shape = config.layers.front();
+  const int64_t d = std::min<int64_t>(config.hidden_size, 4096),
+                inner = std::min<int64_t>(shape.intermediate_size, 4096);
+  const auto fp32 = at::TensorOptions().dtype(at::kFloat).device(compute.device);
+  const at::Tensor x = at::rand({kRows, d}, fp32), weight = at::rand({inner, d}, fp32);
+  const double product = 2.0 * kRows * static_cast<double>(d) * static_cast<double>(inner);
+  const auto wait = [](const at::Tensor& y) { y.flatten()[0].item(); };  // a device works on its own
+  MachineRates rates;
+  const at::Tensor low_x = x.to(compute.dtype), low_weight = weight.to(compute.dtype);
+  rates.forward_flops = product * calls_per_second(kSeconds, [&] { wait(kernels::linear(low_x, low_weight, {})); });
+  rates.rotation_flops = product * calls_per_second(kSeconds, [&] { wait(at::matmul(x, weight.t())); });
+  const at::Tensor rows = at::rand({kRows, std::min<int64_t>(d, 1024)}, fp32);
+  at::Tensor moment = at::zeros({rows.size(1), rows.size(1)}, fp32.dtype(at::kDouble));
+  rates.moment_flops = 2.0 * static_cast<double>(rows.numel()) * static_cast<double>(rows.size(1)) *
+                       calls_per_second(kSeconds, [&] { wait(moment.add_(at::mm(rows.t(), rows))); });
+  const int64_t n = std::min<int64_t>(d, 256);
+  const at::Tensor square = moment.narrow(0, 0, std::min(n, moment.size(0))).narrow(1, 0, std::min(n, moment.size(0)));
+  const at::Tensor symmetric = square + square.t();
+  rates.eigen_cubes = std::pow(static_cast<double>(symmetric.size(0)), 3) *
+                      calls_per_second(kSeconds, [&] { wait(std::get<0>(at::linalg_eigh(symmetric))); });
+  rates.bytes_read = 1e9;  // a disk of its time; from the page cache it is faster than that
+  return rates;
+}
+
+double estimate_seconds(const Work& work, const MachineRates& rates) {
+  const auto time = [](double amount, double rate) { return amount > 0 ? amount / std::max(rate, 1.0) : 0; };
+  return time(work.forward_flops, rates.forward_flops) + time(work.rotation_flops, rates.rotation_flops) +
+         time(work.moment_flops, rates.moment_flops) + time(work.eigen_cubes, rates.eigen_cubes) +
+         time(work.bytes_read, rates.bytes_read);
+}
+
+}  // namespace dynslice
