@@ -102,16 +102,17 @@ def test_slice_killed_twenty_times_at_random_moments_writes_the_same_bytes(run, 
 
     chosen = random.Random(20)
     kills = resumes = rounds = 0
-    while kills < 20:
+    while kills < 20 or resumes < 5:
         # Start-up is a good part of such a short run: kills in it meet a journal that nothing was added to.
-        moments = [chosen.uniform(0.3, 1.0) * seconds for _ in range(min(5, 20 - kills))]
+        moments = [chosen.uniform(0.3, 1.0) * seconds for _ in range(max(1, min(5, 20 - kills)))]
         killed, resumed, _ = kill_and_resume(start, arguments, EVERY, moments)
         kills, resumes, rounds = kills + killed, resumes + resumed, rounds + 1
+        # How long a run takes depends on what else the machine does: too late for most, or too early for a journal.
+        seconds *= 0.8 if killed < len(moments) else 1.1 if resumed == 0 else 1
         assert content(tmp_path / "out") == expected, f"after {kills} kills"
         assert not (tmp_path / "out.partial").exists()
         shutil.rmtree(tmp_path / "out")
-        assert rounds < 40, "the runs end before they are killed"
-    assert resumes >= 5
+        assert rounds < 60, f"{kills} kills and {resumes} resumed runs only"
 
 
 def test_slice_with_base_auto_and_shards_goes_on_from_its_trials(run, start, model, text_file, tmp_path):
