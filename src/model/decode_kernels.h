@@ -1,6 +1,6 @@
 // Kernels for one token at a time on the CPU. There every weight and every cached key is read once for a handful of
-// operations: what counts is to read memory at full speed, which matrix libraries do not (measured in GB/s on one core
-// that sums 31: MKL 11, oneDNN 14, this 30 in fp32; both libraries 8, this 22 in bf16).
+// operations: what counts is to read memory at full speed, which matrix libraries do not with so few rows (see
+// docs/performance.md).
 #pragma once
 
 #include <ATen/core/Tensor.h>
