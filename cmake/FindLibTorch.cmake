@@ -3,7 +3,8 @@
 # Looked for, in this order: -DLIBTORCH_ROOT / $LIBTORCH_ROOT, CMAKE_PREFIX_PATH, the `torch` that Python can import:
 # that of Python_EXECUTABLE, else of the first python3. In a build by pip only the first: it is the environment
 # that is installed into.
-# Defines the target LibTorch::LibTorch, and LIBTORCH_ROOT, LIBTORCH_LIB_DIR, LibTorch_VERSION.
+# Defines the target LibTorch::LibTorch, and LIBTORCH_ROOT, LIBTORCH_LIB_DIR, LibTorch_VERSION, and
+# LIBTORCH_OPENMP_LIBRARY, the OpenMP runtime that LibTorch brings along, if it does.
 
 set(_libtorch_hints)
 if(LIBTORCH_ROOT)
@@ -43,6 +44,7 @@ if(LibTorch_INCLUDE_DIR)
   find_library(LibTorch_C10_LIBRARY c10 HINTS "${LIBTORCH_LIB_DIR}" NO_DEFAULT_PATH)
   find_library(LibTorch_CUDA_LIBRARY torch_cuda HINTS "${LIBTORCH_LIB_DIR}" NO_DEFAULT_PATH)
   find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda HINTS "${LIBTORCH_LIB_DIR}" NO_DEFAULT_PATH)
+  file(GLOB LIBTORCH_OPENMP_LIBRARY "${LIBTORCH_LIB_DIR}/libgomp*.so*" "${LIBTORCH_LIB_DIR}/libiomp5.so")
   foreach(_header torch/headeronly/version.h torch/csrc/api/include/torch/version.h)
     if(EXISTS "${LibTorch_INCLUDE_DIR}/${_header}" AND NOT LibTorch_VERSION)
       foreach(_part MAJOR MINOR PATCH)

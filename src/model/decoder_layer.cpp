@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "dynslice/support/error.h"
+#include "model/attention_kernel.h"
 #include "model/decode_kernels.h"
 #include "model/kernels.h"
 
@@ -121,15 +122,21 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   return at::scaled_dot_product_attention(q, k, v, mask.to(q.scalar_type()), 0.0, /*is_causal=*/false, scale, grouped);
 }
 
-// Adds k, v [B, kv_heads, T, head_dim] to the cache, and attends over all it holds. Returns [B, H, T, head_dim].
-at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool is_sliding,
-                         const LayerContext& context, LayerCache& cache) {
+// Adds k, v [B, kv_heads, T, head_dim] to the cache.
+void append(LayerCache& cache, const at::Tensor& k, const at::Tensor& v) {
   const int64_t length = k.size(2), end = cache.length + length;
   TORCH_CHECK(end <= cache.keys.size(2), "the cache has room for ", cache.keys.size(2), " positions, not ", end);
   cache.keys.narrow(2, cache.length, length).copy_(k);
   cache.values.narrow(2, cache.length, length).copy_(v);
-  const bool is_first = cache.length == 0;
   cache.length = end;
+}
+
+// Adds k, v [B, kv_heads, T, head_dim] to the cache, and attends over all it holds. Returns [B, H, T, head_dim].
+at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool is_sliding,
+                         const LayerContext& context, LayerCache& cache) {
+  const int64_t length = k.size(2), end = cache.length + length;
+  const bool is_first = cache.length == 0;
+  append(cache, k, v);
   const int64_t window = is_sliding && context.sliding_window > 0 ? context.sliding_window : end;
   const int64_t begin = length == 1 ? std::max<int64_t>(0, end - window) : 0;
   if (length == 1 && q.device().is_cpu()) {
@@ -155,6 +162,12 @@ at::Tensor run_attention(const DecoderLayer& layer, const LayerContext& context,
   kernels::apply_rope_(qkv, heads + kv, context.cos, context.sin);
   const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
   const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
+  const bool stands_alone = cache == nullptr || (cache->length == 0 && length > 1);
+  if (stands_alone && kernels::causal_attention_applies(qkv)) {
+    if (cache != nullptr) append(*cache, k, v);
+    const int64_t window = layer.is_sliding ? context.sliding_window : 0;
+    return kernels::linear(kernels::causal_attention(qkv, heads, kv, window), layer.o_proj.weight, layer.o_proj.bias);
+  }
   const at::Tensor attended = cache != nullptr
                                   ? attend_cached(q, k, v, layer.is_sliding, context, *cache)
                                   : attend(q, k, v, layer.is_sliding ? context.sliding_mask : at::Tensor());
