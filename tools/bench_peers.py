@@ -182,8 +182,8 @@ class Bench:
         sliced = {}
         for dtype in ("fp32", "bf16"):
             sliced[dtype] = self.folder / f"smaller-{dtype}"
-            self.dynslice("slice", self.args.model, "--avg", "35%", "--allocate", "constant", "--calib", "wikitext2:test",
-                          "--samples", 4, "--seqlen", 256, "--out-dtype", dtype, "-o", sliced[dtype], "--force")
+            self.dynslice("slice", self.args.model, "--target", "params=25%", "--allocate", "constant", "--calib",
+                          "wikitext2:test", "--samples", 4, "--seqlen", 256, "--out-dtype", dtype, "-o", sliced[dtype], "--force")
 
         def measure(dtype):
             report = self.dynslice("bench", sliced[dtype], "--against", self.args.model, "--dtype", dtype, "--repeats",
