@@ -143,9 +143,16 @@ class Bench:
                           SEQLEN, "--chunks", windows, "-t", args.threads], args.threads)
             output = result["stdout"] + result["stderr"]
             speed = re.search(r"prompt eval time =.*?([0-9.]+) tokens per second", output)
-            if speed is None:
+            if speed is not None:
+                return {"tokens_per_second": float(speed.group(1)), **figures_of(result)}
+            # Newer versions stamp lines with minutes.seconds.milliseconds.microseconds instead.
+            begin, end = (re.search(rf"(\d+)\.(\d\d)\.(\d{{3}})\.(\d{{3}}) I {line}", output)
+                          for line in ("perplexity: calculating", "Final estimate"))
+            if begin is None or end is None:
                 raise Failure("llama-perplexity printed no speed:\n" + output[-1500:])
-            return {"tokens_per_second": float(speed.group(1)), **figures_of(result)}
+            seconds = [sum(float(part) * unit for part, unit in zip(stamp.groups(), (60, 1, 1e-3, 1e-6)))
+                       for stamp in (begin, end)]
+            return {"tokens_per_second": windows * SEQLEN / (seconds[1] - seconds[0]), **figures_of(result)}
 
         contestants = {}
         for dtype, kind in (("fp32", "F32"), ("bf16", "BF16")):
@@ -295,17 +302,23 @@ def main():
                    "windows": args.windows}
         tables = {"slice": slice_table, "eval": eval_table, "score": score_table, "decode": decode_table}
         parts = [describe(results)]
+        failed = False
         for name in tables:
-            if name in args.only.split(","):
+            if name not in args.only.split(","):
+                continue
+            try:
                 results[name] = getattr(bench, name)()
                 parts.append(tables[name](results[name]))
+            except Failure as failure:  # what the other parts took half an hour for is not lost
+                say(f"error: {name}: {failure}")
+                failed = True
         markdown = "\n\n".join(parts)
         print(markdown)
         if args.json:
             args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        if args.update_docs:
+        if args.update_docs and not failed:
             update_docs(args.update_docs, markdown)
-        return 0
+        return int(failed)
     except Failure as failure:
         say(f"error: {failure}")
         return 1

@@ -1,8 +1,10 @@
 #include <ATen/Parallel.h>
 
 #include <iostream>
+#include <memory>
 
 #include "cli/inputs.h"
+#include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/evaluate/speed.h"
 
@@ -17,10 +19,24 @@ struct Measured {
   Speed speed;
 };
 
-Measured load(const CommonOptions& common, const ComputeOptions& compute, TerminalProgress& progress) {
-  const auto checkpoint = open_model(common, progress);
+Measured load(const Checkpoint& checkpoint, const ComputeOptions& compute, TerminalProgress& progress) {
   return {
-      checkpoint->path().string(), count_cost(checkpoint->config()), ResidentModel(*checkpoint, compute, progress), {}};
+      checkpoint.path().string(), count_cost(checkpoint.config()), ResidentModel(checkpoint, compute, progress), {}};
+}
+
+// All models together: they are in memory at the same time, and measured in turns.
+ResourceEstimate estimate_bench(const std::vector<std::shared_ptr<const Checkpoint>>& checkpoints,
+                                const ComputeOptions& compute, const BenchOptions& options) {
+  const ResidentUse use{options.batch, options.prompt_tokens, options.decode_tokens, options.repeats + 1};
+  ResourceEstimate all = estimate_resident(*checkpoints.front(), compute, use);
+  for (size_t i = 1; i < checkpoints.size(); ++i) {
+    const ResourceEstimate other = estimate_resident(*checkpoints[i], compute, use);
+    for (const MemoryPart& part : other.parts) {
+      if (part.name == "weights" || part.name == "cache") all.parts.push_back({"against_" + part.name, part.bytes});
+    }
+    all.work += other.work;
+  }
+  return all;
 }
 
 OrderedJson to_json(const Measured& measured, bool decoded) {
@@ -95,12 +111,20 @@ void run(const BenchOptions& options, TerminalProgress& progress) {
     return;
   }
   const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
-  std::vector<Measured> all;
-  all.push_back(load(options.common, compute, progress));
+  std::vector<std::shared_ptr<const Checkpoint>> checkpoints{open_model(options.common, progress)};
   if (!options.against.empty()) {
     CommonOptions other = options.common;
     other.model = options.against;
-    all.push_back(load(other, compute, progress));
+    checkpoints.push_back(open_model(other, progress));
+  }
+  const Job job{"bench",
+                [&](const ComputeOptions& with, int64_t) { return estimate_bench(checkpoints, with, options); }};
+  if (!prepare(options.common, *checkpoints.front(), compute, job)) return;
+  std::vector<Measured> all;
+  all.reserve(checkpoints.size());
+  for (auto& checkpoint : checkpoints) {
+    all.push_back(load(*checkpoint, compute, progress));
+    checkpoint.reset();
   }
   std::vector<const ResidentModel*> models;
   for (const Measured& one : all) models.push_back(&one.model);

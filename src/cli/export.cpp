@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "cli/inputs.h"
+#include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/export/gguf_export.h"
 #include "dynslice/support/error.h"
@@ -45,7 +46,15 @@ void run(const ExportOptions& options, TerminalProgress& progress) {
   const std::string type = options.type.empty() ? default_type(*checkpoint) : options.type;
   const std::filesystem::path out = output_file(options, *checkpoint, type);
   check_output_file(out);
-  const GgufExport result = export_gguf(*checkpoint, out, {parse_type(type), options.common.force}, progress);
+  const GgmlType matrices = parse_type(type);
+  if (options.common.dry_run) {
+    const uint64_t bytes = gguf_tensor_bytes(*checkpoint, matrices);
+    prepare(
+        options.common, *checkpoint, {},
+        {"export", [&](const ComputeOptions&, int64_t) { return estimate_conversion(*checkpoint, bytes); }, 0, out});
+    return;
+  }
+  const GgufExport result = export_gguf(*checkpoint, out, {matrices, options.common.force}, progress);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   for (const std::string& notice : result.notices) log(LogLevel::kWarning, notice);

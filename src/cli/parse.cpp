@@ -93,6 +93,10 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
   verb.add_flag("-v,--verbose", options.verbose, "print more notices");
 }
 
+void add_dry_run(CLI::App& verb, CommonOptions& options) {
+  verb.add_flag("--dry-run", options.dry_run, "print the memory, disk and time it would take, and do nothing else");
+}
+
 // Options of the commands that walk over the layers of a model of any size.
 void add_walk(CLI::App& verb, CommonOptions& options, const std::string& replaces = "") {
   verb.add_option("--max-memory", options.max_memory,
@@ -106,7 +110,7 @@ void add_walk(CLI::App& verb, CommonOptions& options, const std::string& replace
   verb.add_option("--scratch-dir", options.scratch_dir, "folder of the scratch file")
       ->type_name("FOLDER")
       ->default_str("$TMPDIR, else /var/tmp");
-  verb.add_flag("--dry-run", options.dry_run, "print the memory, disk and time it would take, and do nothing else");
+  add_dry_run(verb, options);
   verb.add_flag("--resume", options.resume, "go on from where a run of the same command was stopped");
   verb.add_flag("--force", options.force, replaces + "drop what a stopped run left, and start over");
 }
@@ -294,6 +298,7 @@ void define_bench(CLI::App& app, BenchOptions& options) {
   count("--decode-tokens", options.decode_tokens, 0, "tokens written after the prompt, one at a time");
   count("--repeats", options.repeats, 1, "times that count, after one that warms up");
   count("--batch", options.batch, 1, "sequences side by side");
+  add_dry_run(*verb, options.common);
   verb->add_flag("--gemm", options.gemm, "no model: the most that this machine reaches in matrix products");
 }
 
@@ -312,6 +317,7 @@ void define_export(CLI::App& app, ExportOptions& options) {
   verb->add_option("-o,--output", options.output, "the file to write")
       ->type_name("FILE")
       ->default_str("./NAME-TYPE.gguf");
+  add_dry_run(*verb, options.common);
   verb->add_flag("--force", options.common.force, "replace the output file if it is a GGUF file");
 }
 

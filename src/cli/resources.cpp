@@ -36,13 +36,15 @@ OrderedJson describe(const Job& job, const ResourcePlan& plan, const MachineRate
                     {"rotation_flops", work.rotation_flops},
                     {"moment_flops", work.moment_flops},
                     {"eigen_cubes", work.eigen_cubes},
-                    {"bytes_read", work.bytes_read}}},
+                    {"bytes_read", work.bytes_read},
+                    {"bytes_streamed", work.bytes_streamed}}},
                   {"rates",
                    {{"forward_flops", rates.forward_flops},
                     {"rotation_flops", rates.rotation_flops},
                     {"moment_flops", rates.moment_flops},
                     {"eigen_cubes", rates.eigen_cubes},
-                    {"bytes_read", rates.bytes_read}}}};
+                    {"bytes_read", rates.bytes_read},
+                    {"bytes_streamed", rates.bytes_streamed}}}};
   json["chunk_tokens"] = plan.compute.chunk_tokens;
   json["threads"] = at::get_num_threads();
   return json;
@@ -55,13 +57,18 @@ void print(const Job& job, const ResourcePlan& plan, const MachineRates& rates, 
     for (char& c : name) c = c == '_' ? ' ' : c;
     rows.push_back({"  " + name, format_bytes(part.bytes)});
   }
-  rows.push_back({"  streams", format_bytes(plan.activation_bytes)});
+  if (plan.estimate.stream_bytes > 0) rows.push_back({"  streams", format_bytes(plan.activation_bytes)});
   rows.push_back({"memory, at the most", format_bytes(plan.memory_bytes())});
   rows.push_back({"  of", format_bytes(plan.memory_limit)});
   if (plan.estimate.output_bytes > 0) rows.push_back({"disk, output", format_bytes(plan.estimate.output_bytes)});
   if (plan.scratch_bytes > 0) rows.push_back({"disk, scratch file", format_bytes(plan.scratch_bytes)});
   rows.push_back({"time, about", format_duration(seconds)});
   print_table({job.verb + " would need", ""}, rows);
+  if (plan.estimate.work.flops() == 0) {
+    std::cout << "\nThe time is that of reading and writing at " << format_fixed(rates.bytes_read / 1e9, 0)
+              << " GB/s. Nothing was done.\n";
+    return;
+  }
   std::cout << "\nThe time is counted products at the rates of this machine just now ("
             << format_fixed(rates.forward_flops / 1e9, 0) << " GFLOP/s in " << dtype_name(plan.compute.dtype) << ", "
             << at::get_num_threads() << " threads). Nothing was done.\n";

@@ -7,6 +7,7 @@
 #include "cli/planning.h"
 #include "cli/resources.h"
 #include "cli/verbs.h"
+#include "dynslice/evaluate/speed.h"
 #include "dynslice/model/checkpoint_writer.h"
 #include "dynslice/model/modeling_files.h"
 #include "dynslice/model/tensor_layout.h"
@@ -96,8 +97,32 @@ std::optional<OrderedJson> finished_earlier(const std::filesystem::path& out, co
   return std::nullopt;
 }
 
-void report(const SliceOptions& options, OrderedJson json, const std::filesystem::path& out, double seconds) {
+// Runs that are shorter say more about their start than about arithmetic.
+constexpr double kSecondsWorthComparing = 10;
+
+// How fast the run computed, beside what this machine reaches in matrix products.
+struct Arithmetic {
+  double flops = 0;
+  double seconds = 0;
+  double share_of_peak = 0;
+};
+
+std::optional<Arithmetic> measure_arithmetic(const Work& work, const ComputeOptions& compute, double seconds) {
+  if (seconds < kSecondsWorthComparing || !compute.device.is_cpu()) return std::nullopt;
+  const auto peak = [](at::ScalarType dtype) { return 1e9 * measure_gemm_peak(dtype).gflops; };
+  const double fp32 = peak(at::kFloat);
+  const GemmRates rates{compute.dtype == at::kFloat ? fp32 : peak(compute.dtype), fp32, peak(at::kDouble)};
+  return Arithmetic{work.flops(), seconds, ideal_seconds(work, rates) / seconds};
+}
+
+void report(const SliceOptions& options, OrderedJson json, const std::filesystem::path& out, double seconds,
+            const std::optional<Arithmetic>& arithmetic) {
   json["wall_seconds"] = seconds;
+  if (arithmetic) {
+    json["arithmetic"] = {{"flops", arithmetic->flops},
+                          {"gflops_per_second", arithmetic->flops / arithmetic->seconds / 1e9},
+                          {"share_of_gemm_peak", arithmetic->share_of_peak}};
+  }
   json["peak_rss_bytes"] = peak_rss_bytes();
   json["output"] = out.string();
   if (options.common.json) std::cout << to_text(json);
@@ -111,6 +136,7 @@ struct SliceInputs {
   Calibration& calibration;
   std::optional<SlicePlan> plan;  // that was given
   std::filesystem::path out;
+  Work work{};  // that was estimated, planning and slicing together
 };
 
 // Planning and slicing together.
@@ -153,13 +179,20 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
 
   const double seconds =
       journal.earlier_seconds() + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  report(in.options, json, in.out, seconds);
+  const auto arithmetic = measure_arithmetic(in.work, in.compute, seconds);
+  report(in.options, json, in.out, seconds, arithmetic);
   if (in.options.common.json) return;
   print_plan(planned.plan, planned.scores, change);
   std::cout << "Calibrated on " << windows.count << " windows of " << windows.length << " tokens in "
             << dtype_name(in.compute.dtype) << " on " << in.compute.device.str() << "; " << format_duration(seconds)
-            << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\nWritten to " << in.out.string()
-            << ". Next: dynslice eval " << in.out.string() << " --ppl wikitext2\n";
+            << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\n";
+  if (arithmetic) {
+    std::cout << format_fixed(arithmetic->flops / 1e12, 1) << " TFLOP at "
+              << format_fixed(arithmetic->flops / arithmetic->seconds / 1e9, 0) << " GFLOP/s, "
+              << format_fixed(100 * arithmetic->share_of_peak, 0)
+              << " % of what this machine reaches in matrix products alone.\n";
+  }
+  std::cout << "Written to " << in.out.string() << ". Next: dynslice eval " << in.out.string() << " --ppl wikitext2\n";
 }
 
 }  // namespace
@@ -188,13 +221,14 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
               {"slice", [&](const ComputeOptions& with, int64_t) { return estimate_slicing(in, with); }, 0, in.out});
   if (!resources) return;
   compute = resources->compute;
+  in.work = resources->estimate.work;
 
   const auto folder = std::make_shared<WorkFolder>(CheckpointWriter::partial_folder(in.out));
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
   if (options.common.resume && !Journal::is_in(folder->path())) {
     if (const auto finished = finished_earlier(in.out, run_description)) {
       log(LogLevel::kInfo, in.out.string() + ": was finished by the run before; nothing is left to do");
-      report(options, *finished, in.out, 0);
+      report(options, *finished, in.out, 0, std::nullopt);
       return;
     }
   }

@@ -182,7 +182,8 @@ std::string model_name(const fs::path& path) {
 constexpr const char* kCheckTexts[] = {
     "Hello world, don't stop: I'LL be there at 12:30!",
     " in 1234567 steps of 3.14159  and   more\n\n\n  lines\n\tof text\r\nend ",
-    "na\xC3\xAFve Z\xC3\xBCrich \xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E \xD1\x80\xD1\x83\xD1\x81\xD1\x81\xD0\xBA\xD0\xB8\xD0\xB9 "
+    "na\xC3\xAFve Z\xC3\xBCrich \xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E "
+    "\xD1\x80\xD1\x83\xD1\x81\xD1\x81\xD0\xBA\xD0\xB8\xD0\xB9 "
     "\xEF\xAC\x81 \xF0\x9F\x9A\x80\xE2\x80\x8D?",
     "{\"x\": [1, 22, 333, 4444]}  // ===== ''''' ``` _a_b_ <p>\\n</p>",
 };
@@ -201,6 +202,12 @@ void check_tokenizer(const fs::path& source, const fs::path& out, const GgufMeta
   }
 }
 
+void check_exportable(const Checkpoint& checkpoint) {
+  if (const auto obstacle = gguf_obstacle(checkpoint.config())) {
+    throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": cannot be exported to GGUF: ", *obstacle);
+  }
+}
+
 void check_apart(const Checkpoint& checkpoint, const fs::path& out) {
   for (const fs::path& file : checkpoint.files()) {
     std::error_code error;
@@ -216,9 +223,8 @@ std::vector<std::string> notices_of(const ModelConfig& config, GgmlType type,
     notices.push_back("llama.cpp does not know this architecture's sliding window: past " +
                       std::to_string(*config.sliding_window) + " tokens of context its results differ");
   }
-  const auto others = std::ranges::count_if(tensors, [&](const GgufOutputTensor& tensor) {
-    return tensor.shape.size() > 1 && tensor.type != type;
-  });
+  const auto others = std::ranges::count_if(
+      tensors, [&](const GgufOutputTensor& tensor) { return tensor.shape.size() > 1 && tensor.type != type; });
   if (others > 0) {
     notices.push_back(std::to_string(others) + " matrices whose rows are no multiple of " +
                       std::to_string(ggml_format(type).values) + " values are stored as F16");
@@ -233,15 +239,26 @@ std::optional<std::string> gguf_obstacle(const ModelConfig& config) {
   return config.model_type == "qwen2" ? qwen2_obstacle(config) : std::nullopt;
 }
 
+uint64_t gguf_tensor_bytes(const Checkpoint& checkpoint, GgmlType type) {
+  check_exportable(checkpoint);
+  const GgufExporter exporter(checkpoint, type);
+  uint64_t bytes = 0;
+  for (const GgufOutputTensor& tensor : exporter.tensors()) {
+    const GgmlFormat& format = ggml_format(tensor.type);
+    int64_t blocks = tensor.shape.back() / format.values;
+    for (size_t i = 0; i + 1 < tensor.shape.size(); ++i) blocks *= tensor.shape[i];
+    bytes += static_cast<uint64_t>(blocks * format.bytes);
+  }
+  return bytes;
+}
+
 GgufExport export_gguf(const Checkpoint& checkpoint, const fs::path& out, const GgufExportOptions& options,
                        ProgressSink& progress) {
   const ModelConfig& config = checkpoint.config();
-  if (const auto obstacle = gguf_obstacle(config)) {
-    throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": cannot be exported to GGUF: ", *obstacle);
-  }
+  check_exportable(checkpoint);
   check_apart(checkpoint, out);
-  const GgufMetadata tokenizer = gguf_tokenizer_metadata(
-      checkpoint.path(), {config.vocab_size, config.bos_token_id, config.eos_token_id});
+  const GgufMetadata tokenizer =
+      gguf_tokenizer_metadata(checkpoint.path(), {config.vocab_size, config.bos_token_id, config.eos_token_id});
   check_tokenizer(checkpoint.path(), out, tokenizer, options.force);
 
   const GgufExporter exporter(checkpoint, options.type);

@@ -21,6 +21,11 @@ constexpr uint64_t kLibraryBytes = uint64_t{64} << 20;
 constexpr int64_t kVocabularyBlock = 8192;
 constexpr int64_t kTokenBlock = 1024;
 
+// Multiplications and additions of an eigendecomposition for each of its n³: the reduction to a tridiagonal matrix
+// (4/3) and the way of the eigenvectors back (2). What the tridiagonal problem takes is not counted: it depends on the
+// values.
+constexpr double kEigenFlops = 10.0 / 3;
+
 uint64_t u64(int64_t value) { return static_cast<uint64_t>(std::max<int64_t>(0, value)); }
 
 int64_t item(at::ScalarType dtype) { return static_cast<int64_t>(c10::elementSize(dtype)); }
@@ -122,6 +127,12 @@ double attention_flops(const ModelConfig& config, TextAmount text) {
   return flops * static_cast<double>(text.tokens());
 }
 
+double stored_bytes(const Checkpoint& checkpoint) {
+  double bytes = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) bytes += static_cast<double>(tensor.bytes);
+  return bytes;
+}
+
 Work walking_work(const Checkpoint& checkpoint, TextAmount text, int64_t walks) {
   const ModelConfig& config = checkpoint.config();
   int64_t multiply_adds = 0;
@@ -133,9 +144,33 @@ Work walking_work(const Checkpoint& checkpoint, TextAmount text, int64_t walks) 
   Work work;
   work.forward_flops =
       2.0 * static_cast<double>(multiply_adds) * static_cast<double>(text.tokens()) + attention_flops(config, text);
-  for (const TensorInfo& tensor : checkpoint.tensors()) work.bytes_read += static_cast<double>(tensor.bytes);
-  work.bytes_read *= static_cast<double>(walks);
+  work.bytes_read = stored_bytes(checkpoint) * static_cast<double>(walks);
   return work;
+}
+
+// Multiplications and additions of a token on the way from a half layer to the next (slice/basis.h: Turn).
+double turn_flops(int64_t hidden_size, int64_t in, int64_t out, ShortcutKind kind) {
+  const int64_t rank = hidden_size - std::min(in, out);
+  const int64_t multiply_adds = kind == ShortcutKind::kMatrix ? hidden_size * out
+                                : out == hidden_size          ? 0
+                                                              : rank * (hidden_size + out);
+  return 2.0 * static_cast<double>(multiply_adds);
+}
+
+// One layer sliced to `shape`: its linears read sliced streams and write whole ones, which then are turned. Of a shape
+// that nobody knows yet, a turn is taken to be half a matrix.
+void add_slicing(Work& work, const ModelConfig& config, const LayerShape& shape, bool is_known, int64_t tokens) {
+  const int64_t d = config.hidden_size, q = shape.num_attention_heads * config.head_dim;
+  const int64_t kv = shape.num_key_value_heads * config.head_dim;
+  const auto half = [&](int64_t reading, int64_t writing, int64_t in, int64_t out, ShortcutKind kind) {
+    const double products = 2.0 * static_cast<double>(reading * in + writing * d);
+    const double turn = is_known ? turn_flops(d, in, out, kind) : static_cast<double>(d * d);
+    work.forward_flops += (products + turn) * static_cast<double>(tokens);
+    work.rotation_flops += products * static_cast<double>(d) + turn * static_cast<double>(writing);
+  };
+  half(q + 2 * kv, q, shape.input_width, shape.middle_width, shape.attn_shortcut.kind);
+  half(2 * shape.intermediate_size, shape.intermediate_size, shape.middle_width, shape.output_width,
+       shape.mlp_shortcut.kind);
 }
 
 std::string megabytes(uint64_t bytes) {
@@ -159,7 +194,7 @@ std::string list_parts(const ResourceEstimate& estimate) {
                                               : "the machine has " + megabytes(plan.memory_limit) + " left";
   throw_error(ErrorKind::kOutOfResources, "not enough memory: this needs about ", megabytes(plan.memory_bytes()), " (",
               list_parts(plan.estimate), ", streams ", megabytes(plan.activation_bytes), ") and ", limit,
-              asked.device.is_cuda() ? "; " : "; lower --seqlen, ",
+              asked.device.is_cuda() || plan.estimate.stream_bytes == 0 ? "; " : "; lower --seqlen, ",
               limits.activation_memory ? "lower --activation-memory, " : "", "lower --threads, ",
               limits.max_memory ? "or raise --max-memory" : "or use a machine with more memory");
 }
@@ -209,6 +244,7 @@ Work& Work::operator+=(const Work& other) {
   moment_flops += other.moment_flops;
   eigen_cubes += other.eigen_cubes;
   bytes_read += other.bytes_read;
+  bytes_streamed += other.bytes_streamed;
   return *this;
 }
 
@@ -256,14 +292,18 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
   estimate.output_bytes = output_bytes;
 
   const TextAmount both{calibration.windows + held_out.windows, calibration.length};
-  estimate.work = walking_work(checkpoint, both, 1);
-  // The widths are about the dense ones: into sliced coordinates, and the residual path in original ones.
+  estimate.work.forward_flops = attention_flops(config, both);
+  estimate.work.bytes_read = stored_bytes(checkpoint);
   const double dd = static_cast<double>(d) * static_cast<double>(d);
-  estimate.work.forward_flops += layers * 2 * 2 * 2 * dd * static_cast<double>(both.tokens());
-  for (const LayerShape& shape : config.layers) {
-    estimate.work.rotation_flops += 2.0 * static_cast<double>(layer_parameters(config, shape)) * static_cast<double>(d);
+  for (const LayerShape& shape : (sliced != nullptr ? *sliced : config).layers) {
+    add_slicing(estimate.work, config, shape, sliced != nullptr, both.tokens());
   }
-  if (sliced != nullptr) estimate.work.rotation_flops += 2 * 2.0 * static_cast<double>(config.vocab_size) * dd;
+  if (sliced != nullptr) {
+    const double whole = 2.0 * static_cast<double>(config.vocab_size) * static_cast<double>(d);
+    if (!sliced->has_embedding_rotation)
+      estimate.work.rotation_flops += whole * static_cast<double>(sliced->embedding_width);
+    if (!sliced->tie_word_embeddings) estimate.work.rotation_flops += whole * static_cast<double>(sliced->head_width);
+  }
   // Upper halves only.
   estimate.work.moment_flops = (2 * layers + 1) * 2 * 0.58 * dd * static_cast<double>(calibration.tokens());
   estimate.work.eigen_cubes = (2 * layers + 1) * dd * static_cast<double>(d);
@@ -283,6 +323,38 @@ ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const Compute
   estimate.work = walking_work(checkpoint, text, (text.windows + in_turn - 1) / in_turn);
   estimate.work.forward_flops += 2.0 * static_cast<double>(config.vocab_size) *
                                  static_cast<double>(config.head_columns()) * static_cast<double>(text.tokens());
+  return estimate;
+}
+
+ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                   const ResidentUse& use) {
+  const ModelConfig& config = checkpoint.config();
+  const TextAmount prompts{use.batch, use.prompt_tokens};
+  ComputeOptions at_once = compute;
+  at_once.chunk_tokens = prompts.tokens();
+  int64_t cache = 0;
+  for (const LayerShape& shape : config.layers) cache += 2 * shape.num_key_value_heads * config.head_dim;
+  cache *= use.batch * (use.prompt_tokens + use.decode_tokens) * (compute.device.is_cpu() ? 4 : item(compute.dtype));
+  const int64_t weights = count_cost(config).parameters * item(compute.dtype);
+  ResourceEstimate estimate;
+  estimate.parts = {{"program", current_rss_bytes() + kLibraryBytes},
+                    {"weights", u64(weights)},
+                    {"cache", u64(cache)},
+                    {"chunk_buffers", u64(chunk_bytes(config, at_once, prompts))},
+                    {"logits", u64(use.batch * config.vocab_size * 4)}};
+  estimate.work = walking_work(checkpoint, prompts, 1);
+  estimate.work.forward_flops *= static_cast<double>(use.runs);
+  estimate.work.bytes_streamed = static_cast<double>(use.runs * use.decode_tokens) * static_cast<double>(weights);
+  return estimate;
+}
+
+ResourceEstimate estimate_conversion(const Checkpoint& checkpoint, uint64_t output_bytes) {
+  constexpr uint64_t kChunks = 3 * (uint64_t{16} << 20);  // in fp32, as written, and what malloc keeps
+  ResourceEstimate estimate;
+  const auto stored = static_cast<uint64_t>(stored_bytes(checkpoint));
+  estimate.parts = {{"program", current_rss_bytes() + kLibraryBytes}, {"chunks", kChunks}};
+  estimate.output_bytes = output_bytes;
+  estimate.work.bytes_read = static_cast<double>(stored + output_bytes);
   return estimate;
 }
 
@@ -351,15 +423,24 @@ MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& comp
   const at::Tensor symmetric = square + square.t();
   rates.eigen_cubes = std::pow(static_cast<double>(symmetric.size(0)), 3) *
                       calls_per_second(kSeconds, [&] { wait(std::get<0>(at::linalg_eigh(symmetric))); });
+  const at::Tensor large = at::ones({int64_t{32} << 20}, fp32);
+  rates.bytes_streamed = static_cast<double>(large.nbytes()) * calls_per_second(kSeconds, [&] { wait(large.sum()); });
   rates.bytes_read = 1e9;  // a disk of its time; from the page cache it is faster than that
   return rates;
+}
+
+double Work::flops() const { return forward_flops + rotation_flops + moment_flops + kEigenFlops * eigen_cubes; }
+
+double ideal_seconds(const Work& work, const GemmRates& peak) {
+  return work.forward_flops / peak.forward + (work.rotation_flops + work.moment_flops) / peak.fp32 +
+         kEigenFlops * work.eigen_cubes / peak.fp64;
 }
 
 double estimate_seconds(const Work& work, const MachineRates& rates) {
   const auto time = [](double amount, double rate) { return amount > 0 ? amount / std::max(rate, 1.0) : 0; };
   return time(work.forward_flops, rates.forward_flops) + time(work.rotation_flops, rates.rotation_flops) +
          time(work.moment_flops, rates.moment_flops) + time(work.eigen_cubes, rates.eigen_cubes) +
-         time(work.bytes_read, rates.bytes_read);
+         time(work.bytes_read, rates.bytes_read) + time(work.bytes_streamed, rates.bytes_streamed);
 }
 
 }  // namespace dynslice

@@ -185,6 +185,19 @@ def test_a_dry_run_foretells_the_bytes_of_the_output(run, model, letters, tmp_pa
     assert told <= written <= told + 100_000  # the header
 
 
+def test_a_dry_run_of_bench_counts_every_model(run, model):
+    options = ["--prompt-tokens", "64", "--decode-tokens", "16", "--repeats", "2"]
+    one = run("bench", model, *options, "--dry-run", "--json").json()
+    two = run("bench", model, "--against", model, *options, "--dry-run", "--json").json()
+    assert one["dry_run"] == "bench" and 0 < one["time"]["seconds"] < two["time"]["seconds"] < 600
+    assert two["memory"]["parts"]["against_weights"] == one["memory"]["parts"]["weights"]
+    real = run("bench", model, *options, "--json").json()
+    assert one["memory"]["parts"]["weights"] == pytest.approx(real["weight_bytes"], rel=0.02)
+    assert one["memory"]["parts"]["cache"] == real["cache_bytes"]
+    assert 0.5 * one["memory"]["bytes"] <= real["peak_rss_bytes"] <= 1.1 * one["memory"]["bytes"]
+    assert "Nothing was done" in run("bench", model, *options, "--dry-run").stdout
+
+
 # What the program takes before it computes is most of a small model's memory, so the band holds for small and large.
 @pytest.mark.parametrize("verb", [["score", "--calib"], ["slice", "--avg", "25%", "--calib"], ["eval", "--ppl"]], ids=lambda verb: verb[0])
 @pytest.mark.parametrize("size", ["tiny", "wide"])

@@ -245,6 +245,8 @@ def test_the_real_model_has_the_same_perplexity_in_llama_cpp(run, run_command, m
     ours = our_perplexity(run, model, text, chunks, context)
     shown = run("export", model, "--gguf", "--type", "f32", "-o", tmp_path / "f32.gguf", "--json").json()
     least = run("export", tiny_model("llama"), "--gguf", "-o", tmp_path / "tiny.gguf", "--json").json()["peak_rss_bytes"]
+    told = run("export", model, "--gguf", "--type", "f32", "-o", tmp_path / "none.gguf", "--dry-run", "--json").json()
+    assert told["disk"]["output_bytes"] == sum(shown["bytes_by_type"].values()) and not (tmp_path / "none.gguf").exists()
     # Chunk by chunk: the mapped source, which counts, and a few chunks of 16 MiB.
     assert shown["peak_rss_bytes"] - least < model.stat().st_size + 100e6 < 500e6 < shown["bytes"]
     run("export", model, "--gguf", "--type", "q8_0", "-o", tmp_path / "q8_0.gguf")

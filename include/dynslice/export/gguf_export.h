@@ -22,6 +22,10 @@ struct GgufExportOptions {
   bool force = false;               // replace an existing GGUF file
 };
 
+// Bytes of the tensors of such a file; its metadata, mostly the tokenizer, come on top. Throws kBadInput with
+// gguf_obstacle's words.
+uint64_t gguf_tensor_bytes(const Checkpoint& checkpoint, GgmlType type);
+
 struct GgufExport {
   std::string architecture;  // "llama", "qwen2"
   uint64_t bytes = 0;        // of the file

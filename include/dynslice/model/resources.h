@@ -20,7 +20,9 @@ struct Work {
   double rotation_flops = 0;  // fp32
   double moment_flops = 0;    // fp32, summed in fp64
   double eigen_cubes = 0;     // sum of n³ over all eigendecompositions of n × n matrices
-  double bytes_read = 0;      // weights, as stored
+  double bytes_read = 0;      // weights, as stored; of a conversion, those written too
+  double bytes_streamed = 0;  // weights in memory, all of them for every token that is decoded
+  double flops() const;       // all multiplications and additions
   Work& operator+=(const Work& other);
 };
 
@@ -59,6 +61,18 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
 // Perplexity, as many windows at a time as `stream_bytes` allow.
 ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
                                      int64_t stream_bytes);
+
+// A model that is in memory as a whole: `runs` times prompts of a batch, and then its tokens one at a time.
+struct ResidentUse {
+  int64_t batch = 1;
+  int64_t prompt_tokens = 0;
+  int64_t decode_tokens = 0;
+  int64_t runs = 1;
+};
+ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOptions& compute, const ResidentUse& use);
+
+// Writing the weights in another format, a chunk of a tensor at a time.
+ResourceEstimate estimate_conversion(const Checkpoint& checkpoint, uint64_t output_bytes);
 
 // ---- Planning ----
 
@@ -100,11 +114,22 @@ struct MachineRates {
   double moment_flops = 0;
   double eigen_cubes = 0;
   double bytes_read = 0;
+  double bytes_streamed = 0;
 };
 
 // Measures this machine at the model's shapes, in about a second.
 MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& compute);
 
 double estimate_seconds(const Work& work, const MachineRates& rates);
+
+// Operations a second of a machine's best matrix products: in the dtype of the forward, in fp32 and in fp64.
+struct GemmRates {
+  double forward = 0;
+  double fp32 = 0;
+  double fp64 = 0;
+};
+
+// What the work would take if all of it, eigendecompositions included, went as fast as matrix products go.
+double ideal_seconds(const Work& work, const GemmRates& peak);
 
 }  // namespace dynslice
