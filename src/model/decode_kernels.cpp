@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "model/fast_exp.h"
@@ -34,34 +36,113 @@ inline void dot_four(const float* rows, const float* x, int64_t width, float* ou
   out[3] = d;
 }
 
+using Lanes [[gnu::vector_size(64)]] = float;
+using Half [[gnu::vector_size(32)]] = float;
+using Quarter [[gnu::vector_size(16)]] = float;
+constexpr int64_t kLanes = 16;
+
+template <typename Vector>
+[[gnu::always_inline]] inline void load_lanes(const float* from, Vector& to) {
+  std::memcpy(&to, from, sizeof to);
+}
+[[gnu::always_inline]] inline void load_lanes(const uint16_t* from, Lanes& to) {
+  using Narrow [[gnu::vector_size(32)]] = uint16_t;
+  using Wide [[gnu::vector_size(64)]] = uint32_t;
+  Narrow bits;
+  std::memcpy(&bits, from, sizeof bits);
+  to = reinterpret_cast<Lanes>(__builtin_convertvector(bits, Wide) << 16);
+}
+[[gnu::always_inline]] inline void load_lanes(const uint16_t* from, Half& to) {
+  using Narrow [[gnu::vector_size(16)]] = uint16_t;
+  using Wide [[gnu::vector_size(32)]] = uint32_t;
+  Narrow bits;
+  std::memcpy(&bits, from, sizeof bits);
+  to = reinterpret_cast<Half>(__builtin_convertvector(bits, Wide) << 16);
+}
+
+[[gnu::always_inline]] inline void add_product(const auto* row, const float* x, auto& sum) {
+  std::remove_reference_t<decltype(sum)> a, b;
+  load_lanes(row, a);
+  load_lanes(x, b);
+  sum += a * b;
+}
+
+// Four sums side by side: with one, every addition would wait for the one before it.
 template <typename Weight>
-inline float dot(const Weight* row, const float* x, int64_t width) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < width; ++i) sum += load(row[i]) * x[i];
+[[gnu::always_inline]] inline float dot(const Weight* row, const float* x, int64_t width) {
+  Lanes sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= width; i += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < 4; ++k) add_product(row + i + k * kLanes, x + i + k * kLanes, sums[k]);
+  }
+  for (; i + kLanes <= width; i += kLanes) add_product(row + i, x + i, sums[0]);
+  const Lanes all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  Half half[2];
+  std::memcpy(half, &all, sizeof half);
+  half[0] += half[1];
+  if (i + kLanes / 2 <= width) {
+    add_product(row + i, x + i, half[0]);
+    i += kLanes / 2;
+  }
+  Quarter quarter[2];
+  std::memcpy(quarter, half, sizeof quarter);
+  quarter[0] += quarter[1];
+  float sum = (quarter[0][0] + quarter[0][1]) + (quarter[0][2] + quarter[0][3]);
+  for (; i < width; ++i) sum += load(row[i]) * x[i];
   return sum;
 }
 
-// Rows [begin, end) of the weight times every row of x: y[m, row], y [rows_of_x, out]. One row after the other: memory
-// is read about twice as fast in one stream as in several side by side.
+// Rows [begin, end) of the weight times every row of x: y[m, row], or added to it; y [rows_of_x, out]. One row after
+// the other: memory is read about twice as fast in one stream as in several side by side.
 template <typename Weight>
-inline void multiply_rows(const Weight* weight, const float* x, float* y, int64_t rows_of_x, int64_t width, int64_t out,
-                          int64_t begin, int64_t end) {
+[[gnu::always_inline]] inline void multiply_rows(const Weight* weight, const float* x, float* y, int64_t rows_of_x,
+                                                 int64_t width, int64_t out, int64_t begin, int64_t end, bool adds) {
   for (int64_t row = begin; row < end; ++row) {
-    for (int64_t m = 0; m < rows_of_x; ++m) y[m * out + row] = dot(weight + row * width, x + m * width, width);
+    for (int64_t m = 0; m < rows_of_x; ++m) {
+      float& target = y[m * out + row];
+      target = dot(weight + row * width, x + m * width, width) + (adds ? target : 0.0F);
+    }
   }
 }
 
 DYNSLICE_MULTIVERSION
 void multiply_rows_fp32(const float* weight, const float* x, float* y, int64_t rows_of_x, int64_t width, int64_t out,
-                        int64_t begin, int64_t end) {
-  multiply_rows(weight, x, y, rows_of_x, width, out, begin, end);
+                        int64_t begin, int64_t end, bool adds) {
+  multiply_rows(weight, x, y, rows_of_x, width, out, begin, end, adds);
 }
 
 DYNSLICE_MULTIVERSION
 void multiply_rows_bf16(const uint16_t* weight, const float* x, float* y, int64_t rows_of_x, int64_t width, int64_t out,
-                        int64_t begin, int64_t end) {
-  multiply_rows(weight, x, y, rows_of_x, width, out, begin, end);
+                        int64_t begin, int64_t end, bool adds) {
+  multiply_rows(weight, x, y, rows_of_x, width, out, begin, end, adds);
+}
+
+at::Tensor as_rows(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); }
+
+// Entries [begin, end) of all rows of a sum; the tensors of the sum are fp32 and contiguous, but for the weights.
+void compute_entries(const FewRowsSum& sum, float* y, int64_t begin, int64_t end) {
+  const int64_t out = sum.weight.size(0), rows_of_x = sum.x.numel() / sum.weight.size(1);
+  const auto multiply = [&](const at::Tensor& x, const at::Tensor& weight, bool adds) {
+    const int64_t width = weight.size(1), last = std::min(end, weight.size(0));
+    if (weight.scalar_type() == at::kFloat) {
+      multiply_rows_fp32(weight.const_data_ptr<float>(), x.const_data_ptr<float>(), y, rows_of_x, width, out, begin,
+                         last, adds);
+    } else {
+      multiply_rows_bf16(static_cast<const uint16_t*>(weight.const_data_ptr()), x.const_data_ptr<float>(), y, rows_of_x,
+                         width, out, begin, last, adds);
+    }
+  };
+  const auto add = [&](const at::Tensor& values, int64_t stride) {
+    const float* from = values.const_data_ptr<float>();
+    for (int64_t m = 0; m < rows_of_x; ++m) {
+      for (int64_t i = begin; i < std::min(end, values.size(-1)); ++i) y[m * out + i] += from[m * stride + i];
+    }
+  };
+  multiply(sum.x, sum.weight, false);
+  if (sum.more_weight.defined()) multiply(sum.more_x, sum.more_weight, true);
+  if (sum.bias.defined()) add(sum.bias, 0);
+  if (sum.passed.defined()) add(sum.passed, sum.passed.size(-1));
 }
 
 // One head: out [head_dim] = softmax(scale * keys q) values over `count` positions; `scores` has room for them.
@@ -107,23 +188,32 @@ bool few_rows_apply(const at::Tensor& x, const at::Tensor& weight) {
          x.numel() > 0;
 }
 
-at::Tensor linear_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  const int64_t width = weight.size(1), out = weight.size(0), rows_of_x = x.numel() / width;
-  const at::Tensor input = x.to(at::kFloat).contiguous();
-  auto sizes = x.sizes().vec();
-  sizes.back() = out;
-  at::Tensor y = at::empty(sizes, input.options());
-  const float* source = input.const_data_ptr<float>();
-  float* target = y.mutable_data_ptr<float>();
-  at::parallel_for(0, out, std::max<int64_t>(1, kLeastPerTask / width), [&](int64_t begin, int64_t end) {
-    if (weight.scalar_type() == at::kFloat) {
-      multiply_rows_fp32(weight.const_data_ptr<float>(), source, target, rows_of_x, width, out, begin, end);
-    } else {
-      const auto* bits = static_cast<const uint16_t*>(weight.const_data_ptr());
-      multiply_rows_bf16(bits, source, target, rows_of_x, width, out, begin, end);
+std::vector<at::Tensor> sums_of_few_rows(std::vector<FewRowsSum> sums) {
+  std::vector<at::Tensor> results;
+  std::vector<int64_t> starts = {0};  // of every sum's entries, one after the other
+  int64_t widest = 1;
+  for (FewRowsSum& sum : sums) {
+    auto sizes = sum.x.sizes().vec();
+    sizes.back() = sum.weight.size(0);
+    for (at::Tensor* tensor : {&sum.x, &sum.more_x, &sum.passed, &sum.bias}) {
+      if (tensor->defined()) *tensor = as_rows(*tensor);
+    }
+    results.push_back(at::empty(sizes, sum.x.options()));
+    starts.push_back(starts.back() + sum.weight.size(0));
+    widest = std::max(widest, sum.weight.size(1) + (sum.more_weight.defined() ? sum.more_weight.size(1) : 0));
+  }
+  at::parallel_for(0, starts.back(), std::max<int64_t>(1, kLeastPerTask / widest), [&](int64_t begin, int64_t end) {
+    for (size_t i = 0; i < sums.size(); ++i) {
+      const int64_t first = std::max(begin, starts[i]), last = std::min(end, starts[i + 1]);
+      if (first >= last) continue;
+      compute_entries(sums[i], results[i].mutable_data_ptr<float>(), first - starts[i], last - starts[i]);
     }
   });
-  return bias.defined() ? y.add_(bias) : y;
+  return results;
+}
+
+at::Tensor linear_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  return sums_of_few_rows({{x, weight, bias}}).front();
 }
 
 at::Tensor attend_one(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values, int64_t begin,

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace dynslice::kernels {
 
@@ -18,6 +19,17 @@ bool few_rows_apply(const at::Tensor& x, const at::Tensor& weight);
 // y = x weightᵀ (+ bias) for few rows of x: x [..., in] of any dtype, weight [out, in] contiguous, fp32 or bf16.
 // Computed and returned in fp32, whatever the weight's dtype.
 at::Tensor linear_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+
+// x weightᵀ (+ bias), and what is added to its first entries: more_x more_weightᵀ and the first entries of `passed`,
+// both of them optional. Same tensors as above; more_weight has at most `out` rows, `passed` is fp32 of any width.
+struct FewRowsSum {
+  at::Tensor x, weight, bias = {};
+  at::Tensor more_x = {}, more_weight = {};
+  at::Tensor passed = {};
+};
+
+// All sums in one sweep over their weights: starting threads and reading memory anew costs as much as a small matrix.
+std::vector<at::Tensor> sums_of_few_rows(std::vector<FewRowsSum> sums);
 
 // Attention of one query a sequence over positions [begin, end) of a cache. q [B, heads, 1, head_dim] fp32; keys,
 // values [B, kv_heads, capacity, head_dim] fp32, contiguous. Returns [B, 1, heads * head_dim] fp32.

@@ -150,29 +150,56 @@ at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Ten
   return attend(q, seen(cache.keys), seen(cache.values), at::zeros({1, end - begin}, q.options()));
 }
 
-// The attention branch; `cache` is null for windows that stand alone.
-at::Tensor run_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
-                         LayerCache* cache) {
-  const int64_t batch = x.size(0), length = x.size(1);
+// From queries, keys and values [B, T, (H + 2 kv_heads) * head_dim], side by side, to the heads' outputs
+// [B, T, H * head_dim]; `cache` is null for windows that stand alone.
+at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& packed,
+                      LayerCache* cache) {
+  const int64_t batch = packed.size(0), length = packed.size(1);
   const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
-  const at::Tensor normed =
-      kernels::rms_norm(x, layer.input_norm, context.hidden_size, context.rms_norm_eps, layer.qkv.weight.scalar_type());
-  at::Tensor qkv =
-      kernels::linear(normed, layer.qkv.weight, layer.qkv.bias).view({batch, length, heads + 2 * kv, context.head_dim});
+  at::Tensor qkv = packed.view({batch, length, heads + 2 * kv, context.head_dim});
   kernels::apply_rope_(qkv, heads + kv, context.cos, context.sin);
   const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
   const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
   const bool stands_alone = cache == nullptr || (cache->length == 0 && length > 1);
   if (stands_alone && kernels::causal_attention_applies(qkv)) {
     if (cache != nullptr) append(*cache, k, v);
-    const int64_t window = layer.is_sliding ? context.sliding_window : 0;
-    return kernels::linear(kernels::causal_attention(qkv, heads, kv, window), layer.o_proj.weight, layer.o_proj.bias);
+    return kernels::causal_attention(qkv, heads, kv, layer.is_sliding ? context.sliding_window : 0);
   }
   const at::Tensor attended = cache != nullptr
                                   ? attend_cached(q, k, v, layer.is_sliding, context, *cache)
                                   : attend(q, k, v, layer.is_sliding ? context.sliding_mask : at::Tensor());
-  const at::Tensor merged = attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
-  return kernels::linear(merged, layer.o_proj.weight, layer.o_proj.bias);
+  return attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
+}
+
+at::Tensor run_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
+                         LayerCache* cache) {
+  const at::Tensor normed =
+      kernels::rms_norm(x, layer.input_norm, context.hidden_size, context.rms_norm_eps, layer.qkv.weight.scalar_type());
+  const at::Tensor qkv = kernels::linear(normed, layer.qkv.weight, layer.qkv.bias);
+  return kernels::linear(mix_tokens(layer, context, qkv, cache), layer.o_proj.weight, layer.o_proj.bias);
+}
+
+// Half a layer, its residual path included, for few tokens: two sweeps over its weights, those that read the stream and
+// those that write it.
+template <typename Inner>
+at::Tensor forward_few_rows(const Linear& reads, const Linear& writes, const at::Tensor& norm, const Shortcut& shortcut,
+                            const LayerContext& context, const at::Tensor& x, Inner inner) {
+  const at::Tensor normed = kernels::rms_norm(x, norm, context.hidden_size, context.rms_norm_eps, at::kFloat);
+  std::vector<kernels::FewRowsSum> first{{normed, reads.weight, reads.bias}};
+  if (shortcut.down.defined()) first.push_back({x, shortcut.down});
+  const std::vector<at::Tensor> read = kernels::sums_of_few_rows(std::move(first));
+  kernels::FewRowsSum written{inner(read.front()), writes.weight, writes.bias};
+  if (shortcut.kind == ShortcutKind::kMatrix) {
+    written.more_x = x;
+    written.more_weight = shortcut.weight;
+  } else {
+    written.passed = x;
+    if (shortcut.down.defined()) {
+      written.more_x = read.back();
+      written.more_weight = shortcut.up;
+    }
+  }
+  return kernels::sums_of_few_rows({std::move(written)}).front();
 }
 
 // In place: a loaded layer is its weights' only owner, and another fp32 copy would be the largest thing in memory.
@@ -305,10 +332,18 @@ at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& cont
 
 at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
                              LayerCache& cache) {
+  if (kernels::few_rows_apply(x, layer.qkv.weight)) {
+    return forward_few_rows(layer.qkv, layer.o_proj, layer.input_norm, layer.attn_shortcut, context, x,
+                            [&](const at::Tensor& qkv) { return mix_tokens(layer, context, qkv, &cache); });
+  }
   return add_residual(run_attention(layer, context, x, &cache), x, layer.attn_shortcut);
 }
 
 at::Tensor forward_mlp(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  if (kernels::few_rows_apply(x, layer.gate_up.weight)) {
+    return forward_few_rows(layer.gate_up, layer.down_proj, layer.post_attention_norm, layer.mlp_shortcut, context, x,
+                            [](const at::Tensor& gate_up) { return kernels::silu_mul(gate_up); });
+  }
   return add_residual(mlp_branch(layer, context, x), x, layer.mlp_shortcut);
 }
 

@@ -2,8 +2,11 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
+#include "model/weight_arena.h"
 
 namespace dynslice {
 namespace {
@@ -16,12 +19,27 @@ int64_t bytes_of(std::initializer_list<at::Tensor> tensors) {
   return bytes;
 }
 
-int64_t bytes_of(const DecoderLayer& layer) {
-  return bytes_of({layer.input_norm, layer.qkv.weight, layer.qkv.bias, layer.o_proj.weight, layer.o_proj.bias,
-                   layer.post_attention_norm, layer.gate_up.weight, layer.gate_up.bias, layer.down_proj.weight,
-                   layer.down_proj.bias, layer.attn_shortcut.weight, layer.attn_shortcut.down, layer.attn_shortcut.up,
-                   layer.mlp_shortcut.weight, layer.mlp_shortcut.down, layer.mlp_shortcut.up});
+// Applies `visit` to every tensor of the layer, in the order of their use.
+template <typename Layer, typename Visitor>
+void for_each_tensor(Layer& layer, Visitor visit) {
+  const auto half = [&](auto& norm, auto& reads, auto& shortcut, auto& writes) {
+    for (auto* tensor : {&norm, &reads.weight, &reads.bias, &shortcut.weight, &shortcut.down, &writes.weight,
+                         &writes.bias, &shortcut.up}) {
+      visit(*tensor);
+    }
+  };
+  half(layer.input_norm, layer.qkv, layer.attn_shortcut, layer.o_proj);
+  half(layer.post_attention_norm, layer.gate_up, layer.mlp_shortcut, layer.down_proj);
 }
+
+int64_t bytes_of(const DecoderLayer& layer) {
+  int64_t bytes = 0;
+  for_each_tensor(layer, [&](const at::Tensor& tensor) { bytes += bytes_of({tensor}); });
+  return bytes;
+}
+
+// Rows of a large matrix that are loaded at once.
+constexpr int64_t kLoadRows = 8192;
 
 }  // namespace
 
@@ -38,23 +56,45 @@ void KeyValueCache::rewind() {
 
 ResidentModel::ResidentModel(const Checkpoint& checkpoint, const ComputeOptions& options, ProgressSink& progress)
     : config_(checkpoint.config()), options_(options) {
+  WeightArena arena;
+  const bool packs = options.device.is_cpu();
+  const auto keep = [&](const at::Tensor& tensor) { return packs && tensor.defined() ? arena.keep(tensor) : tensor; };
   ProgressTask task(progress, "Loading", config_.num_layers(), "layers");
   for (int64_t index = 0; index < config_.num_layers(); ++index) {
-    layers_.push_back(load_decoder_layer(checkpoint, index, options.dtype, options.device));
+    DecoderLayer layer = load_decoder_layer(checkpoint, index, options.dtype, options.device);
+    for_each_tensor(layer, [&](at::Tensor& tensor) { tensor = keep(tensor); });
+    layers_.push_back(std::move(layer));
     task.advance(1);
   }
-  embedding_ =
-      checkpoint.load("model.embed_tokens.weight", {config_.vocab_size, config_.embedding_columns()}, options.dtype)
-          .to(options.device);
+  const auto load_matrix = [&](const auto& load_rows, int64_t columns) {
+    const std::vector<int64_t> sizes{config_.vocab_size, columns};
+    at::Tensor matrix = packs ? arena.zeros(sizes, options.dtype)
+                              : at::empty(sizes, at::TensorOptions().dtype(options.dtype).device(options.device));
+    for (int64_t begin = 0; begin < config_.vocab_size; begin += kLoadRows) {
+      const int64_t end = std::min(config_.vocab_size, begin + kLoadRows);
+      matrix.narrow(0, begin, end - begin).copy_(load_rows(begin, end));
+    }
+    return matrix;
+  };
+  const std::vector<int64_t> embedding{config_.vocab_size, config_.embedding_columns()};
+  embedding_ = load_matrix(
+      [&](int64_t begin, int64_t end) {
+        return checkpoint.load_rows("model.embed_tokens.weight", embedding, begin, end, options.dtype);
+      },
+      config_.embedding_columns());
   if (config_.has_embedding_rotation) {
-    embedding_rotation_ = checkpoint
-                              .load("model.embed_rotation.weight",
-                                    {config_.embedding_width, config_.embedding_columns()}, at::kFloat)
-                              .to(options.device);
+    embedding_rotation_ = keep(
+        checkpoint
+            .load("model.embed_rotation.weight", {config_.embedding_width, config_.embedding_columns()}, at::kFloat)
+            .to(options.device));
   }
   head_ = load_head(LayerWalk(checkpoint, options, 1, no_progress()));
-  output_matrix_ = config_.tie_word_embeddings ? embedding_ : head_.load_rows(0, config_.vocab_size);
-  head_.load_rows = [matrix = output_matrix_](int64_t begin, int64_t end) { return matrix.narrow(0, begin, end - begin); };
+  head_.norm = keep(head_.norm);
+  head_.rotation = keep(head_.rotation);
+  output_matrix_ = config_.tie_word_embeddings ? embedding_ : load_matrix(head_.load_rows, config_.head_columns());
+  head_.load_rows = [matrix = output_matrix_](int64_t begin, int64_t end) {
+    return matrix.narrow(0, begin, end - begin);
+  };
 }
 
 int64_t ResidentModel::weight_bytes() const {

@@ -4,8 +4,8 @@
 
 #include "dynslice/support/error.h"
 #include "model/decode_kernels.h"
-#include "unit/support/error_matchers.h"
 #include "tiny_model.h"
+#include "unit/support/error_matchers.h"
 
 namespace dynslice {
 namespace {
@@ -29,11 +29,13 @@ at::Tensor walked_logits(const Checkpoint& checkpoint, const TokenWindows& windo
   const LayerWalk walk(checkpoint, {}, windows.length, no_progress());
   ResidualStream stream = walk.embed(windows);
   run_dense(walk, "Layers", stream);
-  return logits(load_head(walk), stream.gather().view({windows.tokens(), -1})).view({windows.count, windows.length, -1});
+  return logits(load_head(walk), stream.gather().view({windows.tokens(), -1}))
+      .view({windows.count, windows.length, -1});
 }
 
 // The same by a resident model that is given the window in pieces of these lengths.
-at::Tensor resident_logits(const Checkpoint& checkpoint, const TokenWindows& windows, const std::vector<int64_t>& pieces) {
+at::Tensor resident_logits(const Checkpoint& checkpoint, const TokenWindows& windows,
+                           const std::vector<int64_t>& pieces) {
   const ResidentModel model(checkpoint, {}, no_progress());
   KeyValueCache cache = model.make_cache(windows.count, windows.length);
   std::vector<at::Tensor> parts;
@@ -53,7 +55,8 @@ void expect_pieces_do_not_matter(const Checkpoint& checkpoint, const std::string
   const TokenWindows windows = testing::random_windows(3, kLength, kVocabulary);
   const at::Tensor expected = walked_logits(checkpoint, windows);
   EXPECT_GT(expected.std().item<double>(), 0.3);
-  const std::vector<std::vector<int64_t>> cuts = {{12}, {8, 1, 1, 1, 1}, std::vector<int64_t>(kLength, 1), {5, 4, 1, 2}};
+  const std::vector<std::vector<int64_t>> cuts = {
+      {12}, {8, 1, 1, 1, 1}, std::vector<int64_t>(kLength, 1), {5, 4, 1, 2}};
   for (const auto& pieces : cuts) {
     EXPECT_LT(largest_difference(resident_logits(checkpoint, windows, pieces), expected), kTolerance)
         << what << ", " << pieces.size() << " pieces";
@@ -94,8 +97,8 @@ ModelConfig sliced_config(bool rotated) {
   config.has_final_norm_weight = rotated;
   const std::vector<int64_t> widths = {24, 16, 20, 32};
   const std::vector<ShortcutShape> attn = {{}, {ShortcutKind::kMatrix, 0}, {ShortcutKind::kSymmetric, 3}};
-  const std::vector<ShortcutShape> mlp = {{ShortcutKind::kLowRank, 2}, {ShortcutKind::kSymmetric, 2},
-                                          {ShortcutKind::kMatrix, 0}};
+  const std::vector<ShortcutShape> mlp = {
+      {ShortcutKind::kLowRank, 2}, {ShortcutKind::kSymmetric, 2}, {ShortcutKind::kMatrix, 0}};
   for (size_t i = 0; i < config.layers.size(); ++i) {
     LayerShape& shape = config.layers[i];
     shape.input_width = shape.middle_width = widths[i];
@@ -148,13 +151,28 @@ TEST(ResidentModel, RefusesWhatDoesNotFit) {
 TEST(DecodeKernels, MultiplyFewRowsAsDoublePrecisionDoes) {
   at::manual_seed(5);
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-    for (const int64_t out : {1, 7, 96}) {
-      const at::Tensor x = at::randn({3, 1, 41}), weight = at::randn({out, 41}).to(dtype), bias = at::randn({out}).to(dtype);
-      const at::Tensor expected =
-          at::linear(x.to(at::kDouble), weight.to(at::kDouble), bias.to(at::kDouble));
-      EXPECT_LT(largest_difference(kernels::linear_few_rows(x, weight, bias), expected), 1e-5);
+    for (const auto& [out, in] :
+         std::vector<std::pair<int64_t, int64_t>>{{1, 41}, {7, 5}, {7, 24}, {96, 64}, {96, 203}, {600, 592}}) {
+      const at::Tensor x = at::randn({3, 1, in}), weight = at::randn({out, in}).to(dtype),
+                       bias = at::randn({out}).to(dtype);
+      const at::Tensor expected = at::linear(x.to(at::kDouble), weight.to(at::kDouble), bias.to(at::kDouble));
+      EXPECT_LT(largest_difference(kernels::linear_few_rows(x, weight, bias), expected), 1e-4);
     }
   }
+}
+
+TEST(DecodeKernels, AddUpSeveralSumsInOneSweep) {
+  at::manual_seed(7);
+  const at::Tensor x = at::randn({2, 1, 48}), y = at::randn({2, 1, 30}), passed = at::randn({2, 1, 48});
+  const at::Tensor weight = at::randn({700, 48}), more = at::randn({500, 30}), other = at::randn({9, 30});
+  const auto sums = kernels::sums_of_few_rows(
+      {{.x = x, .weight = weight, .more_x = y, .more_weight = more, .passed = passed}, {.x = y, .weight = other}});
+  at::Tensor expected = at::linear(x.to(at::kDouble), weight.to(at::kDouble));
+  expected.narrow(-1, 0, 500).add_(at::linear(y.to(at::kDouble), more.to(at::kDouble)));
+  expected.narrow(-1, 0, 48).add_(passed);
+  ASSERT_EQ(sums.size(), 2U);
+  EXPECT_LT(largest_difference(sums[0], expected), 1e-4);
+  EXPECT_LT(largest_difference(sums[1], at::linear(y.to(at::kDouble), other.to(at::kDouble))), 1e-4);
 }
 
 TEST(DecodeKernels, AttendToOneQueryAsDoublePrecisionDoes) {
