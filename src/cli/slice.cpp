@@ -100,6 +100,12 @@ std::optional<OrderedJson> finished_earlier(const std::filesystem::path& out, co
 // Runs that are shorter say more about their start than about arithmetic.
 constexpr double kSecondsWorthComparing = 10;
 
+// What the run took, read before anything is measured after it.
+struct Spent {
+  double seconds = 0;
+  uint64_t peak_rss = 0;
+};
+
 // How fast the run computed, beside what this machine reaches in matrix products.
 struct Arithmetic {
   double flops = 0;
@@ -115,15 +121,15 @@ std::optional<Arithmetic> measure_arithmetic(const Work& work, const ComputeOpti
   return Arithmetic{work.flops(), seconds, ideal_seconds(work, rates) / seconds};
 }
 
-void report(const SliceOptions& options, OrderedJson json, const std::filesystem::path& out, double seconds,
+void report(const SliceOptions& options, OrderedJson json, const std::filesystem::path& out, const Spent& spent,
             const std::optional<Arithmetic>& arithmetic) {
-  json["wall_seconds"] = seconds;
+  json["wall_seconds"] = spent.seconds;
   if (arithmetic) {
     json["arithmetic"] = {{"flops", arithmetic->flops},
                           {"gflops_per_second", arithmetic->flops / arithmetic->seconds / 1e9},
                           {"share_of_gemm_peak", arithmetic->share_of_peak}};
   }
-  json["peak_rss_bytes"] = peak_rss_bytes();
+  json["peak_rss_bytes"] = spent.peak_rss;
   json["output"] = out.string();
   if (options.common.json) std::cout << to_text(json);
 }
@@ -177,15 +183,15 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
   writer.write_text("dynslice.json", to_text(json));
   writer.commit([&] { journal.remove_files(); });
 
-  const double seconds =
-      journal.earlier_seconds() + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  const auto arithmetic = measure_arithmetic(in.work, in.compute, seconds);
-  report(in.options, json, in.out, seconds, arithmetic);
+  const std::chrono::duration<double> here = std::chrono::steady_clock::now() - start;
+  const Spent spent{journal.earlier_seconds() + here.count(), peak_rss_bytes()};
+  const auto arithmetic = measure_arithmetic(in.work, in.compute, spent.seconds);
+  report(in.options, json, in.out, spent, arithmetic);
   if (in.options.common.json) return;
   print_plan(planned.plan, planned.scores, change);
   std::cout << "Calibrated on " << windows.count << " windows of " << windows.length << " tokens in "
-            << dtype_name(in.compute.dtype) << " on " << in.compute.device.str() << "; " << format_duration(seconds)
-            << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\n";
+            << dtype_name(in.compute.dtype) << " on " << in.compute.device.str() << "; " << format_duration(spent.seconds)
+            << ", peak memory " << format_bytes(spent.peak_rss) << ".\n";
   if (arithmetic) {
     std::cout << format_fixed(arithmetic->flops / 1e12, 1) << " TFLOP at "
               << format_fixed(arithmetic->flops / arithmetic->seconds / 1e9, 0) << " GFLOP/s, "
@@ -228,7 +234,7 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
   if (options.common.resume && !Journal::is_in(folder->path())) {
     if (const auto finished = finished_earlier(in.out, run_description)) {
       log(LogLevel::kInfo, in.out.string() + ": was finished by the run before; nothing is left to do");
-      report(options, *finished, in.out, 0, std::nullopt);
+      report(options, *finished, in.out, {0, peak_rss_bytes()}, std::nullopt);
       return;
     }
   }
