@@ -1,13 +1,13 @@
 #include <chrono>
 #include <iostream>
 
+#include "cli/checkpoint_output.h"
 #include "cli/inputs.h"
 #include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/export/gguf_export.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
-#include "dynslice/text/hub.h"
 
 namespace dynslice::cli {
 namespace {
@@ -29,13 +29,7 @@ GgmlType parse_type(const std::string& name) {
 
 std::filesystem::path output_file(const ExportOptions& options, const Checkpoint& checkpoint, const std::string& type) {
   if (!options.output.empty()) return options.output;
-  std::filesystem::path source = std::filesystem::absolute(checkpoint.path()).lexically_normal();
-  if (!source.has_filename()) source = source.parent_path();
-  std::string name = source.extension() == ".gguf" ? source.stem().string() : source.filename().string();
-  if (const auto id = parse_hub_id(options.common.model); id && !std::filesystem::exists(options.common.model)) {
-    name = id->repo.substr(id->repo.find('/') + 1);  // the source lies in a folder named by its commit
-  }
-  return name + "-" + type + ".gguf";
+  return model_name(options.common, checkpoint) + "-" + type + ".gguf";
 }
 
 }  // namespace

@@ -50,6 +50,7 @@ struct ScoreOptions {
   std::string metric = "lr";
   std::string preset;  // "" or "paper"
   std::string output;  // scores.json
+  std::string matrix;  // heat map of cka, an SVG file
 };
 
 // How much smaller the model is to become.
@@ -113,7 +114,34 @@ struct ExportOptions {
   std::string output;  // file
 };
 
-using Command =
-    std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, BenchOptions, InspectOptions, ExportOptions>;
+// What the verbs below `depth` share.
+struct DepthOptions {
+  CommonOptions common;
+  TextOptions calibration;        // samples and seqlen 0: the method's own
+  std::optional<int64_t> layers;  // that go
+  std::optional<double> ratio;    // of the layers that goes, in the place of their number
+  std::string out_dtype;          // "", "fp32", "bf16", "fp16"
+  std::string output;             // folder
+};
+
+struct DropOptions : DepthOptions {
+  std::string order = "bi";                          // or "ppl"
+  std::vector<std::pair<int64_t, int64_t>> indices;  // ranges of layers, both ends included; in the place of an order
+};
+
+struct MergeOptions : DepthOptions {
+  std::optional<double> threshold;       // of the cosine
+  std::optional<int64_t> target_layers;  // that are left
+  std::string rule = "sum";
+};
+
+struct StreamlineOptions : DepthOptions {
+  std::string replace = "linear";  // "none", "linear", "linear-stream"
+  std::string window = "search";   // "search", "cosine" or the first layer that goes
+  double ridge = 1e-3;
+};
+
+using Command = std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, BenchOptions, InspectOptions,
+                             ExportOptions, DropOptions, MergeOptions, StreamlineOptions>;
 
 }  // namespace dynslice::cli

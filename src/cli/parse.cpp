@@ -218,6 +218,19 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
   add_calibration(verb, options.calibration);
 }
 
+// "20-25,3" → the ranges 20 to 25 and 3 to 3.
+std::vector<std::pair<int64_t, int64_t>> parse_indices(const std::string& option, const std::string& text) {
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  for (const std::string& part : CLI::detail::split(text, ',')) {
+    const size_t dash = part.find('-');
+    const int64_t first = parse_integer(option, part.substr(0, dash));
+    const int64_t last = dash == std::string::npos ? first : parse_integer(option, part.substr(dash + 1));
+    if (last < first) throw_error(ErrorKind::kUsage, option, " \"", text, "\": ", part, " runs backwards");
+    ranges.emplace_back(first, last);
+  }
+  return ranges;
+}
+
 struct Definitions {
   ScoreOptions score;
   PlanOptions plan;
@@ -226,6 +239,9 @@ struct Definitions {
   BenchOptions bench;
   InspectOptions inspect;
   ExportOptions export_;
+  DropOptions drop;
+  MergeOptions merge;
+  StreamlineOptions streamline;
 };
 
 void define_score(CLI::App& app, ScoreOptions& options) {
@@ -234,14 +250,18 @@ void define_score(CLI::App& app, ScoreOptions& options) {
   add_walk(*verb, options.common);
   verb->add_option("--metric", options.metric,
                    "what to measure; lr: mean cosine of a layer's input and output (low is important), bi: 1 - lr, "
-                   "angular: arccos(cosine) / pi, window:N: cosine across N layers, for every start")
-      ->type_name("lr|bi|angular|window:N")
+                   "angular: arccos(cosine) / pi, cka: linear CKA of input and output, and of all pairs of layers, "
+                   "window:N: cosine across N layers, for every start")
+      ->type_name("lr|bi|angular|cka|window:N")
       ->capture_default_str();
   verb->add_option("--preset", options.preset,
                    "a published setting; paper: read the last layer's output after the final norm, as DynamicSlicing's "
                    "script does")
       ->check(CLI::IsMember({"paper"}));
   verb->add_option("-o,--output", options.output, "also write the scores to this JSON file, for --scores")
+      ->type_name("FILE");
+  verb->add_option("--matrix", options.matrix,
+                   "with --metric cka: also write the picture of all pairs of layers to this SVG file")
       ->type_name("FILE");
   add_calibration(*verb, options.calibration);
 }
@@ -321,11 +341,118 @@ void define_export(CLI::App& app, ExportOptions& options) {
   verb->add_flag("--force", options.common.force, "replace the output file if it is a GGUF file");
 }
 
+// The verbs below `depth`.
+void add_depth(CLI::App& verb, DepthOptions& options, const std::string& samples, const std::string& seqlen) {
+  add_common(verb, options.common, true);
+  add_walk(verb, options.common, "replace the output folder if dynslice wrote it; without --resume, ");
+  verb.add_option("--out-dtype", options.out_dtype, "number format of the written weights")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->default_str("the source's; bf16 for quantized sources");
+  verb.add_option("-o,--output", options.output, "folder of the written checkpoint")
+      ->type_name("FOLDER")
+      ->default_str("./NAME-" + verb.get_name() + "-LAYERS");
+  add_text(verb, options.calibration, "calib", "calibration",
+           "training split, else validation where training is not at hand", samples, seqlen);
+}
+
+// How many layers go, by number or by share.
+void add_layers(CLI::App& verb, DepthOptions& options) {
+  CLI::Option* number =
+      verb.add_option_function<int64_t>(
+              "--layers", [&options](int64_t layers) { options.layers = layers; }, "number of layers that go")
+          ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
+          ->type_name("N");
+  verb.add_option_function<std::string>(
+          "--ratio", [&options](const std::string& text) { options.ratio = parse_ratio("--ratio", text); },
+          "share of the layers that goes, to the nearest whole number of them")
+      ->type_name(kRatioType)
+      ->excludes(number);
+}
+
+void define_drop(CLI::App& depth, DropOptions& options) {
+  CLI::App* verb = depth.add_subcommand("drop", "Remove the layers that change the stream least, or named ones");
+  add_layers(*verb, options);
+  verb->add_option("--order", options.order,
+                   "which go first; bi: those of the lowest block influence (ShortGPT), ppl: one at a time the one "
+                   "without which perplexity on the calibration text is lowest, all measured again each time (SLEB)")
+      ->check(CLI::IsMember({"bi", "ppl"}))
+      ->capture_default_str();
+  verb->add_option_function<std::string>(
+          "--indices", [&options](const std::string& text) { options.indices = parse_indices("--indices", text); },
+          "these layers, numbered from 0, such as 20-25 or 3,7,20-25; needs no calibration text")
+      ->type_name("A-B,...")
+      ->excludes(verb->get_option("--layers"))
+      ->excludes(verb->get_option("--ratio"))
+      ->excludes(verb->get_option("--order"));
+  add_depth(*verb, options, "32; 8 with --order ppl", "1024, or the model's maximum if less");
+}
+
+void define_merge(CLI::App& depth, MergeOptions& options) {
+  CLI::App* verb = depth.add_subcommand(
+      "merge", "Make consecutive layers one, as many as can be while the final hidden states stay alike (SLM)");
+  CLI::Option* threshold = verb->add_option_function<double>(
+                                   "--threshold", [&options](double value) { options.threshold = value; },
+                                   "a range of layers grows while the cosine of the final hidden states is above this")
+                               ->check(CLI::Range(-1.0, 1.0))
+                               ->type_name("X")
+                               ->default_str("0.72");
+  CLI::Option* target = verb->add_option_function<int64_t>(
+                                "--target-layers", [&options](int64_t layers) { options.target_layers = layers; },
+                                "number of layers that are left: the highest threshold that gets there is found")
+                            ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+                            ->type_name("N")
+                            ->excludes(threshold);
+  verb->add_option_function<std::string>(
+          "--ratio", [&options](const std::string& text) { options.ratio = parse_ratio("--ratio", text); },
+          "share of the layers that goes, in the place of --target-layers")
+      ->type_name(kRatioType)
+      ->excludes(threshold)
+      ->excludes(target);
+  verb->add_option("--merge-rule", options.rule,
+                   "what a merged layer is; sum: the lowest plus all differences from it, as in the paper, mean: the "
+                   "mean of all, last: the highest alone, which is what the authors' code comes to")
+      ->check(CLI::IsMember({"sum", "mean", "last"}))
+      ->capture_default_str();
+  add_depth(*verb, options, "10", "128");
+}
+
+void define_streamline(CLI::App& depth, StreamlineOptions& options) {
+  CLI::App* verb = depth.add_subcommand(
+      "streamline", "Remove consecutive layers and let a linear map make up for them (LLM-Streamline, ReplaceMe)");
+  add_layers(*verb, options);
+  verb->add_option("--replace", options.replace,
+                   "what stands for the layers that went; none: nothing, linear: a least-squares map of what the MLP "
+                   "before them adds, folded into its weights, so that the model stays an ordinary one, linear-stream: "
+                   "a map of the whole stream, which is better and takes a matrix that needs dynslice's modeling code")
+      ->check(CLI::IsMember({"none", "linear", "linear-stream"}))
+      ->capture_default_str();
+  verb->add_option("--window", options.window,
+                   "which layers go; search: every window is repaired and tried on held-out calibration text, the "
+                   "lowest loss wins, cosine: where the streams before and after are most alike (LLM-Streamline), N: "
+                   "from layer N on")
+      ->type_name("search|cosine|N")
+      ->capture_default_str();
+  verb->add_option("--ridge", options.ridge,
+                   "pull of the map towards the identity, in units of the mean variance of what it maps")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  add_depth(*verb, options, "32", "1024, or the model's maximum if less");
+}
+
+void define_depth(CLI::App& app, Definitions& definitions) {
+  CLI::App* depth = app.add_subcommand("depth", "Fewer layers: drop, merge or streamline them");
+  depth->require_subcommand(1);
+  define_drop(*depth, definitions.drop);
+  define_merge(*depth, definitions.merge);
+  define_streamline(*depth, definitions.streamline);
+}
+
 // The options that decide the result: all but those that say how to show it, where to put it, and whether to resume.
 std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& verb) {
-  static const std::set<std::string> kNeutral = {
-      "MODEL",   "--dry-run", "--max-memory", "--activation-memory", "--scratch-dir", "--resume", "--force", "--json",
-      "--quiet", "--verbose", "--output",     "--data-dir",          "--threads"};
+  static const std::set<std::string> kNeutral = {"MODEL",         "--dry-run", "--max-memory", "--activation-memory",
+                                                 "--scratch-dir", "--resume",  "--force",      "--json",
+                                                 "--quiet",       "--verbose", "--output",     "--matrix",
+                                                 "--data-dir",    "--threads"};
   std::vector<std::pair<std::string, std::string>> given;
   for (const CLI::Option* option : verb.get_options()) {
     if (option->count() == 0 || kNeutral.contains(option->get_name())) continue;
@@ -336,22 +463,34 @@ std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& v
   return given;
 }
 
+// Fills in what was typed, and gives the options of the verb.
+template <typename Options>
+Command command_of(Options& options, const CLI::App& verb, const std::string& name,
+                   const std::vector<std::string>& command_line) {
+  options.common.command_line = command_line;
+  options.common.verb = name;
+  options.common.given = given_options(verb);
+  return options;
+}
+
 Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<std::string>& command_line) {
-  const std::string verb = app.get_subcommands().front()->get_name();
-  for (CommonOptions* common :
-       {&definitions.score.common, &definitions.plan.common, &definitions.slice.common, &definitions.eval.common,
-        &definitions.bench.common, &definitions.inspect.common, &definitions.export_.common}) {
-    common->command_line = command_line;
-    common->verb = verb;
-    common->given = given_options(*app.get_subcommands().front());
+  const CLI::App* verb = app.get_subcommands().front();
+  std::string name = verb->get_name();
+  if (!verb->get_subcommands().empty()) {
+    verb = verb->get_subcommands().front();
+    name += " " + verb->get_name();
   }
-  if (verb == "score") return definitions.score;
-  if (verb == "plan") return definitions.plan;
-  if (verb == "slice") return definitions.slice;
-  if (verb == "eval") return definitions.eval;
-  if (verb == "export") return definitions.export_;
-  if (verb == "bench") return definitions.bench;
-  return definitions.inspect;
+  const auto command = [&](auto& options) { return command_of(options, *verb, name, command_line); };
+  if (name == "score") return command(definitions.score);
+  if (name == "plan") return command(definitions.plan);
+  if (name == "slice") return command(definitions.slice);
+  if (name == "eval") return command(definitions.eval);
+  if (name == "export") return command(definitions.export_);
+  if (name == "bench") return command(definitions.bench);
+  if (name == "depth drop") return command(definitions.drop);
+  if (name == "depth merge") return command(definitions.merge);
+  if (name == "depth streamline") return command(definitions.streamline);
+  return command(definitions.inspect);
 }
 
 // CLI11's messages may have several lines; ours have one.
@@ -375,6 +514,7 @@ std::variant<Command, int> parse_command_line(int argc, char** argv) {
   define_score(app, definitions.score);
   define_plan(app, definitions.plan);
   define_slice(app, definitions.slice);
+  define_depth(app, definitions);
   define_eval(app, definitions.eval);
   define_bench(app, definitions.bench);
   define_inspect(app, definitions.inspect);

@@ -11,7 +11,7 @@ namespace {
 
 void write_and_report(const PlanOptions& options, const Checkpoint& checkpoint, const Planned& planned) {
   const SizeChange change =
-      size_change(checkpoint, sliced_config(checkpoint.config(), planned.plan), output_dtype(options, checkpoint));
+      size_change(checkpoint, sliced_config(checkpoint.config(), planned.plan), output_dtype(options.out_dtype, checkpoint));
   if (!options.output.empty()) write_file_atomically(options.output, to_text(to_json(planned.plan)));
   if (options.common.json) {
     OrderedJson json;

@@ -165,7 +165,7 @@ double average_of(const PlanningOptions& options, const Checkpoint& checkpoint,
                                                    : "bytes"};
   return find_average(search, [&](double average) {
     const ModelConfig sliced = sliced_config(checkpoint.config(), plan_at(average));
-    return share_removed(quantity, size_change(checkpoint, sliced, output_dtype(options, checkpoint)));
+    return share_removed(quantity, size_change(checkpoint, sliced, output_dtype(options.out_dtype, checkpoint)));
   });
 }
 
@@ -258,24 +258,6 @@ Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, 
   return planned;
 }
 
-SizeChange size_change(const Checkpoint& checkpoint, const ModelConfig& sliced, at::ScalarType out_dtype) {
-  SizeChange change{count_cost(checkpoint.config()), count_cost(sliced), 0, 0, 0};
-  const uint64_t item = c10::elementSize(out_dtype);
-  for (const TensorInfo& tensor : checkpoint.tensors()) change.bytes_before += tensor.bytes;
-  change.bytes_after = static_cast<uint64_t>(change.after.parameters) * item;
-  change.bytes_before_at_output_dtype = static_cast<uint64_t>(change.before.parameters) * item;
-  return change;
-}
-
-void add_sizes(OrderedJson& json, const SizeChange& change) {
-  json["parameters"] = {{"before", change.before.parameters}, {"after", change.after.parameters}};
-  json["bytes"] = {{"before", change.bytes_before},
-                   {"after", change.bytes_after},
-                   {"before_at_output_dtype", change.bytes_before_at_output_dtype}};
-  json["flops_per_token"] = {{"before", 2 * change.before.multiply_adds_per_token},
-                             {"after", 2 * change.after.multiply_adds_per_token}};
-}
-
 void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores, const SizeChange& change) {
   std::vector<std::vector<std::string>> rows;
   for (size_t i = 0; i < plan.dims.size(); ++i) {
@@ -284,43 +266,20 @@ void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores,
   }
   print_table({"layer", scores ? scores->metric : "score", "sliced", "width", ""}, rows);
 
-  const auto row = [](const std::string& name, double before, double after, const std::string& from,
-                      const std::string& to) {
-    return std::vector<std::string>{name, from, to, format_change(before, after)};
-  };
   const double mean_width = static_cast<double>(std::accumulate(plan.dims.begin(), plan.dims.end(), int64_t{0})) /
                             static_cast<double>(plan.dims.size());
   std::cout << '\n';
-  print_table(
-      {"", "before", "after", "change"},
-      {row("width (mean)", static_cast<double>(plan.hidden_size), mean_width, std::to_string(plan.hidden_size),
-           format_fixed(mean_width, 1)),
-       row("parameters", static_cast<double>(change.before.parameters), static_cast<double>(change.after.parameters),
-           format_count(change.before.parameters), format_count(change.after.parameters)),
-       row("bytes on disk", static_cast<double>(change.bytes_before), static_cast<double>(change.bytes_after),
-           format_bytes(change.bytes_before), format_bytes(change.bytes_after)),
-       row("multiply-adds a token", static_cast<double>(change.before.multiply_adds_per_token),
-           static_cast<double>(change.after.multiply_adds_per_token),
-           format_count(change.before.multiply_adds_per_token), format_count(change.after.multiply_adds_per_token))});
+  print_sizes(change, {"width (mean)", std::to_string(plan.hidden_size), format_fixed(mean_width, 1),
+                       format_change(static_cast<double>(plan.hidden_size), mean_width)});
   std::cout << "\nAsked: " << format_percent(plan.average_ratio) << " of the width on average (" << plan.allocator;
   if (plan.allocator == "lr") std::cout << ", base " << format_percent(plan.base);
   std::cout << ").\n";
-  if (change.bytes_before < change.bytes_before_at_output_dtype) {
-    std::cout << "The source is quantized: at the output's precision it has "
-              << format_bytes(change.bytes_before_at_output_dtype) << ".\n";
-  }
+  print_size_notice(change);
   if (change.after.parameters > change.before.parameters) {
     std::cout
         << "The sliced model has more parameters than the source: the matrices on the residual paths outweigh what "
            "was cut.\n";
   }
-}
-
-at::ScalarType output_dtype(const PlanningOptions& options, const Checkpoint& checkpoint) {
-  if (options.out_dtype == "fp32") return at::kFloat;
-  if (options.out_dtype == "bf16") return at::kBFloat16;
-  if (options.out_dtype == "fp16") return at::kHalf;
-  return checkpoint.storage_dtype();
 }
 
 }  // namespace dynslice::cli

@@ -5,6 +5,7 @@
 
 #include "cli/inputs.h"
 #include "cli/options.h"
+#include "cli/sizes.h"
 #include "dynslice/model/journal.h"
 #include "dynslice/model/layer_scores.h"
 #include "dynslice/model/resources.h"
@@ -48,19 +49,6 @@ ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpo
 // The plan of equal ratios: about as large a model as the one that make_plan will find.
 SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkpoint);
 
-// Sizes before and after, as every verb that plans prints them.
-struct SizeChange {
-  ModelCost before, after;
-  uint64_t bytes_before = 0;  // of the tensors on disk
-  uint64_t bytes_after = 0;
-  uint64_t bytes_before_at_output_dtype = 0;
-};
-
-SizeChange size_change(const Checkpoint& checkpoint, const ModelConfig& sliced, at::ScalarType out_dtype);
-void add_sizes(OrderedJson& json, const SizeChange& change);
 void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores, const SizeChange& change);
-
-// The dtype that the weights are written in.
-at::ScalarType output_dtype(const PlanningOptions& options, const Checkpoint& checkpoint);
 
 }  // namespace dynslice::cli

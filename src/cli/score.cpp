@@ -4,10 +4,13 @@
 #include <chrono>
 #include <iostream>
 
+#include "cli/checkpoint_output.h"
 #include "cli/inputs.h"
 #include "cli/journaling.h"
 #include "cli/resources.h"
 #include "cli/verbs.h"
+#include "dynslice/report/heat_map.h"
+#include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 
 namespace dynslice::cli {
@@ -38,7 +41,9 @@ void report(const ScoreOptions& options, const LayerScores& scores, const Metric
   }
   print_scores(scores, metric);
   std::cout << format_duration(seconds) << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\n";
-  if (!options.output.empty()) std::cout << "Written to " << options.output << ".\n";
+  for (const std::string& file : {options.output, options.matrix}) {
+    if (!file.empty()) std::cout << "Written to " << file << ".\n";
+  }
 }
 
 }  // namespace
@@ -46,16 +51,23 @@ void report(const ScoreOptions& options, const LayerScores& scores, const Metric
 void run(const ScoreOptions& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   dynslice::ScoreOptions score{parse_metric(options.metric), options.preset == "paper", {}};
-  if (!options.output.empty()) check_output_file(options.output);
+  const bool is_cka = score.metric.kind == MetricKind::kCka;
+  if (!options.matrix.empty() && !is_cka)
+    throw_error(ErrorKind::kUsage, "--matrix ", options.matrix, ": belongs to --metric cka, not to ", options.metric);
+  for (const std::string& file : {options.output, options.matrix}) {
+    if (!file.empty()) check_output_file(file);
+  }
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
   const LoadedText text =
       load_windows(options.calibration, TextUse::kCalibration, options.common, *checkpoint, progress);
   const int64_t kept_streams = score.metric.window > 1 ? score.metric.window + 1 : 1;
-  const auto plan = prepare(options.common, *checkpoint, compute,
-                            {"score", [&](const ComputeOptions& with, int64_t) {
-                               return estimate_score(*checkpoint, with, amount_of(text.windows), kept_streams);
-                             }});
+  const int64_t grams_per_token = is_cka ? (checkpoint->config().num_layers() + 1) * kCkaTokens : 0;
+  const auto plan =
+      prepare(options.common, *checkpoint, compute, {"score", [&](const ComputeOptions& with, int64_t) {
+                                                       return estimate_score(*checkpoint, with, amount_of(text.windows),
+                                                                             kept_streams, grams_per_token);
+                                                     }});
   if (!plan) return;
   compute = plan->compute;
   const auto journal = open_journal(options.common, options.output,
@@ -69,6 +81,10 @@ void run(const ScoreOptions& options, TerminalProgress& progress) {
     scores.provenance["after_final_norm"] = score.after_final_norm;
     scores.provenance["calibration"] = describe(text, options.calibration);
     if (!options.output.empty()) write_file_atomically(options.output, to_text(to_json(scores)));
+    if (!options.matrix.empty()) {
+      write_file_atomically(options.matrix,
+                            heat_map_svg(scores.matrix, "CKA of layers: " + model_name(options.common, *checkpoint)));
+    }
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     report(options, scores, score.metric, journal->earlier_seconds() + seconds);
   });

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <iostream>
 
+#include "cli/checkpoint_output.h"
 #include "cli/journaling.h"
 #include "cli/planning.h"
 #include "cli/resources.h"
@@ -12,89 +13,16 @@
 #include "dynslice/model/modeling_files.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
-#include "dynslice/support/files.h"
-#include "dynslice/support/hash.h"
 #include "dynslice/support/log.h"
-#include "dynslice/text/hub.h"
 #include "dynslice/text/tokenizer.h"
 
 namespace dynslice::cli {
 namespace {
 
-std::filesystem::path output_folder(const SliceOptions& options, const Checkpoint& checkpoint, double average_ratio) {
-  if (!options.output.empty()) return options.output;
-  std::filesystem::path source = std::filesystem::absolute(checkpoint.path()).lexically_normal();
-  if (!source.has_filename()) source = source.parent_path();
-  std::string name = source.extension() == ".gguf" ? source.stem().string() : source.filename().string();
-  if (const auto id = parse_hub_id(options.common.model); id && !std::filesystem::exists(options.common.model)) {
-    name = id->repo.substr(id->repo.find('/') + 1);  // the source lies in a folder named by its commit
-  }
+std::string folder_suffix(double average_ratio) {
   std::string percent = format_fixed(100 * average_ratio, 1);
   if (percent.ends_with(".0")) percent.resize(percent.size() - 2);
-  return name + "-sliced-" + percent;
-}
-
-// Fails before hours of work rather than after them.
-void check_output(const std::filesystem::path& out, bool force) {
-  if (std::filesystem::exists(out) && !force) {
-    throw_error(ErrorKind::kUsage, out.string(), ": exists; choose another folder with -o, or replace it with --force");
-  }
-}
-
-// --force must never remove the model that is being read.
-void check_apart(const std::filesystem::path& out, const Checkpoint& checkpoint) {
-  const auto target = std::filesystem::weakly_canonical(out);
-  for (auto place = std::filesystem::weakly_canonical(checkpoint.path()); place.has_relative_path();
-       place = place.parent_path()) {
-    if (place == target) {
-      throw_error(ErrorKind::kUsage, out.string(),
-                  ": holds the model that is to be sliced; choose another folder with -o");
-    }
-  }
-}
-
-OrderedJson hash_sources(const Checkpoint& checkpoint, ProgressSink& progress) {
-  int64_t bytes = 0;
-  for (const auto& file : checkpoint.files()) bytes += static_cast<int64_t>(std::filesystem::file_size(file));
-  ProgressTask task(progress, "Hashing the source", bytes, "bytes");
-  OrderedJson hashes;
-  for (const auto& file : checkpoint.files()) {
-    hashes[file.filename().string()] = sha256_of_file(file, [&](int64_t read) { task.advance(read); });
-  }
-  return hashes;
-}
-
-OrderedJson dynslice_json(const SliceOptions& options, const Planned& planned, const OrderedJson& run_description,
-                          const LoadedText& calibration, const SizeChange& change, const OrderedJson& source_hashes) {
-  OrderedJson json;
-  json["kind"] = "dynslice.checkpoint";
-  json["method"] = "slice";
-  json["run"] = run_description;
-  json["source"] = source_hashes;
-  json["plan"] = to_json(planned.plan);
-  if (planned.scores) json["scores"] = to_json(*planned.scores);
-  json["calibration"] = describe(calibration, options.calibration);
-  add_sizes(json, change);
-  return json;
-}
-
-// Whether `out` is what this very command wrote in an earlier run, which then ended before it could say so.
-std::optional<OrderedJson> finished_earlier(const std::filesystem::path& out, const OrderedJson& run_description) {
-  std::error_code error;
-  if (!std::filesystem::exists(out / "dynslice.json", error)) return std::nullopt;
-  const std::string text = read_file(out / "dynslice.json");
-  const Json checked = parse_json(text, (out / "dynslice.json").string());
-  const OrderedJson json = OrderedJson::parse(text);
-  const auto job = [](OrderedJson run) {
-    run["command_line"] = job_command_line(run.at("command_line").get<std::vector<std::string>>(), false);
-    return to_text(run);
-  };
-  try {
-    if (checked.is_object() && job(json.at("run")) == job(run_description)) return json;
-  } catch (const Json::exception&) {
-    // Not of this program, or of another version.
-  }
-  return std::nullopt;
+  return "sliced-" + percent;
 }
 
 // Runs that are shorter say more about their start than about arithmetic.
@@ -149,8 +77,8 @@ struct SliceInputs {
 ResourceEstimate estimate_slicing(const SliceInputs& in, const ComputeOptions& compute) {
   const SlicePlan plan = in.plan ? *in.plan : expected_plan(in.options, in.checkpoint);
   const ModelConfig config = sliced_config(in.checkpoint.config(), plan);
-  const uint64_t output_bytes =
-      static_cast<uint64_t>(count_cost(config).parameters) * c10::elementSize(output_dtype(in.options, in.checkpoint));
+  const uint64_t output_bytes = static_cast<uint64_t>(count_cost(config).parameters) *
+                                c10::elementSize(output_dtype(in.options.out_dtype, in.checkpoint));
   const ResourceEstimate slicing =
       estimate_slice(in.checkpoint, compute, amount_of(in.calibration.text().windows), {}, &config, output_bytes);
   return in.plan ? slicing : estimate_planning(in.options, in.checkpoint, compute, in.calibration) + slicing;
@@ -163,7 +91,7 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
                               ? Planned{*in.plan, std::nullopt}
                               : make_plan(in.options, in.checkpoint, in.compute, in.calibration, &journal, progress);
   const ModelConfig config = sliced_config(in.checkpoint.config(), planned.plan);
-  const at::ScalarType dtype = output_dtype(in.options, in.checkpoint);
+  const at::ScalarType dtype = output_dtype(in.options.out_dtype, in.checkpoint);
   const SizeChange change = size_change(in.checkpoint, config, dtype);
   const TokenWindows& windows = in.calibration.text().windows;
   CheckpointWriter writer(in.out, checkpoint_tensors(config, dtype), in.options.common.force, folder,
@@ -178,8 +106,11 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
   write_tokenizer_files(in.checkpoint.path(), writer.folder());
   writer.write_text("config.json", to_text(write_config(config, torch_dtype_name(dtype))));
   for (const ModelingFile& file : modeling_files(config)) writer.write_text(file.name, std::string(file.content));
-  const OrderedJson json = dynslice_json(in.options, planned, journal.job(), in.calibration.text(), change,
-                                         hash_sources(in.checkpoint, progress));
+  OrderedJson json = describe_checkpoint("slice", journal.job(), in.checkpoint, progress);
+  json["plan"] = to_json(planned.plan);
+  if (planned.scores) json["scores"] = to_json(*planned.scores);
+  json["calibration"] = describe(in.calibration.text(), in.options.calibration);
+  add_sizes(json, change);
   writer.write_text("dynslice.json", to_text(json));
   writer.commit([&] { journal.remove_files(); });
 
@@ -190,8 +121,8 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
   if (in.options.common.json) return;
   print_plan(planned.plan, planned.scores, change);
   std::cout << "Calibrated on " << windows.count << " windows of " << windows.length << " tokens in "
-            << dtype_name(in.compute.dtype) << " on " << in.compute.device.str() << "; " << format_duration(spent.seconds)
-            << ", peak memory " << format_bytes(spent.peak_rss) << ".\n";
+            << dtype_name(in.compute.dtype) << " on " << in.compute.device.str() << "; "
+            << format_duration(spent.seconds) << ", peak memory " << format_bytes(spent.peak_rss) << ".\n";
   if (arithmetic) {
     std::cout << format_fixed(arithmetic->flops / 1e12, 1) << " TFLOP at "
               << format_fixed(arithmetic->flops / arithmetic->seconds / 1e9, 0) << " GFLOP/s, "
@@ -206,8 +137,7 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
 void run(const SliceOptions& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
-  const bool may_exist = options.common.force || options.common.resume;
-  if (!options.output.empty()) check_output(options.output, may_exist);
+  if (!options.output.empty()) check_output(options.output, options.common.force || options.common.resume);
   const auto checkpoint = open_model(options.common, progress);
   Calibration calibration(options, *checkpoint, progress);
   SliceInputs in{options, compute, *checkpoint, calibration, std::nullopt, {}};
@@ -216,12 +146,8 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
   } else {
     in.plan = read_plan(options.plan, checkpoint->config());
   }
-  in.out = output_folder(options, *checkpoint,
-                         in.plan           ? in.plan->average_ratio
-                         : options.average ? *options.average
-                                           : options.target->share);
-  check_output(in.out, may_exist);
-  check_apart(in.out, *checkpoint);
+  const double average = in.plan ? in.plan->average_ratio : options.average ? *options.average : options.target->share;
+  in.out = checkpoint_folder(options.output, options.common, *checkpoint, folder_suffix(average));
   const auto resources =
       prepare(options.common, *checkpoint, compute,
               {"slice", [&](const ComputeOptions& with, int64_t) { return estimate_slicing(in, with); }, 0, in.out});

@@ -13,5 +13,8 @@ void run(const EvalOptions& options, TerminalProgress& progress);
 void run(const BenchOptions& options, TerminalProgress& progress);
 void run(const InspectOptions& options, TerminalProgress& progress);
 void run(const ExportOptions& options, TerminalProgress& progress);
+void run(const DropOptions& options, TerminalProgress& progress);
+void run(const MergeOptions& options, TerminalProgress& progress);
+void run(const StreamlineOptions& options, TerminalProgress& progress);
 
 }  // namespace dynslice::cli

@@ -12,6 +12,7 @@ OrderedJson to_json(const LayerScores& scores) {
   json["metric"] = scores.metric;
   json["more_important"] = scores.more_important == MoreImportant::kLow ? "low" : "high";
   json["values"] = scores.values;
+  if (!scores.matrix.empty()) json["matrix"] = scores.matrix;
   json["tokens"] = scores.tokens;
   json["skipped_tokens"] = scores.skipped_tokens;
   json["provenance"] = scores.provenance;

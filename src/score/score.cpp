@@ -10,6 +10,7 @@
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
+#include "score/cka.h"
 #include "score/cosine.h"
 
 namespace dynslice {
@@ -152,7 +153,40 @@ LayerScores scores_of(const OrderedJson& result, const Metric& metric, int64_t t
   scores.tokens = tokens;
   scores.values = result.at("values").get<std::vector<double>>();
   scores.skipped_tokens = result.at("skipped_tokens").get<int64_t>();
+  if (result.contains("matrix")) scores.matrix = result.at("matrix").get<std::vector<std::vector<double>>>();
   return scores;
+}
+
+// Values, and the matrix of the layers' outputs x_1 ... x_L.
+OrderedJson score_by_cka(const LayerWalk& walk, const TokenWindows& windows, const JournalPhase& journal) {
+  if (windows.length < 4)
+    throw_error(ErrorKind::kUsage, "--seqlen ", windows.length, ": --metric cka needs at least 4 tokens a window");
+  const at::Tensor cka = cka_of_streams(walk, windows, journal);
+  if (!at::isfinite(cka).all().item<bool>()) {
+    throw_error(ErrorKind::kBadInput, walk.checkpoint().path().string(),
+                ": a residual stream holds NaN or Inf, or is the same for all tokens; the model's weights are damaged, "
+                "or too large for the dtype (try --dtype fp32)");
+  }
+  OrderedJson result = {{"values", OrderedJson::array()}, {"skipped_tokens", 0}, {"matrix", OrderedJson::array()}};
+  for (int64_t i = 0; i + 1 < cka.size(0); ++i) {
+    result["values"].push_back(cka[i][i + 1].item<double>());
+    const at::Tensor row = cka[i + 1].narrow(0, 1, cka.size(0) - 1).contiguous();
+    result["matrix"].push_back(
+        std::vector<double>(row.const_data_ptr<double>(), row.const_data_ptr<double>() + row.numel()));
+  }
+  return result;
+}
+
+OrderedJson score_by_cosine(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options) {
+  OrderedJson result = {{"values", OrderedJson::array()}, {"skipped_tokens", 0}};
+  int64_t skipped = 0;
+  ScoringWalk scoring(walk, options, windows);
+  for (const TokenMean& mean : scoring.run()) {
+    result["values"].push_back(options.metric.kind == MetricKind::kBlockInfluence ? 1 - mean.mean() : mean.mean());
+    skipped += mean.skipped();
+  }
+  result["skipped_tokens"] = skipped;
+  return result;
 }
 
 }  // namespace
@@ -167,6 +201,8 @@ std::string Metric::name() const {
       return "angular";
     case MetricKind::kWindow:
       return "window:" + std::to_string(window);
+    case MetricKind::kCka:
+      return "cka";
   }
   return {};
 }
@@ -175,13 +211,15 @@ Metric parse_metric(const std::string& name) {
   if (name == "lr") return {MetricKind::kLayerRedundancy, 1};
   if (name == "bi") return {MetricKind::kBlockInfluence, 1};
   if (name == "angular") return {MetricKind::kAngular, 1};
+  if (name == "cka") return {MetricKind::kCka, 1};
   constexpr std::string_view kPrefix = "window:";
   if (name.starts_with(kPrefix)) {
     int64_t window = 0;
     const auto [end, error] = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), window);
     if (error == std::errc() && end == name.data() + name.size() && window >= 1) return {MetricKind::kWindow, window};
   }
-  throw_error(ErrorKind::kUsage, "--metric ", name, ": is not one of lr, bi, angular, window:N (N layers, at least 1)");
+  throw_error(ErrorKind::kUsage, "--metric ", name,
+              ": is not one of lr, bi, angular, cka, window:N (N layers, at least 1)");
 }
 
 LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options) {
@@ -196,14 +234,8 @@ LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, con
   }
   std::optional<OrderedJson> result = options.journal.result();
   if (!result) {
-    result = {{"values", OrderedJson::array()}, {"skipped_tokens", 0}};
-    int64_t skipped = 0;
-    ScoringWalk scoring(walk, options, windows);
-    for (const TokenMean& mean : scoring.run()) {
-      (*result)["values"].push_back(metric.kind == MetricKind::kBlockInfluence ? 1 - mean.mean() : mean.mean());
-      skipped += mean.skipped();
-    }
-    (*result)["skipped_tokens"] = skipped;
+    result = metric.kind == MetricKind::kCka ? score_by_cka(walk, windows, options.journal)
+                                             : score_by_cosine(walk, windows, options);
     options.journal.finish(*result);
   }
   LayerScores scores = scores_of(*result, metric, windows.tokens());

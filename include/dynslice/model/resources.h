@@ -49,9 +49,10 @@ struct TextAmount {
   int64_t tokens() const { return windows * length; }
 };
 
-// Scoring; `kept_streams` are alive at a time (n + 1 for the metric window:n).
+// Scoring; `kept_streams` are alive at a time (n + 1 for the metric window:n), and `kept_values` fp32 values a token
+// beside them (of cka).
 ResourceEstimate estimate_score(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
-                                int64_t kept_streams = 1);
+                                int64_t kept_streams = 1, int64_t kept_values = 0);
 
 // Slicing; `held_out` is walked beside the calibration text. `sliced` is what is written, of `output_bytes`; null for
 // a trial that only measures.
@@ -61,6 +62,18 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
 // Perplexity, as many windows at a time as `stream_bytes` allow.
 ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
                                      int64_t stream_bytes);
+
+// Trying shallower models beside the dense one.
+struct DepthUse {
+  int64_t streams = 1;        // alive at the worst moment
+  double walks = 1;           // through all layers, that all layers computed make up
+  int64_t losses = 0;         // models whose losses are measured
+  int64_t matrices = 0;       // hidden × hidden in fp64, alive at the worst moment
+  int64_t merged_layers = 0;  // in fp32, beside the one that is used
+  uint64_t output_bytes = 0;
+};
+ResourceEstimate estimate_depth(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
+                                const DepthUse& use);
 
 // A model that is in memory as a whole: `runs` times prompts of a batch, and then its tokens one at a time.
 struct ResidentUse {

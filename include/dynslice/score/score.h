@@ -15,6 +15,7 @@ enum class MetricKind {
   kBlockInfluence,   // "bi": 1 - lr (ShortGPT, arXiv 2403.03853)
   kAngular,          // "angular": mean of arccos(cos) / pi (Gromov et al., arXiv 2403.17887)
   kWindow,           // "window:n": mean cos(x_i, x_{i+n}) (LLM-Streamline, arXiv 2403.19135)
+  kCka,              // "cka": linear CKA of x_i and x_{i+1}, and the matrix of all layers' outputs (SLM, 2502.19159)
 };
 
 struct Metric {
@@ -26,16 +27,20 @@ struct Metric {
 // Throws kUsage, listing the known ones, for any other name.
 Metric parse_metric(const std::string& name);
 
+// Tokens of a minibatch of cka at most. They are every m-th of one window, so that minibatches do not depend on how
+// windows are put together in chunks. Every stream leaves that many fp32 values a token behind until the walk ends.
+inline constexpr int64_t kCkaTokens = 128;
+
 struct ScoreOptions {
   Metric metric;
-  // Reads the last layer's output after the final norm, as the authors' script for lr does.
+  // Reads the last layer's output after the final norm, as the authors' script for lr does; not for cka.
   bool after_final_norm = false;
   JournalPhase journal = {};  // keeps the means and the streams between layers
 };
 
 // Scores all layers in one walk. A token whose norm is 0 on either side is left out and counted.
 // Throws kBadInput naming layer and token for NaN or Inf in the stream, kUsage for a window longer than the
-// model or a sliced model.
+// model, a sliced model, or texts of less than 4 tokens a window for cka.
 LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options);
 
 }  // namespace dynslice

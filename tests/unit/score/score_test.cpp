@@ -61,6 +61,48 @@ TEST_F(Scores, OfEveryMetricAreMeansOverTokensOfTheCosine) {
   EXPECT_EQ(bi.more_important, MoreImportant::kHigh);
 }
 
+// HSIC_1 of two Gram matrices as Song et al. write it (2012, equation 5), sum by sum.
+double hsic(const at::Tensor& k_full, const at::Tensor& l_full) {
+  const at::Tensor k = k_full - k_full.diagonal().diag(), l = l_full - l_full.diagonal().diag();
+  const auto n = static_cast<double>(k.size(0));
+  const double trace = at::mm(k, l).trace().item<double>(), sums = k.sum().item<double>() * l.sum().item<double>();
+  return (trace + sums / ((n - 1) * (n - 2)) - 2 / (n - 2) * at::mm(k, l).sum().item<double>()) / (n * (n - 3));
+}
+
+TEST_F(Scores, ByCkaAreTheAlignmentOfUnbiasedHsic) {
+  const TokenWindows windows = random_windows(2, 100, 61);  // one minibatch a window
+  const LayerWalk walk(model_, {.chunk_tokens = 100}, 100, no_progress());
+  const auto streams = all_streams(walk, windows);
+  const auto scores = score_layers(walk, windows, {parse_metric("cka")});
+  const auto sum_of = [&](size_t i, size_t j) {
+    double sum = 0;
+    for (int64_t w = 0; w < 2; ++w) {
+      const at::Tensor x = streams[i].narrow(0, 100 * w, 100), y = streams[j].narrow(0, 100 * w, 100);
+      sum += hsic(at::mm(x, x.t()), at::mm(y, y.t()));
+    }
+    return sum;
+  };
+  const auto cka = [&](size_t i, size_t j) { return sum_of(i, j) / std::sqrt(sum_of(i, i) * sum_of(j, j)); };
+  ASSERT_EQ(scores.values.size(), 4U);
+  ASSERT_EQ(scores.matrix.size(), 4U);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_NEAR(scores.values[i], cka(i, i + 1), 1e-5);
+    for (size_t j = 0; j < 4; ++j) EXPECT_NEAR(scores.matrix[i][j], cka(i + 1, j + 1), 1e-5);
+  }
+  EXPECT_EQ(scores.more_important, MoreImportant::kLow);
+}
+
+TEST_F(Scores, ByCkaDoNotDependOnTheChunkSize) {
+  const TokenWindows windows = random_windows(3, 130, 61);  // two minibatches a window
+  const LayerWalk small(model_, {.chunk_tokens = 130}, 130, no_progress());
+  const LayerWalk whole(model_, {.chunk_tokens = 1 << 20}, 130, no_progress());
+  const auto a = score_layers(small, windows, {parse_metric("cka")});
+  const auto b = score_layers(whole, windows, {parse_metric("cka")});
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(a.values[i], b.values[i], 1e-6);
+  EXPECT_THROW(score_layers(LayerWalk(model_, {}, 3, no_progress()), random_windows(3, 3, 61), {parse_metric("cka")}),
+               Error);
+}
+
 TEST_F(Scores, AfterTheFinalNormDifferInTheLastLayerOnly) {
   const auto plain = score_layers(walk_, windows_, {parse_metric("lr"), false});
   const auto normed = score_layers(walk_, windows_, {parse_metric("lr"), true});

@@ -1,0 +1,52 @@
+#include "cli/sizes.h"
+
+#include <iostream>
+
+#include "cli/terminal.h"
+
+namespace dynslice::cli {
+
+SizeChange size_change(const Checkpoint& checkpoint, const ModelConfig& smaller, at::ScalarType out_dtype) {
+  SizeChange change{count_cost(checkpoint.config()), count_cost(smaller), 0, 0, 0};
+  const uint64_t item = c10::elementSize(out_dtype);
+  for (const TensorInfo& tensor : checkpoint.tensors()) change.bytes_before += tensor.bytes;
+  change.bytes_after = static_cast<uint64_t>(change.after.parameters) * item;
+  change.bytes_before_at_output_dtype = static_cast<uint64_t>(change.before.parameters) * item;
+  return change;
+}
+
+void add_sizes(OrderedJson& json, const SizeChange& change) {
+  json["parameters"] = {{"before", change.before.parameters}, {"after", change.after.parameters}};
+  json["bytes"] = {{"before", change.bytes_before},
+                   {"after", change.bytes_after},
+                   {"before_at_output_dtype", change.bytes_before_at_output_dtype}};
+  json["flops_per_token"] = {{"before", 2 * change.before.multiply_adds_per_token},
+                             {"after", 2 * change.after.multiply_adds_per_token}};
+}
+
+void print_sizes(const SizeChange& change, const std::vector<std::string>& first) {
+  const auto row = [](const std::string& name, auto before, auto after, const auto& format) {
+    return std::vector<std::string>{name, format(before), format(after),
+                                    format_change(static_cast<double>(before), static_cast<double>(after))};
+  };
+  print_table({"", "before", "after", "change"},
+              {first, row("parameters", change.before.parameters, change.after.parameters, format_count),
+               row("bytes on disk", change.bytes_before, change.bytes_after, format_bytes),
+               row("multiply-adds a token", change.before.multiply_adds_per_token, change.after.multiply_adds_per_token,
+                   format_count)});
+}
+
+void print_size_notice(const SizeChange& change) {
+  if (change.bytes_before >= change.bytes_before_at_output_dtype) return;
+  std::cout << "The source is quantized: at the output's precision it has "
+            << format_bytes(change.bytes_before_at_output_dtype) << ".\n";
+}
+
+at::ScalarType output_dtype(const std::string& name, const Checkpoint& checkpoint) {
+  if (name == "fp32") return at::kFloat;
+  if (name == "bf16") return at::kBFloat16;
+  if (name == "fp16") return at::kHalf;
+  return checkpoint.storage_dtype();
+}
+
+}  // namespace dynslice::cli

@@ -1,0 +1,195 @@
+#include "dynslice/depth/depth_plan.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <functional>
+
+#include "dynslice/model/tensor_layout.h"
+#include "dynslice/support/error.h"
+
+namespace dynslice {
+namespace {
+
+constexpr int64_t kBlockValues = int64_t{1} << 22;  // of a matrix that is only copied
+
+// Values of one kind of several layers, as `rule` has it; `next` gives those of layer k of them.
+at::Tensor merged(MergeRule rule, size_t count, const std::function<at::Tensor(size_t k)>& next) {
+  if (rule == MergeRule::kLast) return next(count - 1).to(at::kFloat);
+  const at::Tensor low = next(0).to(at::kFloat);
+  at::Tensor sum = low.clone();
+  for (size_t k = 1; k < count; ++k) sum.add_(next(k).to(at::kFloat));
+  if (rule == MergeRule::kMean) return sum.div_(static_cast<double>(count));
+  return sum.sub_(low, static_cast<double>(count) - 1);
+}
+
+// Every tensor of a layer that merging touches.
+std::vector<at::Tensor*> tensors_of(DecoderLayer& layer) {
+  return {&layer.input_norm,       &layer.qkv.weight,          &layer.qkv.bias,       &layer.o_proj.weight,
+          &layer.o_proj.bias,      &layer.post_attention_norm, &layer.gate_up.weight, &layer.gate_up.bias,
+          &layer.down_proj.weight, &layer.down_proj.bias};
+}
+
+// "model.layers.12.mlp.up_proj.weight" → {12, "mlp.up_proj.weight"}.
+std::optional<std::pair<int64_t, std::string>> split_layer_name(const std::string& name) {
+  constexpr std::string_view kPrefix = "model.layers.";
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  const size_t dot = name.find('.', kPrefix.size());
+  return std::pair{static_cast<int64_t>(std::stoll(name.substr(kPrefix.size(), dot - kPrefix.size()))),
+                   name.substr(dot + 1)};
+}
+
+class DepthWriter {
+ public:
+  DepthWriter(const Checkpoint& source, const DepthPlan& plan, CheckpointWriter& writer, ProgressTask& task)
+      : source_(source), plan_(plan), writer_(writer), task_(task) {}
+
+  void write(const OutputTensor& tensor) {
+    const auto place = split_layer_name(tensor.name);
+    if (!place) return copy(tensor.name, tensor);
+    const std::vector<int64_t>& sources = plan_.layers[static_cast<size_t>(place->first)];
+    const std::string& suffix = place->second;
+    const bool is_repaired = plan_.repair && sources.front() == plan_.repair->layer;
+    if (is_repaired && suffix == "mlp_shortcut.weight") {
+      writer_.write(tensor.name, plan_.repair->map);
+    } else if (is_repaired && suffix.starts_with("mlp.down_proj.")) {
+      writer_.write(tensor.name, at::matmul(plan_.repair->map, load(sources.front(), suffix, tensor.shape)));
+    } else if (sources.size() > 1) {
+      writer_.write(tensor.name, merged(plan_.rule, sources.size(),
+                                        [&](size_t k) { return load(sources[k], suffix, tensor.shape); }));
+    } else {
+      return copy(layer_tensor_name(sources.front(), suffix), tensor);
+    }
+    int64_t values = 1;
+    for (const int64_t size : tensor.shape) values *= size;
+    task_.advance(values);
+  }
+
+ private:
+  at::Tensor load(int64_t layer, const std::string& suffix, const std::vector<int64_t>& shape) const {
+    return source_.load(layer_tensor_name(layer, suffix), shape, at::kFloat);
+  }
+
+  void copy(const std::string& name, const OutputTensor& tensor) {
+    if (tensor.shape.size() != 2) {
+      writer_.write(tensor.name, source_.load(name, tensor.shape, tensor.dtype));
+      task_.advance(tensor.shape.front());
+      return;
+    }
+    const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
+    const int64_t step = std::max<int64_t>(1, kBlockValues / columns);
+    for (int64_t begin = 0; begin < rows; begin += step) {
+      const int64_t end = std::min(rows, begin + step);
+      writer_.write_rows(tensor.name, begin, source_.load_rows(name, tensor.shape, begin, end, tensor.dtype));
+      task_.advance((end - begin) * columns);
+    }
+  }
+
+  const Checkpoint& source_;
+  const DepthPlan& plan_;
+  CheckpointWriter& writer_;
+  ProgressTask& task_;
+};
+
+}  // namespace
+
+MergeRule parse_merge_rule(const std::string& name) {
+  if (name == "sum") return MergeRule::kSum;
+  if (name == "mean") return MergeRule::kMean;
+  if (name == "last") return MergeRule::kLast;
+  throw_error(ErrorKind::kUsage, "--merge-rule ", name, ": is not one of sum, mean, last");
+}
+
+DepthPlan plan_without(int64_t layers, const std::vector<int64_t>& dropped) {
+  std::vector<bool> is_dropped(static_cast<size_t>(layers));
+  for (const int64_t layer : dropped) {
+    if (layer < 0 || layer >= layers) {
+      throw_error(ErrorKind::kUsage, "layer ", layer, " does not exist: the model has layers 0 to ", layers - 1);
+    }
+    is_dropped[static_cast<size_t>(layer)] = true;
+  }
+  DepthPlan plan;
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    if (!is_dropped[static_cast<size_t>(layer)]) plan.layers.push_back({layer});
+  }
+  if (plan.layers.empty()) throw_error(ErrorKind::kUsage, "all ", layers, " layers would go; one must stay");
+  return plan;
+}
+
+void check_depth(const Checkpoint& checkpoint) {
+  if (checkpoint.config().is_sliced()) {
+    throw_error(ErrorKind::kUsage, checkpoint.path().string(),
+                ": is sliced: its layers work in different bases and cannot take each other's places; make the dense "
+                "model shallower first, then slice that");
+  }
+}
+
+ModelConfig depth_config(const ModelConfig& source, const DepthPlan& plan) {
+  ModelConfig config = source;
+  config.layers.clear();
+  config.layer_is_sliding.clear();
+  for (const std::vector<int64_t>& layers : plan.layers) {
+    for (const int64_t layer : layers) {
+      if (source.layers[static_cast<size_t>(layer)] == source.layers[static_cast<size_t>(layers.front())]) continue;
+      throw_error(ErrorKind::kUsage, "layers ", layers.front(), " and ", layer,
+                  " have different shapes and cannot be merged");
+    }
+    // The highest layer's place in the stream is where the merged one's output goes on.
+    config.layers.push_back(source.layers[static_cast<size_t>(layers.back())]);
+    if (!source.layer_is_sliding.empty())
+      config.layer_is_sliding.push_back(source.layer_is_sliding[static_cast<size_t>(layers.back())]);
+    if (plan.repair && plan.repair->on_stream && layers.front() == plan.repair->layer)
+      config.layers.back().mlp_shortcut = {ShortcutKind::kMatrix, 0};
+  }
+  return config;
+}
+
+DecoderLayer merge_layers(MergeRule rule, const std::vector<int64_t>& layers,
+                          const std::function<DecoderLayer(int64_t layer)>& next) {
+  if (rule == MergeRule::kLast) return with_dtype(next(layers.back()), at::kFloat);
+  DecoderLayer sum = with_dtype(next(layers.front()), at::kFloat);
+  const auto count = static_cast<double>(layers.size());
+  // Σ_{k ≥ low} θ_k - (count - 1) θ_low, or the sum alone.
+  const double first = rule == MergeRule::kSum ? 2.0 - count : 1.0;
+  for (at::Tensor* tensor : tensors_of(sum)) {
+    if (tensor->defined()) *tensor = *tensor * first;
+  }
+  for (size_t k = 1; k < layers.size(); ++k) {
+    DecoderLayer layer = next(layers[k]);
+    const auto terms = tensors_of(layer);
+    const auto sums = tensors_of(sum);
+    for (size_t t = 0; t < sums.size(); ++t) {
+      if (sums[t]->defined()) sums[t]->add_(terms[t]->to(at::kFloat));
+    }
+    sum.is_sliding = layer.is_sliding;
+  }
+  if (rule == MergeRule::kMean) {
+    for (at::Tensor* tensor : tensors_of(sum)) {
+      if (tensor->defined()) tensor->div_(count);
+    }
+  }
+  return sum;
+}
+
+DecoderLayer repaired(DecoderLayer layer, const Repair& repair) {
+  const at::Tensor map = repair.map.to(layer.down_proj.weight.device());
+  const auto fold = [&](const at::Tensor& values) {
+    return values.defined() ? at::matmul(map, values.to(at::kFloat)).to(values.scalar_type()) : values;
+  };
+  layer.down_proj = {fold(layer.down_proj.weight), fold(layer.down_proj.bias)};
+  if (repair.on_stream) {
+    layer.shape.mlp_shortcut = {ShortcutKind::kMatrix, 0};
+    layer.mlp_shortcut = {ShortcutKind::kMatrix, map, {}, {}};
+  }
+  return layer;
+}
+
+void write_depth(const Checkpoint& source, const DepthPlan& plan, at::ScalarType dtype, CheckpointWriter& writer,
+                 ProgressSink& progress) {
+  const ModelConfig config = depth_config(source.config(), plan);
+  ProgressTask task(progress, "Writing", count_cost(config).parameters, "parameters");
+  DepthWriter depth(source, plan, writer, task);
+  for (const OutputTensor& tensor : checkpoint_tensors(config, dtype)) depth.write(tensor);
+}
+
+}  // namespace dynslice
