@@ -118,6 +118,43 @@ void multiply_rows_bf16(const uint16_t* weight, const float* x, float* y, int64_
   multiply_rows(weight, x, y, rows_of_x, width, out, begin, end, adds);
 }
 
+// y[m, i] -= Σ_r factors[m, r] weight[r, i] for entries [begin, end) of y; weight [rank, width], y [rows_of_x, out].
+template <typename Weight>
+[[gnu::always_inline]] inline void subtract_columns(const Weight* weight, const float* factors, float* y,
+                                                    int64_t rows_of_x, int64_t rank, int64_t width, int64_t out,
+                                                    int64_t begin, int64_t end) {
+  for (int64_t m = 0; m < rows_of_x; ++m) {
+    float* target = y + m * out;
+    const float* factor = factors + m * rank;
+    int64_t r = 0;
+    for (; r + kRowGroup <= rank; r += kRowGroup) {
+      const Weight* row = weight + r * width;
+      const float a = factor[r], b = factor[r + 1], c = factor[r + 2], d = factor[r + 3];
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) {
+        target[i] -= (a * load(row[i]) + b * load(row[width + i])) +
+                     (c * load(row[2 * width + i]) + d * load(row[3 * width + i]));
+      }
+    }
+    for (; r < rank; ++r) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) target[i] -= factor[r] * load(weight[r * width + i]);
+    }
+  }
+}
+
+DYNSLICE_MULTIVERSION
+void subtract_columns_fp32(const float* weight, const float* factors, float* y, int64_t rows_of_x, int64_t rank,
+                           int64_t width, int64_t out, int64_t begin, int64_t end) {
+  subtract_columns(weight, factors, y, rows_of_x, rank, width, out, begin, end);
+}
+
+DYNSLICE_MULTIVERSION
+void subtract_columns_bf16(const uint16_t* weight, const float* factors, float* y, int64_t rows_of_x, int64_t rank,
+                           int64_t width, int64_t out, int64_t begin, int64_t end) {
+  subtract_columns(weight, factors, y, rows_of_x, rank, width, out, begin, end);
+}
+
 at::Tensor as_rows(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); }
 
 // Entries [begin, end) of all rows of a sum; the tensors of the sum are fp32 and contiguous, but for the weights.
@@ -141,6 +178,17 @@ void compute_entries(const FewRowsSum& sum, float* y, int64_t begin, int64_t end
   };
   multiply(sum.x, sum.weight, false);
   if (sum.more_weight.defined()) multiply(sum.more_x, sum.more_weight, true);
+  if (sum.less_weight.defined()) {
+    const int64_t rank = sum.less_weight.size(0), width = sum.less_weight.size(1), last = std::min(end, width);
+    const float* factors = sum.less_x.const_data_ptr<float>();
+    if (sum.less_weight.scalar_type() == at::kFloat) {
+      subtract_columns_fp32(sum.less_weight.const_data_ptr<float>(), factors, y, rows_of_x, rank, width, out, begin,
+                            last);
+    } else {
+      subtract_columns_bf16(static_cast<const uint16_t*>(sum.less_weight.const_data_ptr()), factors, y, rows_of_x, rank,
+                            width, out, begin, last);
+    }
+  }
   if (sum.bias.defined()) add(sum.bias, 0);
   if (sum.passed.defined()) add(sum.passed, sum.passed.size(-1));
 }
@@ -195,12 +243,13 @@ std::vector<at::Tensor> sums_of_few_rows(std::vector<FewRowsSum> sums) {
   for (FewRowsSum& sum : sums) {
     auto sizes = sum.x.sizes().vec();
     sizes.back() = sum.weight.size(0);
-    for (at::Tensor* tensor : {&sum.x, &sum.more_x, &sum.passed, &sum.bias}) {
+    for (at::Tensor* tensor : {&sum.x, &sum.more_x, &sum.less_x, &sum.passed, &sum.bias}) {
       if (tensor->defined()) *tensor = as_rows(*tensor);
     }
     results.push_back(at::empty(sizes, sum.x.options()));
     starts.push_back(starts.back() + sum.weight.size(0));
-    widest = std::max(widest, sum.weight.size(1) + (sum.more_weight.defined() ? sum.more_weight.size(1) : 0));
+    widest = std::max(widest, sum.weight.size(1) + (sum.more_weight.defined() ? sum.more_weight.size(1) : 0) +
+                                  (sum.less_weight.defined() ? sum.less_weight.size(0) : 0));
   }
   at::parallel_for(0, starts.back(), std::max<int64_t>(1, kLeastPerTask / widest), [&](int64_t begin, int64_t end) {
     for (size_t i = 0; i < sums.size(); ++i) {

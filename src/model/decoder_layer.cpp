@@ -194,7 +194,10 @@ at::Tensor forward_few_rows(const Linear& reads, const Linear& writes, const at:
     written.more_weight = shortcut.weight;
   } else {
     written.passed = x;
-    if (shortcut.down.defined()) {
+    if (shortcut.kind == ShortcutKind::kSymmetric && shortcut.down.defined()) {
+      written.less_x = read.back();
+      written.less_weight = shortcut.down;  // still in the cache; a copy of it, transposed, would not be
+    } else if (shortcut.down.defined()) {
       written.more_x = read.back();
       written.more_weight = shortcut.up;
     }

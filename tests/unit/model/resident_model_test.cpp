@@ -175,6 +175,20 @@ TEST(DecodeKernels, AddUpSeveralSumsInOneSweep) {
   EXPECT_LT(largest_difference(sums[1], at::linear(y.to(at::kDouble), other.to(at::kDouble))), 1e-4);
 }
 
+TEST(DecodeKernels, SubtractFromTheFirstEntries) {
+  at::manual_seed(8);
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    for (const auto& [rank, width] : std::vector<std::pair<int64_t, int64_t>>{{1, 700}, {30, 203}, {7, 5}}) {
+      const at::Tensor x = at::randn({2, 1, 48}), factors = at::randn({2, 1, rank});
+      const at::Tensor weight = at::randn({700, 48}).to(dtype), less = at::randn({rank, width}).to(dtype);
+      const auto sums = kernels::sums_of_few_rows({{.x = x, .weight = weight, .less_x = factors, .less_weight = less}});
+      at::Tensor expected = at::linear(x.to(at::kDouble), weight.to(at::kDouble));
+      expected.narrow(-1, 0, width).sub_(at::matmul(factors.to(at::kDouble), less.to(at::kDouble)));
+      EXPECT_LT(largest_difference(sums.front(), expected), 1e-4);
+    }
+  }
+}
+
 TEST(DecodeKernels, AttendToOneQueryAsDoublePrecisionDoes) {
   at::manual_seed(6);
   const at::Tensor q = at::randn({2, 6, 1, 8}) * 3, keys = at::randn({2, 2, 40, 8}), values = at::randn({2, 2, 40, 8});
