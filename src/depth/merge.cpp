@@ -209,9 +209,10 @@ MergeResult merge_by_sliding(const LayerWalk& walk, const TokenWindows& windows,
                              const std::function<JournalPhase(const std::string& name)>& phase) {
   check_depth(walk.checkpoint());
   const int64_t layers = walk.config().num_layers();
-  if (options.target_layers && (*options.target_layers < 1 || *options.target_layers > layers)) {
-    throw_error(ErrorKind::kUsage, "the model has ", layers, " layers; ", *options.target_layers,
-                " cannot be left of them");
+  const int64_t fewest = std::min<int64_t>(layers, 2);  // the last layer, and all others as one
+  if (options.target_layers && (*options.target_layers < fewest || *options.target_layers > layers)) {
+    throw_error(ErrorKind::kUsage, "merging leaves ", fewest, " to ", layers, " layers of this model; ",
+                *options.target_layers, " were asked for");
   }
   MergeTrials trials(walk, windows, options.rule, phase);
   MergeResult result = options.target_layers ? search_target(trials, options.rule, *options.target_layers)

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "dynslice/support/error.h"
+#include "model/kernels.h"
 
 namespace dynslice {
 namespace {
@@ -32,8 +33,8 @@ class Fit {
     for (int64_t row = 0; row < f.size(0); row += kRows) {
       const int64_t rows = std::min(kRows, f.size(0) - row);
       const at::Tensor left = f.narrow(0, row, rows).t();
-      moment_.add_(at::mm(left, f.narrow(0, row, rows)));
-      cross_.add_(at::mm(left, e.narrow(0, row, rows)));
+      moment_.add_(kernels::matmul(left, f.narrow(0, row, rows)));
+      cross_.add_(kernels::matmul(left, e.narrow(0, row, rows)));
     }
   }
 

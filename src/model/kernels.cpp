@@ -152,7 +152,23 @@ double logsumexp_row_fp32(const float* x, int64_t width) { return logsumexp(x, w
 DYNSLICE_MULTIVERSION
 double logsumexp_row_bf16(const uint16_t* x, int64_t width) { return logsumexp(x, width); }
 
+// Parts of wider matrices would go to oneDNN's reference code, which takes a thousand times as long.
+at::Tensor packed(const at::Tensor& matrix) {
+  return matrix.is_contiguous() || matrix.t().is_contiguous() ? matrix : matrix.contiguous();
+}
+
 }  // namespace
+
+at::Tensor matmul(const at::Tensor& a, const at::Tensor& b) {
+  // oneDNN wants the columns of b side by side: a copy of a large matrix that many rows meet pays for itself.
+  constexpr int64_t kWorthCopying = 1 << 20, kManyRows = 1024;
+  if (!is_cpu_fp32(a) || !is_cpu_fp32(b) || a.dim() != 2 || b.dim() != 2 || a.size(0) < 16) return at::matmul(a, b);
+  const auto* onednn = onednn_linear();
+  if (onednn == nullptr) return at::matmul(a, b);
+  const bool copies = b.numel() >= kWorthCopying && a.size(0) >= kManyRows;
+  const at::Tensor columns = copies ? b.t().contiguous() : packed(b.t());
+  return onednn->call(packed(a), columns, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), "");
+}
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (few_rows_apply(x, weight)) return linear_few_rows(x, weight, bias);

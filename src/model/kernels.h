@@ -13,6 +13,9 @@ namespace dynslice::kernels {
 // fp32 whatever weight's dtype.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
+// a b of matrices [m, k] and [k, n] in any layout, by the same choice of library.
+at::Tensor matmul(const at::Tensor& a, const at::Tensor& b);
+
 // Whether `linear` uses oneDNN for fp32 on the CPU; MKL otherwise.
 bool uses_onednn();
 

@@ -434,11 +434,11 @@ MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& comp
   MachineRates rates;
   const at::Tensor low_x = x.to(compute.dtype), low_weight = weight.to(compute.dtype);
   rates.forward_flops = product * calls_per_second(kSeconds, [&] { wait(kernels::linear(low_x, low_weight, {})); });
-  rates.rotation_flops = product * calls_per_second(kSeconds, [&] { wait(at::matmul(x, weight.t())); });
+  rates.rotation_flops = product * calls_per_second(kSeconds, [&] { wait(kernels::matmul(x, weight.t())); });
   const at::Tensor rows = at::rand({kRows, std::min<int64_t>(d, 1024)}, fp32);
   at::Tensor moment = at::zeros({rows.size(1), rows.size(1)}, fp32.dtype(at::kDouble));
   rates.moment_flops = 2.0 * static_cast<double>(rows.numel()) * static_cast<double>(rows.size(1)) *
-                       calls_per_second(kSeconds, [&] { wait(moment.add_(at::mm(rows.t(), rows))); });
+                       calls_per_second(kSeconds, [&] { wait(moment.add_(kernels::matmul(rows.t(), rows))); });
   const int64_t n = std::min<int64_t>(d, 256);
   const at::Tensor square = moment.narrow(0, 0, std::min(n, moment.size(0))).narrow(1, 0, std::min(n, moment.size(0)));
   const at::Tensor symmetric = square + square.t();

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "dynslice/support/error.h"
+#include "model/kernels.h"
 
 namespace dynslice {
 namespace {
@@ -27,7 +28,7 @@ void SecondMoment::add(const at::Tensor& x) {
       const int64_t height = std::min(block_, width - begin);
       upper_.narrow(0, begin, height)
           .narrow(1, begin, width - begin)
-          .add_(at::mm(rows.narrow(1, begin, height).t(), rows.narrow(1, begin, width - begin)));
+          .add_(kernels::matmul(rows.narrow(1, begin, height).t(), rows.narrow(1, begin, width - begin)));
     }
   }
 }

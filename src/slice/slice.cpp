@@ -36,22 +36,22 @@ Shortcut as_shortcut(const Turn& turn, at::ScalarType dtype) {
 
 // fp32 weight [out, d] → weight basis [out, D]: the linear then reads the sliced stream.
 void rotate_input(Linear& linear, const at::Tensor& basis) {
-  linear.weight = at::matmul(linear.weight, basis.to(at::kFloat));
+  linear.weight = kernels::matmul(linear.weight, basis.to(at::kFloat));
 }
 
 // fp32 weight [d, in] → basisᵀ weight, and the bias with it: the linear then writes in the coordinates of the basis.
 void rotate_output(Linear& linear, const at::Tensor& basis) {
   const at::Tensor basis32 = basis.to(at::kFloat).t();
-  linear.weight = at::matmul(basis32, linear.weight);
+  linear.weight = kernels::matmul(basis32, linear.weight);
   if (linear.bias.defined()) linear.bias = at::matmul(basis32, linear.bias);
 }
 
 // The same for a turn: columns [d, n] in the stream's coordinates → [out, n].
 at::Tensor turn_columns(const Turn& turn, int64_t out, const at::Tensor& columns) {
-  if (turn.weight.defined()) return at::matmul(turn.weight.to(at::kFloat), columns);
+  if (turn.weight.defined()) return kernels::matmul(turn.weight.to(at::kFloat), columns);
   const at::Tensor passed = columns.narrow(0, 0, out);
   if (!turn.down.defined()) return passed;
-  return at::addmm(passed, turn.up.to(at::kFloat), at::matmul(turn.down.to(at::kFloat), columns));
+  return kernels::matmul(turn.up.to(at::kFloat), kernels::matmul(turn.down.to(at::kFloat), columns)).add_(passed);
 }
 
 void turn_output(Linear& linear, const Turn& turn, int64_t out) {
@@ -243,7 +243,7 @@ class Slicer {
       const int64_t end = std::min(vocab, begin + kRowBlock);
       at::Tensor rows = walk_.checkpoint().load_rows(source, {vocab, width}, begin, end, at::kFloat).to(device);
       if (column_scale.defined()) rows = rows * column_scale;
-      if (basis.defined()) rows = at::matmul(rows, basis32);
+      if (basis.defined()) rows = kernels::matmul(rows, basis32);
       sink_.write_rows(name, begin, rows);
       progress.advance(end - begin);
     }

@@ -69,8 +69,8 @@ def test_streamline_by_cosine_takes_the_most_alike(depth):
         ("drop", ["--indices", "4-2"], ["4-2", "backwards"]),
         ("drop", ["--indices", "0-5"], ["one must stay"]),
         ("drop", ["--ratio", "120%"], ["--ratio", "below 100%"]),
-        ("merge", ["--target-layers", 7], ["6 layers", "7"]),
-        ("merge", ["--target-layers", 1], ["cannot get below 2 layers"]),
+        ("merge", ["--target-layers", 7], ["2 to 6 layers", "7"]),
+        ("merge", ["--target-layers", 1], ["2 to 6 layers", "1 were asked"]),
         ("streamline", ["--layers", 2, "--window", "7"], ["--window 7", "1 to 4"]),
         ("streamline", ["--layers", 2, "--window", "best"], ["--window best", "search, cosine"]),
         ("streamline", ["--layers", 2, "--window", "0"], ["--window 0", "1 to 4"]),
@@ -102,14 +102,15 @@ def test_dry_run_foretells_and_writes_nothing(depth, tmp_path, options):
 @pytest.mark.parametrize("options", [["drop", "--layers", 2, "--order", "ppl"], ["merge", "--target-layers", 3], ["streamline", "--layers", 2]], ids=lambda o: o[0])
 def test_killed_runs_go_on_to_the_same_bytes(binary, run, tiny_model, text_file, tmp_path, options):
     model = tiny_model("llama", num_hidden_layers=20, max_shard_size="1GB")
-    command = ["depth", options[0], model, *options[1:], "--calib", text_file, "--samples", "8", "--seqlen", "128"]
+    command = ["depth", options[0], model, *options[1:], "--calib", text_file,
+               *(["--samples", "30", "--seqlen", "500"] if options[0] == "merge" else ["--samples", "48", "--seqlen", "128"])]
     run(*command, "-o", tmp_path / "whole")
     resumed = 0
-    for _ in range(40):
+    for attempt in range(60):
         running = subprocess.Popen([binary, *map(str, command), "-o", tmp_path / "killed", "--resume"], stdout=subprocess.DEVNULL,
                                    stderr=subprocess.PIPE, text=True, env={"DYNSLICE_JOURNAL": "every", "PATH": ""})  # fmt: skip
         try:
-            _, stderr = running.communicate(timeout=0.9)
+            _, stderr = running.communicate(timeout=0.5 + 0.02 * attempt)
             assert running.returncode == 0, stderr
             break
         except subprocess.TimeoutExpired:
@@ -117,11 +118,11 @@ def test_killed_runs_go_on_to_the_same_bytes(binary, run, tiny_model, text_file,
             _, stderr = running.communicate()
             resumed += "Resuming at" in stderr
     else:
-        run(*command, "-o", tmp_path / "killed", "--resume")
+        pytest.fail("never finished")
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     ours, theirs = (json.loads((tmp_path / name / "dynslice.json").read_text()) for name in ("killed", "whole"))
     for record in (ours, theirs):
         record["run"].pop("command_line")
     assert ours == theirs
-    assert resumed or options[0] != "drop"
+    assert resumed

@@ -38,7 +38,7 @@ struct MergeResult {
 // Searches on `windows` (the paper: 10 of 128 tokens). The last layer stays as it is. Keeps the dense model's stream
 // at every layer's entry, so that a trial runs the layers from `low` upward only, and the cosine of every trial, so
 // that thresholds share them. `phase` gives the journal of a trial.
-// Throws kUsage for a sliced model, a target that is no number of layers of it, or that merging cannot reach.
+// Throws kUsage for a sliced model, or a target that merging cannot reach.
 MergeResult merge_by_sliding(const LayerWalk& walk, const TokenWindows& windows, const MergeOptions& options,
                              const std::function<JournalPhase(const std::string& name)>& phase);
 

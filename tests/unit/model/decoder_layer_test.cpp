@@ -169,6 +169,22 @@ TEST(Rope, Llama3ScalingStretchesLongWavelengthsOnly) {
   EXPECT_NEAR(angle(scaled, 31) * 8 / angle(plain, 31), 1.0, 1e-4);  // far above 8192
 }
 
+TEST(Kernels, MatmulTakesMatricesInAnyLayout) {
+  at::manual_seed(4);
+  const at::Tensor left = at::randn({90, 300}), right = at::randn({300, 130});
+  const at::Tensor lefts[] = {left, left.t().contiguous().t(), at::randn({90, 400}).narrow(1, 50, 300),
+                              at::randn({400, 90}).narrow(0, 9, 300).t(), at::randn({2, 300})};
+  const at::Tensor rights[] = {right, right.t().contiguous().t(), at::randn({300, 200}).narrow(1, 7, 130),
+                               at::randn({130, 500}).narrow(1, 20, 300).t()};
+  for (const at::Tensor& a : lefts) {
+    for (const at::Tensor& b : rights)
+      EXPECT_LT(largest_difference(kernels::matmul(a, b), at::matmul(a.to(at::kDouble), b.to(at::kDouble))), 1e-3);
+  }
+  const at::Tensor many = at::randn({1100, 1100}), large = at::randn({1100, 1000});
+  EXPECT_LT(largest_difference(kernels::matmul(many, large), at::matmul(many.to(at::kDouble), large.to(at::kDouble))),
+            1e-2);
+}
+
 TEST(Kernels, RmsNormDividesByTheGivenDivisor) {
   const at::Tensor x = at::randn({7, 24});
   const at::Tensor expected = x / (x.square().sum(-1, true) / 32.0 + 1e-5).sqrt();
