@@ -113,4 +113,18 @@ inline TokenWindows random_windows(int64_t count, int64_t length, int64_t vocab,
   return {std::vector<int32_t>(first, first + ids.numel()), count, length};
 }
 
+// All streams of a walk, x_0 to x_L, as [tokens, d] fp64.
+inline std::vector<at::Tensor> all_streams(const LayerWalk& walk, const TokenWindows& windows) {
+  ResidualStream stream = walk.embed(windows);
+  std::vector<at::Tensor> streams = {stream.gather()};
+  walk.run("test", windows.tokens(), [&](LayerStep& step) {
+    step.transform(stream, [&](const at::Tensor& x) {
+      return forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
+    });
+    streams.push_back(stream.gather());
+  });
+  for (at::Tensor& x : streams) x = x.reshape({-1, x.size(-1)}).to(at::kDouble);
+  return streams;
+}
+
 }  // namespace dynslice::testing

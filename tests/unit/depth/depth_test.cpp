@@ -18,6 +18,7 @@
 namespace dynslice {
 namespace {
 
+using testing::all_streams;
 using ::testing::ElementsAre;
 using testing::MemoryCheckpoint;
 using testing::random_model;
@@ -60,20 +61,6 @@ void silence(MemoryCheckpoint& model, const std::vector<int64_t>& layers) {
     for (const char* writer : {"self_attn.o_proj.weight", "mlp.down_proj.weight"})
       model.at(layer_tensor_name(layer, writer)).zero_();
   }
-}
-
-// The streams that enter every layer, and the one that leaves the last, as [tokens, d] fp64.
-std::vector<at::Tensor> all_streams(const LayerWalk& walk, const TokenWindows& windows) {
-  ResidualStream stream = walk.embed(windows);
-  std::vector<at::Tensor> streams = {stream.gather()};
-  walk.run("test", windows.tokens(), [&](LayerStep& step) {
-    step.transform(stream, [&](const at::Tensor& x) {
-      return forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
-    });
-    streams.push_back(stream.gather());
-  });
-  for (at::Tensor& x : streams) x = x.reshape({-1, x.size(-1)}).to(at::kDouble);
-  return streams;
 }
 
 class Depth : public ::testing::Test {

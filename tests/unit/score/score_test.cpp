@@ -14,23 +14,10 @@
 namespace dynslice {
 namespace {
 
+using testing::all_streams;
 using testing::MemoryCheckpoint;
 using testing::random_windows;
 using testing::tiny_model;
-
-// All streams of a walk, x_0 to x_L, as [tokens, d] fp64.
-std::vector<at::Tensor> all_streams(const LayerWalk& walk, const TokenWindows& windows) {
-  ResidualStream stream = walk.embed(windows);
-  std::vector<at::Tensor> streams = {stream.gather()};
-  walk.run("test", windows.tokens(), [&](LayerStep& step) {
-    step.transform(stream, [&](const at::Tensor& x) {
-      return forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
-    });
-    streams.push_back(stream.gather());
-  });
-  for (at::Tensor& x : streams) x = x.reshape({-1, x.size(-1)}).to(at::kDouble);
-  return streams;
-}
 
 at::Tensor cosines(const at::Tensor& x, const at::Tensor& y) { return (x * y).sum(1) / x.norm(2, 1) / y.norm(2, 1); }
 
