@@ -106,17 +106,19 @@ def test_killed_runs_go_on_to_the_same_bytes(binary, run, tiny_model, text_file,
                *(["--samples", "30", "--seqlen", "500"] if options[0] == "merge" else ["--samples", "48", "--seqlen", "128"])]
     run(*command, "-o", tmp_path / "whole")
     resumed = 0
-    for attempt in range(60):
+    patience = 0.5  # grows until a slow or busy machine gets through its longest step
+    for _ in range(40):
         running = subprocess.Popen([binary, *map(str, command), "-o", tmp_path / "killed", "--resume"], stdout=subprocess.DEVNULL,
                                    stderr=subprocess.PIPE, text=True, env={"DYNSLICE_JOURNAL": "every", "PATH": ""})  # fmt: skip
         try:
-            _, stderr = running.communicate(timeout=0.5 + 0.02 * attempt)
+            _, stderr = running.communicate(timeout=patience)
             assert running.returncode == 0, stderr
             break
         except subprocess.TimeoutExpired:
             running.send_signal(signal.SIGKILL)
             _, stderr = running.communicate()
             resumed += "Resuming at" in stderr
+            patience *= 1.15
     else:
         pytest.fail("never finished")
     for name in ("model.safetensors", "config.json"):
