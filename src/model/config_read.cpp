@@ -34,7 +34,7 @@ const Defaults* find_defaults(const std::string& model_type) {
   return nullptr;
 }
 
-const Defaults& defaults_of(const std::string& model_type, const std::string& where, const std::string& key) {
+const Defaults& defaults_of(const std::string& model_type, const std::string& where, const char* key) {
   const Defaults* found = find_defaults(model_type);
   if (found != nullptr) return *found;
   std::string names;
