@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <optional>
 
 #include "dynslice/support/error.h"
 #include "model/attention_kernel.h"
@@ -112,14 +113,27 @@ at::Tensor attention_mask(int64_t first, int64_t length, int64_t window, at::Dev
   return at::zeros({length, first + length}, options.dtype(at::kFloat)).masked_fill_(hidden, -INFINITY);
 }
 
+// Keys or values for every query head. Of CUDA's kernels that never hold all scores of a window, only the one for
+// half-precision numbers and no mask shares a key among queries by itself.
+at::Tensor spread(const at::Tensor& shared, const at::Tensor& q) {
+  const int64_t kv = shared.size(1), group = q.size(1) / kv;
+  return shared.unsqueeze(2).expand({-1, -1, group, -1, -1}).flatten(1, 2);
+}
+
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask,
+                  bool is_causal) {
+  const std::optional<at::Tensor> added = mask.defined() ? std::optional(mask.to(q.scalar_type())) : std::nullopt;
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+  const bool grouped = q.size(1) != k.size(1);
+  if (grouped && q.is_cuda() && (mask.defined() || q.scalar_type() == at::kFloat)) {
+    return at::scaled_dot_product_attention(q, spread(k, q), spread(v, q), added, 0.0, is_causal, scale);
+  }
+  return at::scaled_dot_product_attention(q, k, v, added, 0.0, is_causal, scale, grouped);
+}
+
 // `mask` is undefined for plain causal attention.
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask) {
-  const bool grouped = q.size(1) != k.size(1);
-  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
-  if (!mask.defined()) {
-    return at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, scale, grouped);
-  }
-  return at::scaled_dot_product_attention(q, k, v, mask.to(q.scalar_type()), 0.0, /*is_causal=*/false, scale, grouped);
+  return attend(q, k, v, mask, !mask.defined());
 }
 
 // Adds k, v [B, kv_heads, T, head_dim] to the cache.
@@ -147,7 +161,11 @@ at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Ten
   if (is_first && length > 1) return attend(q, k, v, mask);
   const auto seen = [&](const at::Tensor& cached) { return cached.narrow(2, begin, end - begin).to(q.scalar_type()); };
   if (length > 1) return attend(q, seen(cache.keys), seen(cache.values), mask);
-  return attend(q, seen(cache.keys), seen(cache.values), at::zeros({1, end - begin}, q.options()));
+  // One query sees all keys, and so do those of the other heads that share them: they are as good as further tokens.
+  const int64_t kv = k.size(1), group = q.size(1) / kv;
+  return attend(q.reshape({q.size(0), kv, group, q.size(3)}), seen(cache.keys), seen(cache.values), {},
+                /*is_causal=*/false)
+      .reshape(q.sizes());
 }
 
 // From queries, keys and values [B, T, (H + 2 kv_heads) * head_dim], side by side, to the heads' outputs

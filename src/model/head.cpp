@@ -11,11 +11,18 @@
 namespace dynslice {
 namespace {
 
-// Rows of the output matrix in memory at once. Logits are made for some tokens and some of these rows at a time, few
-// enough to be still in the cache when they are summed up.
+// Rows of the output matrix in memory at once.
 constexpr int64_t kVocabularyBlock = 8192;
-constexpr int64_t kTokenBlock = 1024;
-constexpr int64_t kLogitColumns = 2048;
+
+// Logits are made for some tokens and some of these rows at a time: on the CPU few enough to be still in the cache when
+// they are summed up, on a device so many that launching its kernels does not count (resources.cpp knows these sizes).
+struct LogitBlock {
+  int64_t tokens, columns;
+};
+
+LogitBlock logit_block(at::Device device) {
+  return device.is_cpu() ? LogitBlock{1024, 2048} : LogitBlock{4096, kVocabularyBlock};
+}
 
 // Running log-sum-exp and target logit of every position of all windows, fp64 [positions].
 struct LossState {
@@ -88,15 +95,16 @@ at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualSt
   const at::Tensor targets = next_ids(windows, walk.options().device);
   stream.transform([&](const at::Tensor& x) { return head_input(head, x).to(walk.options().dtype); });
 
+  const LogitBlock at_once = logit_block(walk.options().device);
   const int64_t vocabulary_blocks = (head.vocab_size + kVocabularyBlock - 1) / kVocabularyBlock;
   ProgressTask progress(walk.progress(), task, positions * vocabulary_blocks, "tokens");
   for (int64_t begin = 0; begin < head.vocab_size; begin += kVocabularyBlock) {
     const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kVocabularyBlock));
     int64_t first = 0;
     stream.visit([&](const at::Tensor& chunk) {
-      for (const at::Tensor& block : chunk.view({-1, head.columns}).split(kTokenBlock)) {
-        for (int64_t row = 0; row < rows.size(0); row += kLogitColumns) {
-          const int64_t count = std::min(kLogitColumns, rows.size(0) - row);
+      for (const at::Tensor& block : chunk.view({-1, head.columns}).split(at_once.tokens)) {
+        for (int64_t row = 0; row < rows.size(0); row += at_once.columns) {
+          const int64_t count = std::min(at_once.columns, rows.size(0) - row);
           accumulate(state, block, rows.narrow(0, row, count), targets, begin + row, first);
         }
         first += block.size(0);

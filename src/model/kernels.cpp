@@ -157,6 +157,16 @@ at::Tensor packed(const at::Tensor& matrix) {
   return matrix.is_contiguous() || matrix.t().is_contiguous() ? matrix : matrix.contiguous();
 }
 
+// LibTorch's own, which is one kernel, divides by the width: with r = divisor / width its eps is r eps, and its result
+// √r too small.
+at::Tensor composed_rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps) {
+  const int64_t width = x.size(-1);
+  const double ratio = static_cast<double>(divisor) / static_cast<double>(width);
+  std::optional<at::Tensor> scale = weight.defined() ? std::optional(weight) : std::nullopt;
+  if (ratio != 1) scale = scale ? *scale * std::sqrt(ratio) : at::full({width}, std::sqrt(ratio), x.options());
+  return at::rms_norm(x, {width}, scale, ratio * eps);
+}
+
 }  // namespace
 
 at::Tensor matmul(const at::Tensor& a, const at::Tensor& b) {
@@ -186,11 +196,7 @@ bool uses_onednn() { return onednn_linear() != nullptr; }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps, at::ScalarType dtype) {
   if (!has_loops(x) || (dtype != at::kFloat && dtype != at::kBFloat16)) {
-    const at::Tensor wide = x.to(at::kFloat);
-    const at::Tensor mean_square = wide.square().sum(-1, true) / static_cast<double>(divisor);
-    at::Tensor y = wide * at::rsqrt(mean_square + eps);
-    if (weight.defined()) y = y * weight;
-    return y.to(dtype);
+    return composed_rms_norm(x.to(at::kFloat), weight, divisor, eps).to(dtype);
   }
   const at::Tensor input = x.contiguous();
   at::Tensor y = at::empty(input.sizes(), input.options().dtype(dtype));
@@ -214,14 +220,13 @@ void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at
   const int64_t batch = qkv.size(0), length = qkv.size(1), total = qkv.size(2), head_dim = qkv.size(3);
   const int64_t half = head_dim / 2;
   if (!has_loops(qkv)) {
-    at::Tensor first = qkv.narrow(2, 0, heads).narrow(3, 0, half);
-    at::Tensor second = qkv.narrow(2, 0, heads).narrow(3, half, half);
-    const at::Tensor c = cos.narrow(0, 0, length).view({1, length, 1, half});
+    const at::Tensor pairs = qkv.narrow(2, 0, heads).unflatten(3, {2, half});  // [B, T, heads, 2, half]
+    const at::Tensor c = cos.narrow(0, 0, length).view({1, length, 1, 1, half});
     const at::Tensor s = sin.narrow(0, 0, length).view({1, length, 1, half});
-    const at::Tensor rotated_first = first * c - second * s;
-    const at::Tensor rotated_second = second * c + first * s;
-    first.copy_(rotated_first);
-    second.copy_(rotated_second);
+    at::Tensor rotated = pairs * c;
+    rotated.select(3, 0).addcmul_(pairs.select(3, 1), s, -1);
+    rotated.select(3, 1).addcmul_(pairs.select(3, 0), s);
+    pairs.copy_(rotated);
     return;
   }
   const float* cosines = cos.const_data_ptr<float>();
@@ -265,8 +270,13 @@ at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::T
   const int64_t width = branch.size(-1), narrow = x.size(-1), common = std::min(width, narrow);
   const bool corrects = correction.defined();
   if (!has_loops(branch) || !is_cpu_fp32(x) || (corrects && correction.scalar_type() != branch.scalar_type())) {
-    at::Tensor sum = branch.scalar_type() == at::kFloat ? branch : branch.to(at::kFloat);
-    sum.narrow(-1, 0, common).add_(x.narrow(-1, 0, common));
+    at::Tensor sum;
+    if (branch.scalar_type() != at::kFloat && narrow == width) {
+      sum = (x + branch).to(at::kFloat);
+    } else {
+      sum = branch.scalar_type() == at::kFloat ? branch : branch.to(at::kFloat);
+      sum.narrow(-1, 0, common).add_(x.narrow(-1, 0, common));
+    }
     if (corrects) sum.narrow(-1, 0, correction.size(-1)).add_(correction);
     return sum;
   }

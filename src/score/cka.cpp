@@ -80,11 +80,12 @@ at::Tensor cka_of_streams(const LayerWalk& walk, const TokenWindows& windows, co
   GramWalk grams_walk(walk);
   const std::vector<ResidualStream>& grams = grams_walk.run(windows, journal);
   const auto streams = static_cast<int64_t>(grams.size());
-  at::Tensor hsic = at::zeros({streams, streams}, at::kDouble);
+  const at::Device device = walk.options().device;
+  at::Tensor hsic = at::zeros({streams, streams}, at::TensorOptions().dtype(at::kDouble).device(device));
   for (size_t chunk = 0; chunk < grams.front().chunks.size(); ++chunk) {
     for (int64_t batch = 0; batch < grams.front().chunks[chunk].size(0); ++batch) {
       std::vector<at::Tensor> one;
-      for (const ResidualStream& stream : grams) one.push_back(stream.chunks[chunk][batch].to(at::kCPU));
+      for (const ResidualStream& stream : grams) one.push_back(stream.chunks[chunk][batch].to(device));
       hsic.add_(unbiased_hsic(one));
       check_interrupt();
     }
@@ -92,8 +93,8 @@ at::Tensor cka_of_streams(const LayerWalk& walk, const TokenWindows& windows, co
       if (stream.store) stream.store->drop_pages(stream.chunks[chunk]);
     }
   }
-  const at::Tensor root = hsic.diagonal().sqrt();
-  return hsic / (root.unsqueeze(0) * root.unsqueeze(1));
+  const at::Tensor sums = hsic.cpu(), root = sums.diagonal().sqrt();
+  return sums / (root.unsqueeze(0) * root.unsqueeze(1));
 }
 
 }  // namespace dynslice

@@ -21,7 +21,7 @@ at::Tensor gram_matrices(const at::Tensor& x);
 // The unbiased HSIC of all pairs of `grams`, matrices [n, n] of one minibatch in different streams: [s, s] fp64.
 at::Tensor unbiased_hsic(const std::vector<at::Tensor>& grams);
 
-// CKA of every pair of the streams x_0 ... x_L: [L + 1, L + 1] fp64. NaN where a stream does not vary.
+// CKA of every pair of the streams x_0 ... x_L: [L + 1, L + 1] fp64, on the CPU. NaN where a stream does not vary.
 at::Tensor cka_of_streams(const LayerWalk& walk, const TokenWindows& windows, const JournalPhase& journal);
 
 }  // namespace dynslice

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "support/multiversion.h"
 
@@ -31,6 +32,18 @@ double row_cosine(const float* x, const float* y, int64_t width) {
   return cosine_of_sums(dot, xx, yy);
 }
 
+// Σ x y, Σ x², Σ y² of every token, [tokens, 3] on the CPU. In blocks, of which fp64 copies are made.
+at::Tensor sums_on_device(const at::Tensor& x, const at::Tensor& y) {
+  constexpr int64_t kTokens = 2048;
+  std::vector<at::Tensor> blocks;
+  for (int64_t first = 0; first < x.size(0); first += kTokens) {
+    const int64_t count = std::min(kTokens, x.size(0) - first);
+    const at::Tensor a = x.narrow(0, first, count).to(at::kDouble), b = y.narrow(0, first, count).to(at::kDouble);
+    blocks.push_back(at::stack({(a * b).sum(1), a.square().sum(1), b.square().sum(1)}, 1));
+  }
+  return at::cat(blocks).cpu();
+}
+
 }  // namespace
 
 at::Tensor token_cosines(const at::Tensor& x, const at::Tensor& y) {
@@ -39,8 +52,7 @@ at::Tensor token_cosines(const at::Tensor& x, const at::Tensor& y) {
   at::Tensor result = at::empty({tokens}, at::kDouble);
   double* cosines = result.mutable_data_ptr<double>();
   if (!x.device().is_cpu()) {
-    const at::Tensor a = x.reshape({tokens, width}).to(at::kDouble), b = y.reshape({tokens, width}).to(at::kDouble);
-    const at::Tensor sums = at::stack({(a * b).sum(1), a.square().sum(1), b.square().sum(1)}, 1).cpu().contiguous();
+    const at::Tensor sums = sums_on_device(x.reshape({tokens, width}), y.reshape({tokens, width}));
     const double* row = sums.const_data_ptr<double>();
     for (int64_t t = 0; t < tokens; ++t, row += 3) cosines[t] = cosine_of_sums(row[0], row[1], row[2]);
     return result;

@@ -40,15 +40,16 @@ Reflections reflect_to_end(const at::Tensor& columns) {
   const auto [packed, tau] = at::geqrf(columns.flip({0}));
   at::Tensor y = at::tril(packed, -1);
   y.diagonal().fill_(1.0);
-  const at::Tensor gram = at::matmul(y.t(), y);
+  // Column by column on the CPU, whatever the device: each waits for the one before, and is little work.
+  const at::Tensor gram = at::matmul(y.t(), y).cpu(), factors = tau.cpu();
   at::Tensor t = at::zeros({count, count}, gram.options());
   for (int64_t j = 0; j < count; ++j) {
-    t.select(1, j).narrow(0, j, 1).copy_(tau.narrow(0, j, 1));
+    t.select(1, j).narrow(0, j, 1).copy_(factors.narrow(0, j, 1));
     if (j == 0) continue;
     const at::Tensor above = at::mv(t.narrow(0, 0, j).narrow(1, 0, j), gram.select(1, j).narrow(0, 0, j));
-    t.select(1, j).narrow(0, 0, j).copy_(-tau[j] * above);
+    t.select(1, j).narrow(0, 0, j).copy_(-factors[j] * above);
   }
-  return {y.flip({0}), t};
+  return {y.flip({0}), t.to(y.device())};
 }
 
 // The stream keeps `out` >= in directions: those turned, and some that were dropped before.

@@ -19,7 +19,7 @@ constexpr int64_t kRows = 512;
 SecondMoment::SecondMoment(int64_t width, at::Device device)
     : upper_(at::zeros({width, width}, at::TensorOptions().dtype(at::kDouble).device(device))),
       // Six strips: with their upper parts only, 58 % of the whole product's work, in blocks large enough for GEMM.
-      block_(std::max<int64_t>(64, (width + 5) / 6)) {}
+      block_(std::max<int64_t>(device.is_cpu() ? 64 : 1024, (width + 5) / 6)) {}
 
 void SecondMoment::add(const at::Tensor& x) {
   const int64_t width = upper_.size(0);

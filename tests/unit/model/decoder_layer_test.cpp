@@ -191,6 +191,32 @@ TEST(Kernels, RmsNormDividesByTheGivenDivisor) {
   EXPECT_LT(largest_difference(kernels::rms_norm(x, {}, 32, 1e-5, at::kFloat), expected), 1e-6);
 }
 
+// Other devices have no loops of ours, and nor have other dtypes on the CPU.
+TEST(Kernels, ComposedOfOperatorsGiveWhatTheLoopsGive) {
+  at::manual_seed(9);
+  const auto wide = [](const at::Tensor& x) { return x.to(at::kDouble); };
+  const at::Tensor x = at::randn({2, 5, 24}), weight = at::randn({24});
+  for (const int64_t divisor : {24, 32}) {
+    for (const at::Tensor& scale : {at::Tensor(), weight}) {
+      EXPECT_LT(largest_difference(kernels::rms_norm(wide(x), scale, divisor, 0.1, at::kFloat),
+                                   kernels::rms_norm(x, scale, divisor, 0.1, at::kFloat)),
+                1e-5);
+    }
+  }
+  const LayerContext context = make_layer_context(testing::tiny_config({}), 5, at::kCPU);
+  at::Tensor qkv = at::randn({2, 5, 8, 8}), wide_qkv = wide(qkv);
+  kernels::apply_rope_(qkv, 6, context.cos, context.sin);
+  kernels::apply_rope_(wide_qkv, 6, context.cos, context.sin);
+  EXPECT_LT(largest_difference(wide_qkv, qkv), 1e-5);
+  EXPECT_LT(largest_difference(kernels::silu_mul(wide(x)), kernels::silu_mul(x)), 1e-5);
+  for (const int64_t narrow : {24, 20, 30}) {
+    const at::Tensor beside = at::randn({2, 5, narrow}), correction = at::randn({2, 5, 7});
+    EXPECT_LT(largest_difference(kernels::add_fitted(wide(x), beside, wide(correction)),
+                                 kernels::add_fitted(x.clone(), beside, correction)),
+              1e-5);
+  }
+}
+
 TEST(Kernels, SiluAndLogSumExpAgreeWithDoublePrecisionOverTheWholeRange) {
   const at::Tensor gate = at::linspace(-120, 120, 4001).view({1, -1});
   const at::Tensor both = at::cat({gate, at::ones_like(gate)}, 1);
