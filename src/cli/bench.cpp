@@ -149,7 +149,7 @@ void run(const BenchOptions& options, TerminalProgress& progress) {
   json["dtype"] = dtype_name(compute.dtype);
   json["device"] = compute.device.str();
   json["threads"] = at::get_num_threads();
-  json["peak_rss_bytes"] = peak_rss_bytes();
+  add_peaks(json, peak_memory(compute));
   std::cout << to_text(json);
 }
 

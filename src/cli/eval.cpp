@@ -20,7 +20,7 @@ void report(const EvalOptions& options, const ComputeOptions& compute, const Loa
         {"protocol", options.protocol}};
     json["tokens_per_second"] = result.tokens_per_second();
     json["wall_seconds"] = seconds;
-    json["peak_rss_bytes"] = peak_rss_bytes();
+    add_peaks(json, peak_memory(compute));
     json["provenance"] = run_description;
     json["provenance"]["text"] = describe(text, options.text);
     std::cout << to_text(json);
@@ -49,7 +49,7 @@ void run(const EvalOptions& options, TerminalProgress& progress) {
                              [&](const ComputeOptions& with, int64_t stream_bytes) {
                                return estimate_perplexity(*checkpoint, with, amount_of(text.windows), stream_bytes);
                              },
-                             default_turn_bytes(*checkpoint)});
+                             default_turn_bytes(*checkpoint, compute.device)});
   if (!plan) return;
   compute = plan->compute;
   measure.stream_bytes = plan->stream_bytes;

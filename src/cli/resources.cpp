@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "cli/terminal.h"
+#include "dynslice/model/device_memory.h"
 #include "dynslice/support/log.h"
 #include "dynslice/support/machine.h"
 
@@ -77,6 +78,13 @@ void print(const Job& job, const ResourcePlan& plan, const MachineRates& rates, 
 }  // namespace
 
 TextAmount amount_of(const TokenWindows& windows) { return {windows.count, windows.length}; }
+
+PeakMemory peak_memory(const ComputeOptions& compute) { return {peak_rss_bytes(), peak_device_bytes(compute.device)}; }
+
+void add_peaks(OrderedJson& json, const PeakMemory& peak) {
+  json["peak_rss_bytes"] = peak.rss;
+  if (peak.device) json["peak_device_bytes"] = *peak.device;
+}
 
 std::optional<ResourcePlan> prepare(const CommonOptions& options, const Checkpoint& checkpoint,
                                     const ComputeOptions& compute, const Job& job) {

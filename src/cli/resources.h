@@ -25,4 +25,14 @@ std::optional<ResourcePlan> prepare(const CommonOptions& options, const Checkpoi
 
 TextAmount amount_of(const TokenWindows& windows);
 
+// The most that the run had of the machine's memory, and of the device's when it computed on one.
+struct PeakMemory {
+  uint64_t rss = 0;
+  std::optional<uint64_t> device;
+};
+PeakMemory peak_memory(const ComputeOptions& compute);
+
+// As the keys "peak_rss_bytes" and "peak_device_bytes".
+void add_peaks(OrderedJson& json, const PeakMemory& peak);
+
 }  // namespace dynslice::cli

@@ -22,6 +22,9 @@ constexpr const char* kMemoryAdvice =
     "; lower --samples, --seqlen or --threads, let streams live on the disk with --activation-memory, give "
     "--max-memory, "
     "or use a machine with more memory";
+constexpr const char* kDeviceAdvice =
+    "; end what else uses the device, give --max-memory (less than it has), lower --samples or --seqlen, or compute "
+    "with --device cpu";
 
 void on_interrupt(int) {
   // A second Ctrl-C ends the program at once.
@@ -50,10 +53,12 @@ int report(std::string message, int exit_code) {
 int report_torch(const c10::Error& error) {
   std::string message = error.what_without_backtrace();
   message = message.substr(0, message.find('\n'));
-  const bool memory =
-      message.find("out of memory") != std::string::npos || message.find("allocate memory") != std::string::npos;
-  if (memory)
-    return report("out of memory (" + message + ")" + kMemoryAdvice, static_cast<int>(ErrorKind::kOutOfResources));
+  const auto says = [&](const char* words) { return message.find(words) != std::string::npos; };
+  const bool on_device = says("CUDA") || says("CUBLAS") || says("CUSOLVER");
+  if (says("out of memory") || says("allocate memory") || says("ALLOC_FAILED")) {
+    return report("out of memory (" + message + ")" + (on_device ? kDeviceAdvice : kMemoryAdvice),
+                  static_cast<int>(ErrorKind::kOutOfResources));
+  }
   return report("internal error, please report it with the command line: " + message, 1);
 }
 

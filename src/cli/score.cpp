@@ -31,11 +31,12 @@ void print_scores(const LayerScores& scores, const Metric& metric) {
             << " values. " << scores.tokens << " tokens.\n";
 }
 
-void report(const ScoreOptions& options, const LayerScores& scores, const Metric& metric, double seconds) {
+void report(const ScoreOptions& options, const ComputeOptions& compute, const LayerScores& scores, const Metric& metric,
+            double seconds) {
   if (options.common.json) {
     OrderedJson json = to_json(scores);
     json["wall_seconds"] = seconds;
-    json["peak_rss_bytes"] = peak_rss_bytes();
+    add_peaks(json, peak_memory(compute));
     std::cout << to_text(json);
     return;
   }
@@ -86,7 +87,7 @@ void run(const ScoreOptions& options, TerminalProgress& progress) {
                             heat_map_svg(scores.matrix, "CKA of layers: " + model_name(options.common, *checkpoint)));
     }
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    report(options, scores, score.metric, journal->earlier_seconds() + seconds);
+    report(options, compute, scores, score.metric, journal->earlier_seconds() + seconds);
   });
   journal->remove_files();
 }

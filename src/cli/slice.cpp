@@ -31,7 +31,7 @@ constexpr double kSecondsWorthComparing = 10;
 // What the run took, read before anything is measured after it.
 struct Spent {
   double seconds = 0;
-  uint64_t peak_rss = 0;
+  PeakMemory peak;
 };
 
 // How fast the run computed, beside what this machine reaches in matrix products.
@@ -57,7 +57,7 @@ void report(const SliceOptions& options, OrderedJson json, const std::filesystem
                           {"gflops_per_second", arithmetic->flops / arithmetic->seconds / 1e9},
                           {"share_of_gemm_peak", arithmetic->share_of_peak}};
   }
-  json["peak_rss_bytes"] = spent.peak_rss;
+  add_peaks(json, spent.peak);
   json["output"] = out.string();
   if (options.common.json) std::cout << to_text(json);
 }
@@ -115,14 +115,14 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
   writer.commit([&] { journal.remove_files(); });
 
   const std::chrono::duration<double> here = std::chrono::steady_clock::now() - start;
-  const Spent spent{journal.earlier_seconds() + here.count(), peak_rss_bytes()};
+  const Spent spent{journal.earlier_seconds() + here.count(), peak_memory(in.compute)};
   const auto arithmetic = measure_arithmetic(in.work, in.compute, spent.seconds);
   report(in.options, json, in.out, spent, arithmetic);
   if (in.options.common.json) return;
   print_plan(planned.plan, planned.scores, change);
   std::cout << "Calibrated on " << windows.count << " windows of " << windows.length << " tokens in "
             << dtype_name(in.compute.dtype) << " on " << in.compute.device.str() << "; "
-            << format_duration(spent.seconds) << ", peak memory " << format_bytes(spent.peak_rss) << ".\n";
+            << format_duration(spent.seconds) << ", peak memory " << format_bytes(spent.peak.rss) << ".\n";
   if (arithmetic) {
     std::cout << format_fixed(arithmetic->flops / 1e12, 1) << " TFLOP at "
               << format_fixed(arithmetic->flops / arithmetic->seconds / 1e9, 0) << " GFLOP/s, "
@@ -160,7 +160,7 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
   if (options.common.resume && !Journal::is_in(folder->path())) {
     if (const auto finished = finished_earlier(in.out, run_description)) {
       log(LogLevel::kInfo, in.out.string() + ": was finished by the run before; nothing is left to do");
-      report(options, *finished, in.out, {0, peak_rss_bytes()}, std::nullopt);
+      report(options, *finished, in.out, {0, peak_memory(compute)}, std::nullopt);
       return;
     }
   }

@@ -30,7 +30,8 @@ void check_length(const TokenWindows& windows, const ModelConfig& config, Perple
 // Windows walked together: whole chunks of them where there is room, so that how many does not change the arithmetic.
 int64_t windows_per_turn(const LayerWalk& walk, const TokenWindows& windows, const PerplexityOptions& options) {
   const int64_t bytes_per_window = windows.length * walk.config().hidden_size * 4;
-  const int64_t stream_bytes = options.stream_bytes > 0 ? options.stream_bytes : default_turn_bytes(walk.checkpoint());
+  const int64_t stream_bytes =
+      options.stream_bytes > 0 ? options.stream_bytes : default_turn_bytes(walk.checkpoint(), walk.options().device);
   const int64_t fitting = std::max<int64_t>(1, stream_bytes / bytes_per_window);
   const int64_t chunk = std::max<int64_t>(1, walk.options().chunk_tokens / windows.length);
   return fitting > chunk ? fitting / chunk * chunk : fitting;

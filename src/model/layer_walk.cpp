@@ -24,6 +24,7 @@ at::Device parse_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;
   const bool valid =
       name == "cuda" || (name.starts_with("cuda:") && name.size() > 5 && name.size() < 8 &&
+                         (name.size() == 6 || name[5] != '0') &&  // LibTorch takes no leading zeros
                          std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; }));
   if (!valid) throw_error(ErrorKind::kUsage, "--device ", name, ": is not one of auto, cpu, cuda, cuda:N");
   if (!cuda) throw_error(ErrorKind::kUsage, "--device ", name, ": LibTorch sees no CUDA device; use --device cpu");

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <sstream>
 
+#include "dynslice/model/device_memory.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/machine.h"
 #include "dynslice/support/scratch_file.h"
@@ -17,9 +18,11 @@ namespace {
 
 // What the libraries take once they compute: code, threads' stacks and scratch, and buffers that malloc keeps.
 constexpr uint64_t kLibraryBytes = uint64_t{64} << 20;
-// Rows of embedding and head that are in memory at once, and tokens whose logits for them are.
+// The same on a CUDA device: kernels, which are loaded when they are first needed, and the work space of cuBLAS.
+constexpr uint64_t kDeviceLibraryBytes = uint64_t{256} << 20;
+// Rows of embedding and head that are in memory at once, and tokens whose logits for them are (on the CPU, elsewhere).
 constexpr int64_t kVocabularyBlock = 8192;
-constexpr int64_t kTokenBlock = 1024;
+constexpr int64_t kTokenBlock = 1024, kDeviceTokenBlock = 4096;
 
 // Multiplications and additions of an eigendecomposition for each of its n³: the reduction to a tridiagonal matrix
 // (4/3) and the way of the eigenvectors back (2). What the tridiagonal problem takes is not counted: it depends on the
@@ -27,6 +30,11 @@ constexpr int64_t kTokenBlock = 1024;
 constexpr double kEigenFlops = 10.0 / 3;
 
 uint64_t u64(int64_t value) { return static_cast<uint64_t>(std::max<int64_t>(0, value)); }
+
+// Of the memory that everything else is in as well: a device's does not hold the program.
+MemoryPart program_part(at::Device device) {
+  return {"program", device.is_cuda() ? kDeviceLibraryBytes : current_rss_bytes() + kLibraryBytes};
+}
 
 int64_t item(at::ScalarType dtype) { return static_cast<int64_t>(c10::elementSize(dtype)); }
 
@@ -89,7 +97,7 @@ std::vector<MemoryPart> walking_parts(const Checkpoint& checkpoint, const Comput
   const ModelConfig& config = checkpoint.config();
   const int64_t repacked =
       largest_of_layers(config, [&](const LayerShape& shape) { return largest_linear(config, shape); });
-  return {{"program", current_rss_bytes() + kLibraryBytes},
+  return {program_part(compute.device),
           {"layer_weights", u64(layer_bytes(config, compute.dtype))},
           {"repacked_weights", u64(repacked * item(compute.dtype))},
           {"chunk_buffers", u64(chunk_bytes(config, compute, text))}};
@@ -106,16 +114,17 @@ std::vector<MemoryPart> larger(std::vector<MemoryPart> first, std::vector<Memory
 }
 
 // Blocks of the embedding matrix, as stored and in fp32.
-std::vector<MemoryPart> embedding_parts(const ModelConfig& config) {
+std::vector<MemoryPart> embedding_parts(const ModelConfig& config, const ComputeOptions& compute) {
   const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * config.embedding_columns();
-  return {{"program", current_rss_bytes() + kLibraryBytes}, {"embedding_block", u64(2 * block * 4)}};
+  return {program_part(compute.device), {"embedding_block", u64(2 * block * 4)}};
 }
 
 std::vector<MemoryPart> head_parts(const ModelConfig& config, const ComputeOptions& compute, TextAmount text) {
   const int64_t rows = std::min(config.vocab_size, kVocabularyBlock);
-  return {{"program", current_rss_bytes() + kLibraryBytes},
+  const int64_t tokens = std::min(text.tokens(), compute.device.is_cpu() ? kTokenBlock : kDeviceTokenBlock);
+  return {program_part(compute.device),
           {"head_block", u64(rows * config.head_columns() * (4 + item(compute.dtype)))},
-          {"logits", u64(3 * std::min(text.tokens(), kTokenBlock) * rows * 4)},
+          {"logits", u64(3 * tokens * rows * 4)},
           {"losses", u64(3 * text.tokens() * 8)}};
 }
 
@@ -191,12 +200,16 @@ std::string list_parts(const ResourceEstimate& estimate) {
 
 [[noreturn]] void refuse(const ResourcePlan& plan, const ComputeOptions& asked, const MemoryLimits& limits) {
   const std::string limit = limits.max_memory ? "--max-memory " + megabytes(plan.memory_limit)
-                                              : "the machine has " + megabytes(plan.memory_limit) + " left";
+                                              : std::string("the ") + (asked.device.is_cuda() ? "device" : "machine") +
+                                                    " has " + megabytes(plan.memory_limit) + " left";
   throw_error(ErrorKind::kOutOfResources, "not enough memory: this needs about ", megabytes(plan.memory_bytes()), " (",
               list_parts(plan.estimate), ", streams ", megabytes(plan.activation_bytes), ") and ", limit,
-              asked.device.is_cuda() || plan.estimate.stream_bytes == 0 ? "; " : "; lower --seqlen, ",
-              limits.activation_memory ? "lower --activation-memory, " : "", "lower --threads, ",
-              limits.max_memory ? "or raise --max-memory" : "or use a machine with more memory");
+              plan.estimate.stream_bytes == 0 ? "; " : "; lower --seqlen, ",
+              limits.activation_memory ? "lower --activation-memory, " : "",
+              asked.device.is_cuda() ? "compute with --device cpu, " : "lower --threads, ",
+              limits.max_memory        ? "or raise --max-memory"
+              : asked.device.is_cuda() ? "or use a device with more memory"
+                                       : "or use a machine with more memory");
 }
 
 // The streams of `plan` in memory as far as they may be, the rest in the scratch file.
@@ -205,6 +218,13 @@ void place_streams(ResourcePlan& plan, const MemoryLimits& limits) {
   const uint64_t left = plan.memory_limit - std::min(plan.memory_limit, fixed);
   plan.activation_bytes = std::min(streams, limits.activation_memory.value_or(left));
   plan.scratch_bytes = streams - plan.activation_bytes;
+}
+
+// What the work may take where it is done. What this process has already is not among what the machine has left, but in
+// the estimate.
+uint64_t available_bytes(at::Device device) {
+  if (device.is_cuda()) return free_device_bytes(device).value_or(uint64_t{1} << 62);
+  return available_memory_bytes() + current_rss_bytes();
 }
 
 bool fits(const ResourcePlan& plan) { return plan.memory_bytes() <= plan.memory_limit; }
@@ -262,7 +282,7 @@ ResourceEstimate operator+(const ResourceEstimate& first, const ResourceEstimate
 ResourceEstimate estimate_score(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
                                 int64_t kept_streams, int64_t kept_values) {
   ResourceEstimate estimate;
-  estimate.parts = larger(walking_parts(checkpoint, compute, text), embedding_parts(checkpoint.config()));
+  estimate.parts = larger(walking_parts(checkpoint, compute, text), embedding_parts(checkpoint.config(), compute));
   estimate.stream_bytes = u64(kept_streams * stream_bytes(checkpoint.config(), text) + kept_values * text.tokens() * 4);
   estimate.work = walking_work(checkpoint, text, 1);
   return estimate;
@@ -284,7 +304,7 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
   // chunks, the decomposition's work space and the next basis.
   const uint64_t passing = chunk + u64(5 * square);
   estimate.parts.push_back({"moments_and_chunks", std::max(passing, u64(8 * square))});
-  std::vector<MemoryPart> vocabulary = embedding_parts(config);
+  std::vector<MemoryPart> vocabulary = embedding_parts(config, compute);
   const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * d;
   vocabulary.push_back({"moments_and_rotated_block", u64(2 * block * 4 + 4 * square)});
   estimate.parts = larger(std::move(estimate.parts), std::move(vocabulary));
@@ -317,7 +337,7 @@ ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const Compute
   const int64_t in_turn = std::clamp<int64_t>(turn_bytes / a_window, 1, std::max<int64_t>(1, text.windows));
   const TextAmount turn{in_turn, text.length};
   ResourceEstimate estimate;
-  estimate.parts = larger(larger(walking_parts(checkpoint, compute, turn), embedding_parts(config)),
+  estimate.parts = larger(larger(walking_parts(checkpoint, compute, turn), embedding_parts(config, compute)),
                           head_parts(config, compute, turn));
   estimate.stream_bytes = u64(stream_bytes(config, turn));
   estimate.work = walking_work(checkpoint, text, (text.windows + in_turn - 1) / in_turn);
@@ -335,7 +355,7 @@ ResourceEstimate estimate_depth(const Checkpoint& checkpoint, const ComputeOptio
   if (use.matrices > 0) estimate.parts.push_back({"moments", u64(use.matrices * square)});
   if (use.merged_layers > 0)
     estimate.parts.push_back({"merged_layers", u64(use.merged_layers * layer_bytes(config, at::kFloat))});
-  estimate.parts = larger(std::move(estimate.parts), embedding_parts(config));
+  estimate.parts = larger(std::move(estimate.parts), embedding_parts(config, compute));
   if (use.losses > 0) estimate.parts = larger(std::move(estimate.parts), head_parts(config, compute, text));
   estimate.stream_bytes = u64(use.streams * stream_bytes(config, text));
   estimate.output_bytes = use.output_bytes;
@@ -358,7 +378,7 @@ ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOp
   cache *= use.batch * (use.prompt_tokens + use.decode_tokens) * (compute.device.is_cpu() ? 4 : item(compute.dtype));
   const int64_t weights = count_cost(config).parameters * item(compute.dtype);
   ResourceEstimate estimate;
-  estimate.parts = {{"program", current_rss_bytes() + kLibraryBytes},
+  estimate.parts = {program_part(compute.device),
                     {"weights", u64(weights)},
                     {"cache", u64(cache)},
                     {"chunk_buffers", u64(chunk_bytes(config, at_once, prompts))},
@@ -373,7 +393,7 @@ ResourceEstimate estimate_conversion(const Checkpoint& checkpoint, uint64_t outp
   constexpr uint64_t kChunks = 3 * (uint64_t{16} << 20);  // in fp32, as written, and what malloc keeps
   ResourceEstimate estimate;
   const auto stored = static_cast<uint64_t>(stored_bytes(checkpoint));
-  estimate.parts = {{"program", current_rss_bytes() + kLibraryBytes}, {"chunks", kChunks}};
+  estimate.parts = {program_part(at::kCPU), {"chunks", kChunks}};
   estimate.output_bytes = output_bytes;
   estimate.work.bytes_read = static_cast<double>(stored + output_bytes);
   return estimate;
@@ -385,11 +405,7 @@ ResourcePlan plan_resources(const Estimator& estimator, const ComputeOptions& co
   plan.compute = compute;
   plan.stream_bytes = stream_bytes;
   plan.scratch_folder = limits.scratch_folder.empty() ? default_scratch_folder() : limits.scratch_folder;
-  // What this process has already is not among what the machine has left, but in the estimate.
-  // A CUDA device's memory is known to nobody but its driver: there only --max-memory sets a limit.
-  const uint64_t machine =
-      compute.device.is_cuda() ? uint64_t{1} << 62 : available_memory_bytes() + current_rss_bytes();
-  plan.memory_limit = limits.max_memory.value_or(machine);
+  plan.memory_limit = limits.max_memory ? *limits.max_memory : available_bytes(compute.device);
   const auto estimate = [&] { plan.estimate = estimator(plan.compute, plan.stream_bytes); };
   estimate();
   if (stream_bytes > 0) {  // turns cost less than a scratch file
@@ -414,11 +430,15 @@ ResourcePlan plan_resources(const Estimator& estimator, const ComputeOptions& co
   return plan;
 }
 
-int64_t default_turn_bytes(const Checkpoint& checkpoint) {
+int64_t default_turn_bytes(const Checkpoint& checkpoint, at::Device device) {
+  constexpr int64_t kLeast = int64_t{256} << 20;
+  if (const auto free_memory = free_device_bytes(device)) {
+    return std::max(kLeast, static_cast<int64_t>(std::min<uint64_t>(*free_memory / 4, INT64_MAX)));
+  }
   int64_t weights = 0;
   for (const TensorInfo& tensor : checkpoint.tensors()) weights += static_cast<int64_t>(tensor.bytes);
   const auto free_memory = static_cast<int64_t>(std::min<uint64_t>(available_memory_bytes(), INT64_MAX));
-  return std::max(int64_t{256} << 20, std::min(weights / 4, free_memory / 4));
+  return std::max(kLeast, std::min(weights / 4, free_memory / 4));
 }
 
 MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& compute) {

@@ -90,7 +90,7 @@ ResourceEstimate estimate_conversion(const Checkpoint& checkpoint, uint64_t outp
 // ---- Planning ----
 
 struct MemoryLimits {
-  std::optional<uint64_t> max_memory;         // else what the machine has left
+  std::optional<uint64_t> max_memory;         // else what the machine, or the CUDA device, has left
   std::optional<uint64_t> activation_memory;  // else as much as fits
   std::filesystem::path scratch_folder;       // empty: default_scratch_folder()
 };
@@ -116,8 +116,9 @@ ResourcePlan plan_resources(const Estimator& estimator, const ComputeOptions& co
                             int64_t stream_bytes = 0);
 
 // What perplexity takes for the streams of a turn unless it is told: a quarter of the weights' size, at least 256 MiB,
-// at most a quarter of the memory that is left.
-int64_t default_turn_bytes(const Checkpoint& checkpoint);
+// at most a quarter of the memory that is left. On a CUDA device, where reading weights anew costs more than anything
+// that is done with them, a quarter of what it has left.
+int64_t default_turn_bytes(const Checkpoint& checkpoint, at::Device device);
 
 // ---- Time ----
 
