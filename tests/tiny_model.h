@@ -59,7 +59,7 @@ class MemoryCheckpoint final : public Checkpoint {
   }
 
   void put(const std::string& name, const at::Tensor& values) {
-    const at::Tensor kept = values.to(at::kFloat).contiguous().clone();
+    const at::Tensor kept = values.to(at::kCPU, at::kFloat).contiguous().clone();
     infos_[name] = {name, kept.sizes().vec(), "F32", static_cast<uint64_t>(kept.nbytes())};
     values_[name] = kept;
   }

@@ -17,8 +17,9 @@ usage: tools/test.sh [-L unit|integration|interop] [-R REGEX] [--no-setup] [--no
   --jobs N         compilers, and tests, at a time (default: one a core, fewer when memory is short)
 
 Environment: DYNSLICE_DATA_DIR, a folder with wikitext-2-raw/ and the like: tests that need it are skipped without.
-DYNSLICE_TEST_MODEL, a GGUF file (default: the small default model). DYNSLICE_NO_SKIP=1 makes a skipped test a
-failure. The exit code is CTest's, or 1 when tests were skipped that may not be.
+DYNSLICE_TEST_MODEL, a GGUF file (default: the small default model). DYNSLICE_TEST_DEVICE, the device of the tests
+named Cuda… (default: cuda). DYNSLICE_NO_SKIP=1 makes a skipped test a failure, but for those that need a CUDA device
+where there is no NVIDIA driver. The exit code is CTest's, or 1 when tests were skipped that may not be.
 USAGE
 }
 
@@ -64,16 +65,19 @@ export_peers() {
   say "llama.cpp: ${DYNSLICE_LLAMA_PERPLEXITY:-none (tools/setup.sh --tests builds it)}"
 }
 
-# The names of skipped tests, from the JUnit files of CTest and of every pytest run.
+# The names of skipped tests, from the JUnit files of CTest and of every pytest run; without an NVIDIA driver not those
+# that need a CUDA device (tools/gpu_check.sh runs them).
 skipped_tests() {
-  python3 - "$build_dir/junit" <<'PYTHON'
+  local device=no
+  has_nvidia_driver && device=yes
+  python3 - "$build_dir/junit" "$device" <<'PYTHON'
 import pathlib, sys
 import xml.etree.ElementTree as xml
 
 for path in sorted(pathlib.Path(sys.argv[1]).glob("*.xml")):
     for case in xml.parse(path).iter("testcase"):
         skip = case.find("skipped")
-        if skip is not None:
+        if skip is not None and not (sys.argv[2] == "no" and ".Cuda" in case.get("name")):
             prefix = "" if path.name == "ctest.xml" else path.stem + ": "
             print(prefix + case.get("name"), "-", (skip.get("message") or "no reason given").splitlines()[0])
 PYTHON

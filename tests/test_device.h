@@ -1,0 +1,30 @@
+// The device that tests named Cuda… compare with the CPU: DYNSLICE_TEST_DEVICE, else the first CUDA device.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+namespace dynslice::testing {
+
+inline at::Device test_device() {
+  const char* name = std::getenv("DYNSLICE_TEST_DEVICE");
+  return at::Device(name != nullptr && *name != '\0' ? name : "cuda");
+}
+
+// Tests of this fixture are skipped where the device is not there.
+class OnDevice : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (device_.is_cuda() && !at::hasCUDA()) GTEST_SKIP() << "LibTorch sees no CUDA device";
+  }
+
+  const at::Device device_ = test_device();
+};
+
+inline double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return (a.cpu().to(at::kDouble) - b.cpu().to(at::kDouble)).abs().max().item<double>();
+}
+
+}  // namespace dynslice::testing
