@@ -1,10 +1,17 @@
 #include "cli/checkpoint_output.h"
 
+#include <array>
+#include <iostream>
+
 #include "cli/journaling.h"
+#include "dynslice/model/modeling_files.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
+#include "dynslice/support/log.h"
+#include "dynslice/support/machine.h"
 #include "dynslice/text/hub.h"
+#include "dynslice/text/tokenizer.h"
 
 namespace dynslice::cli {
 namespace {
@@ -31,6 +38,8 @@ OrderedJson hash_sources(const Checkpoint& checkpoint, ProgressSink& progress) {
   }
   return hashes;
 }
+
+constexpr std::array kSizes = {"layers", "parameters", "bytes", "flops_per_token"};
 
 // The record of a source that dynslice wrote itself.
 std::optional<OrderedJson> earlier_record(const Checkpoint& checkpoint) {
@@ -78,6 +87,83 @@ OrderedJson describe_checkpoint(const std::string& method, const OrderedJson& ru
   return json;
 }
 
+void write_companions(const Checkpoint& source, const ModelConfig& config, at::ScalarType dtype,
+                      CheckpointWriter& writer) {
+  write_tokenizer_files(source.path(), writer.folder());
+  writer.write_text("config.json", to_text(write_config(config, torch_dtype_name(dtype))));
+  for (const ModelingFile& file : modeling_files(config)) writer.write_text(file.name, std::string(file.content));
+}
+
+bool is_finished(const CommonOptions& common, const fs::path& out, const WorkFolder& folder,
+                 const OrderedJson& run_description) {
+  if (common.resume && !Journal::is_in(folder.path())) {
+    if (auto finished = finished_earlier(out, run_description)) {
+      log(LogLevel::kInfo, out.string() + ": was finished by the run before; nothing is left to do");
+      (*finished)["wall_seconds"] = 0.0;
+      (*finished)["peak_rss_bytes"] = peak_rss_bytes();
+      (*finished)["output"] = out.string();
+      if (common.json) std::cout << to_text(*finished);
+      return true;
+    }
+  }
+  check_output(out, common.force);
+  return false;
+}
+
+OrderedJson steps_of(const OrderedJson& record) {
+  OrderedJson steps = OrderedJson::array();
+  if (!record.is_object()) return steps;
+  if (record.contains("source_record")) steps = steps_of(record.at("source_record"));
+  OrderedJson step;
+  if (record.contains("method")) step["method"] = record.at("method");
+  if (record.contains("run") && record.at("run").is_object()) {
+    for (const char* key : {"model", "command_line"}) {
+      if (record.at("run").contains(key)) step[key] = record.at("run").at(key);
+    }
+  }
+  for (const char* key : kSizes) {
+    if (record.contains(key)) step[key] = record.at(key);
+  }
+  steps.push_back(std::move(step));
+  return steps;
+}
+
+OrderedJson change_of(const OrderedJson& steps) {
+  OrderedJson change = OrderedJson::object();
+  for (const OrderedJson& step : steps) {
+    for (const char* size : kSizes) {  // a step that leaves the number of layers alone does not tell of it
+      if (!step.contains(size) || !step.at(size).is_object()) continue;
+      for (const auto& [end, value] : step.at(size).items()) {
+        if (end == "after" || !change[size].contains(end)) change[size][end] = value;
+      }
+    }
+  }
+  return change;
+}
+
+OrderedJson whole_record(OrderedJson record) {
+  if (!record.contains("source_record")) return record;
+  OrderedJson earlier = record.at("source_record");
+  const OrderedJson steps = steps_of(record);
+  record.erase("source_record");
+  record["since_original"] = OrderedJson::object();
+  if (steps.front().contains("model")) record["since_original"]["model"] = steps.front().at("model");
+  record["since_original"].update(change_of(steps));
+  record["steps"] = steps;
+  if (earlier.is_object()) {  // said above
+    earlier.erase("since_original");
+    earlier.erase("steps");
+  }
+  record["source_record"] = std::move(earlier);
+  return record;
+}
+
+void print_written(const CommonOptions& common, const fs::path& out) {
+  std::cout << "Written to " << out.string() << ".";
+  if (!common.recipe) std::cout << " Next: dynslice eval " << out.string() << " --ppl wikitext2";
+  std::cout << '\n';
+}
+
 std::optional<OrderedJson> finished_earlier(const fs::path& out, const OrderedJson& run_description) {
   std::error_code error;
   if (!fs::exists(out / "dynslice.json", error)) return std::nullopt;
@@ -85,7 +171,9 @@ std::optional<OrderedJson> finished_earlier(const fs::path& out, const OrderedJs
   const Json checked = parse_json(text, (out / "dynslice.json").string());
   const OrderedJson json = OrderedJson::parse(text);
   const auto job = [](OrderedJson run) {
-    run["command_line"] = job_command_line(run.at("command_line").get<std::vector<std::string>>(), false);
+    const auto reduce = [](OrderedJson& line) { line = job_command_line(line.get<std::vector<std::string>>(), false); };
+    reduce(run.at("command_line"));
+    if (run.contains("recipe")) reduce(run.at("recipe").at("command_line"));
     return to_text(run);
   };
   try {

@@ -8,6 +8,7 @@
 
 #include "cli/inputs.h"
 #include "cli/options.h"
+#include "dynslice/model/checkpoint_writer.h"
 
 namespace dynslice::cli {
 
@@ -25,6 +26,26 @@ void check_output(const std::filesystem::path& out, bool may_exist);
 // dynslice.json up to what the method adds: run, hashes of the source, and the source's own record if it has one.
 OrderedJson describe_checkpoint(const std::string& method, const OrderedJson& run_description,
                                 const Checkpoint& checkpoint, ProgressSink& progress);
+
+// What stands beside the weights: tokenizer, config.json, and the modeling code of shapes that need it.
+void write_companions(const Checkpoint& source, const ModelConfig& config, at::ScalarType dtype,
+                      CheckpointWriter& writer);
+
+// With --resume: whether an earlier run of this very command finished, which is then told. Otherwise throws kUsage when
+// `out` may not be written.
+bool is_finished(const CommonOptions& common, const std::filesystem::path& out, const WorkFolder& folder,
+                 const OrderedJson& run_description);
+
+// dynslice.json as it is written. Where dynslice made the source too, `since_original` and `steps` sum up what all
+// commands since the original model did, and the source's record, which is long, comes last.
+OrderedJson whole_record(OrderedJson record);
+// What a record and those in it say of every command, the first one first.
+OrderedJson steps_of(const OrderedJson& record);
+// Sizes before the first of such steps and after the last.
+OrderedJson change_of(const OrderedJson& steps);
+
+// "Written to OUT", and what one may do next.
+void print_written(const CommonOptions& common, const std::filesystem::path& out);
 
 // What an earlier run of this very command wrote before it could say so: its dynslice.json.
 std::optional<OrderedJson> finished_earlier(const std::filesystem::path& out, const OrderedJson& run_description);

@@ -82,6 +82,9 @@ LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOpt
     text.cut.range =
         TokenRange{options.range->begin, options.range->end.value_or(static_cast<int64_t>(text.stream.size()))};
   }
+  const int64_t tokens =
+      text.cut.range ? text.cut.range->end - text.cut.range->begin : static_cast<int64_t>(text.stream.size());
+  if (options.at_most && tokens / text.cut.seqlen < text.cut.samples) text.cut.samples = 0;
   text.windows = cut_windows(text.stream, text.cut);
   return text;
 }
@@ -111,6 +114,13 @@ OrderedJson describe_run(const CommonOptions& common, const ComputeOptions& comp
   json["device"] = compute.device.str();
   json["dtype"] = dtype_name(compute.dtype);
   json["threads"] = at::get_num_threads();
+  if (common.recipe) {
+    json["recipe"] = {{"file", common.recipe->file},
+                      {"description", common.recipe->description},
+                      {"step", common.recipe->step},
+                      {"steps", common.recipe->steps},
+                      {"command_line", job_command_line(common.recipe->command_line, true)}};
+  }
   return json;
 }
 

@@ -38,7 +38,7 @@ LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOpt
 // Name, file, hash, range, windows: what makes a text reproducible.
 OrderedJson describe(const LoadedText& text, const TextOptions& options);
 
-// Program and library versions, device, dtype, threads, command line, model path.
+// Program and library versions, device, dtype, threads, command line, model path, and the recipe that it is part of.
 OrderedJson describe_run(const CommonOptions& common, const ComputeOptions& compute, const Checkpoint& checkpoint);
 
 // "fp32", "bf16", "fp16".

@@ -46,12 +46,6 @@ std::string quoted(const std::string& argument) {
   return text + "'";
 }
 
-std::string resuming_command(const CommonOptions& common) {
-  std::string text;
-  for (const std::string& argument : job_command_line(common.command_line, true)) text += quoted(argument) + " ";
-  return text + "--resume";
-}
-
 fs::path cached_journal(const OrderedJson& fingerprint) {
   const std::string text = fingerprint.dump(-1, ' ', true, OrderedJson::error_handler_t::replace);
   return cache_folder() / "journals" /
@@ -60,8 +54,19 @@ fs::path cached_journal(const OrderedJson& fingerprint) {
 
 }  // namespace
 
+std::string shell_line(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : " ") + quoted(word);
+  return text;
+}
+
+std::string resuming_command(const CommonOptions& common) {
+  const auto& command_line = common.recipe ? common.recipe->command_line : common.command_line;
+  return shell_line(job_command_line(command_line, true)) + " --resume";
+}
+
 std::vector<std::string> job_command_line(const std::vector<std::string>& command_line, bool all_options) {
-  constexpr std::array kNeutral = {"--force", "--json", "-q", "--quiet", "-v", "--verbose"};
+  constexpr std::array kNeutral = {"--force", "--json", "-q", "--quiet", "-v", "--verbose", "--keep-steps"};
   std::vector<std::string> kept;
   for (const std::string& argument : command_line) {
     if (argument == "--resume") continue;

@@ -30,7 +30,14 @@ std::unique_ptr<Journal> open_journal(const CommonOptions& common, const std::st
 // Does the work. When it ends early, what is worth keeping is kept, and the error says how to go on.
 void with_journal(Journal& journal, const CommonOptions& common, const std::function<void()>& work);
 
-// The command line without what does not belong to the job: --resume and, unless `all_options`, --force, --json, -q, -v.
+// The words as one types them in a shell.
+std::string shell_line(const std::vector<std::string>& words);
+
+// What to type to go on with a command that was stopped: with the recipe, for a step of one.
+std::string resuming_command(const CommonOptions& common);
+
+// The command line without what does not belong to the job: --resume and, unless `all_options`, --force, --json, -q,
+// -v.
 std::vector<std::string> job_command_line(const std::vector<std::string>& command_line, bool all_options);
 
 }  // namespace dynslice::cli

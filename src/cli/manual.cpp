@@ -123,6 +123,7 @@ constexpr const char* kManExamples = R"(.SH EXAMPLES
 dynslice score ./my\-model \-o scores.json
 dynslice slice ./my\-model \-\-avg 25% \-\-scores scores.json \-o smaller
 dynslice eval smaller \-\-ppl wikitext2
+dynslice run configs/merge\-then\-slice.json ./my\-model \-o both
 .EE
 )";
 

@@ -16,6 +16,15 @@ struct RangeOption {
   std::optional<int64_t> end;  // the stream's end when not given
 };
 
+// What a command that is a step of a recipe belongs to.
+struct RecipePlace {
+  std::string file;
+  std::string description;
+  size_t step = 0;  // from 1 on
+  size_t steps = 0;
+  std::vector<std::string> command_line;  // of the whole recipe
+};
+
 struct CommonOptions {
   std::string model;  // folder, .gguf file or hub id; empty for the default model
   std::string device = "auto";
@@ -25,6 +34,7 @@ struct CommonOptions {
   std::string max_memory;         // size; empty: what the machine has left
   std::string scratch_dir;        // folder of the streams' file; empty: $TMPDIR, else /var/tmp
   bool dry_run = false;           // print what would be needed and do nothing
+  bool rehearsal = false;         // with dry_run: find out whether it could begin, and print nothing
   std::string data_dir;           // where text data sets are looked for first
   bool json = false;              // one JSON object on stdout
   bool quiet = false;
@@ -34,6 +44,7 @@ struct CommonOptions {
   std::vector<std::string> command_line;  // for provenance
   std::string verb;
   std::vector<std::pair<std::string, std::string>> given;  // the options that decide the result, as they were given
+  std::optional<RecipePlace> recipe;                       // when a recipe runs it
 };
 
 struct TextOptions {
@@ -42,6 +53,7 @@ struct TextOptions {
   int64_t samples = 0;               // windows; 0: all
   int64_t seqlen = 0;                // tokens a window; 0: 2048 or the model's maximum
   std::optional<uint64_t> shuffle;   // seed
+  bool at_most = false;              // fewer windows than `samples` will do
 };
 
 struct ScoreOptions {
@@ -124,6 +136,24 @@ struct DepthOptions {
   std::string output;             // folder
 };
 
+// What the verbs that train share; the defaults are the verb's own.
+struct TrainingCliOptions {
+  double epochs = 1;               // passes over the text
+  std::optional<int64_t> updates;  // in their place
+  int64_t batch = 8;               // sequences an update
+  int64_t micro_batch = 0;         // sequences at a time; 0: as many as make 2048 tokens
+  double learning_rate = 1e-4;
+  double final_learning_rate = 0;
+  double warmup = 0.01;
+  double weight_decay = 0;
+  double clip = 1;
+  int64_t validations = 10;
+  int64_t patience = 0;
+  int64_t held_out = 0;  // sequences; 0: a sixteenth, 1 to 16
+  uint64_t seed = 0;
+  std::string keep_activations = "auto";  // "auto", "all", "streams"
+};
+
 struct DropOptions : DepthOptions {
   std::string order = "bi";                          // or "ppl"
   std::vector<std::pair<int64_t, int64_t>> indices;  // ranges of layers, both ends included; in the place of an order
@@ -136,12 +166,40 @@ struct MergeOptions : DepthOptions {
 };
 
 struct StreamlineOptions : DepthOptions {
-  std::string replace = "linear";  // "none", "linear", "linear-stream"
+  std::string replace = "linear";  // "none", "linear", "linear-stream", "layer", "ffn", "swiglu"
   std::string window = "search";   // "search", "cosine" or the first layer that goes
   double ridge = 1e-3;
+  std::string loss = "lm";            // of what is trained: "mse" or "lm"
+  std::string stream_dtype = "fp32";  // of the streams that it is trained on
+  TrainingCliOptions training;
+};
+
+struct HealOptions {
+  CommonOptions common;
+  TextOptions text;
+  std::string instructions;  // file, in the place of the text
+  bool lora = false;         // the way, unless --distill is given
+  std::string distill;       // the original model; "" for healing on the next token
+  int64_t rank = 8;
+  double alpha = 16;
+  double dropout = 0;
+  std::string target_modules = "all";  // or names, with commas between them
+  TrainingCliOptions training;
+  bool adapter = false;   // write PEFT's adapter instead of merged weights
+  std::string out_dtype;  // "", "fp32", "bf16", "fp16"
+  std::string output;     // folder
+};
+
+struct RunOptions {
+  CommonOptions common;
+  std::string recipe;                                       // file
+  std::string output;                                       // folder
+  bool keep_steps = false;                                  // leave the checkpoints between the steps
+  bool check = false;                                       // read the recipe and do nothing else
+  std::vector<std::pair<std::string, std::string>> handed;  // options for every step that has them, as they were given
 };
 
 using Command = std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, BenchOptions, InspectOptions,
-                             ExportOptions, DropOptions, MergeOptions, StreamlineOptions>;
+                             ExportOptions, DropOptions, MergeOptions, StreamlineOptions, HealOptions, RunOptions>;
 
 }  // namespace dynslice::cli

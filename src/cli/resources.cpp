@@ -89,6 +89,7 @@ void add_peaks(OrderedJson& json, const PeakMemory& peak) {
 std::optional<ResourcePlan> prepare(const CommonOptions& options, const Checkpoint& checkpoint,
                                     const ComputeOptions& compute, const Job& job) {
   ResourcePlan plan = plan_resources(job.estimator, compute, memory_limits(options), job.stream_bytes);
+  if (options.rehearsal) return std::nullopt;
   if (options.dry_run) {
     const MachineRates rates = measure_rates(checkpoint.config(), compute);
     const double seconds = estimate_seconds(plan.estimate.work, rates);

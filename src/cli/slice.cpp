@@ -103,14 +103,13 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
       [&](const std::string& name, int64_t begin, const at::Tensor& rows) { writer.write_rows(name, begin, rows); }};
   slice_model(walk, planned.plan, windows, sink, nullptr, JournalPhase(journal, "slicing"));
 
-  write_tokenizer_files(in.checkpoint.path(), writer.folder());
-  writer.write_text("config.json", to_text(write_config(config, torch_dtype_name(dtype))));
-  for (const ModelingFile& file : modeling_files(config)) writer.write_text(file.name, std::string(file.content));
+  write_companions(in.checkpoint, config, dtype, writer);
   OrderedJson json = describe_checkpoint("slice", journal.job(), in.checkpoint, progress);
   json["plan"] = to_json(planned.plan);
   if (planned.scores) json["scores"] = to_json(*planned.scores);
   json["calibration"] = describe(in.calibration.text(), in.options.calibration);
   add_sizes(json, change);
+  json = whole_record(std::move(json));
   writer.write_text("dynslice.json", to_text(json));
   writer.commit([&] { journal.remove_files(); });
 
@@ -129,7 +128,7 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
               << format_fixed(100 * arithmetic->share_of_peak, 0)
               << " % of what this machine reaches in matrix products alone.\n";
   }
-  std::cout << "Written to " << in.out.string() << ". Next: dynslice eval " << in.out.string() << " --ppl wikitext2\n";
+  print_written(in.options.common, in.out);
 }
 
 }  // namespace
@@ -157,14 +156,7 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
 
   const auto folder = std::make_shared<WorkFolder>(CheckpointWriter::partial_folder(in.out));
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
-  if (options.common.resume && !Journal::is_in(folder->path())) {
-    if (const auto finished = finished_earlier(in.out, run_description)) {
-      log(LogLevel::kInfo, in.out.string() + ": was finished by the run before; nothing is left to do");
-      report(options, *finished, in.out, {0, peak_memory(compute)}, std::nullopt);
-      return;
-    }
-  }
-  check_output(in.out, options.common.force);
+  if (is_finished(options.common, in.out, *folder, run_description)) return;
   OrderedJson job = fingerprint(options.common, compute, *checkpoint, &calibration.text(), options.calibration);
   add_file(job, "--scores", options.scores);
   add_file(job, "--plan", options.plan);

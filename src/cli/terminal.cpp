@@ -39,6 +39,7 @@ void TerminalProgress::start(const std::string& task, int64_t total, const std::
   task_ = task;
   total_ = total;
   unit_ = unit;
+  note_.clear();
   done_ = skipped_ = 0;
   started_ = drawn_ = Clock::now();
   if (!quiet_ && terminal_) draw(false);
@@ -77,6 +78,7 @@ void TerminalProgress::draw(bool last) {
   } else if (done_ > skipped_ && total_ > done_) {
     figures += ", " + format_duration(static_cast<double>(total_ - done_) / rate) + " left";
   }
+  if (!note_.empty()) figures += ", " + note_;
   if (!terminal_) {
     std::cerr << task_ << ": " << figures << '\n';
     return;

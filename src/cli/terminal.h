@@ -18,6 +18,7 @@ class TerminalProgress final : public ProgressSink {
   void start(const std::string& task, int64_t total, const std::string& unit) override;
   void advance(int64_t amount) override;
   void skip(int64_t amount) override;
+  void note(const std::string& words) override { note_ = words; }
   void finish() override;
 
  private:
@@ -28,6 +29,7 @@ class TerminalProgress final : public ProgressSink {
   bool terminal_;
   std::string task_;
   std::string unit_;
+  std::string note_;
   int64_t total_ = 0;
   int64_t done_ = 0;
   int64_t skipped_ = 0;  // of those done: by an earlier run

@@ -5,13 +5,12 @@
 #include <algorithm>
 #include <functional>
 
+#include "dynslice/model/tensor_copy.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice {
 namespace {
-
-constexpr int64_t kBlockValues = int64_t{1} << 22;  // of a matrix that is only copied
 
 // Values of one kind of several layers, as `rule` has it; `next` gives those of layer k of them.
 at::Tensor merged(MergeRule rule, size_t count, const std::function<at::Tensor(size_t k)>& next) {
@@ -30,15 +29,6 @@ std::vector<at::Tensor*> tensors_of(DecoderLayer& layer) {
           &layer.down_proj.weight, &layer.down_proj.bias};
 }
 
-// "model.layers.12.mlp.up_proj.weight" → {12, "mlp.up_proj.weight"}.
-std::optional<std::pair<int64_t, std::string>> split_layer_name(const std::string& name) {
-  constexpr std::string_view kPrefix = "model.layers.";
-  if (!name.starts_with(kPrefix)) return std::nullopt;
-  const size_t dot = name.find('.', kPrefix.size());
-  return std::pair{static_cast<int64_t>(std::stoll(name.substr(kPrefix.size(), dot - kPrefix.size()))),
-                   name.substr(dot + 1)};
-}
-
 class DepthWriter {
  public:
   DepthWriter(const Checkpoint& source, const DepthPlan& plan, CheckpointWriter& writer, ProgressTask& task)
@@ -46,9 +36,10 @@ class DepthWriter {
 
   void write(const OutputTensor& tensor) {
     const auto place = split_layer_name(tensor.name);
-    if (!place) return copy(tensor.name, tensor);
+    if (!place) return copy_tensor(source_, tensor.name, tensor, writer_, task_);
     const std::vector<int64_t>& sources = plan_.layers[static_cast<size_t>(place->first)];
     const std::string& suffix = place->second;
+    if (plan_.replacement && sources.front() == plan_.replacement->layer) return write_replacement(tensor, suffix);
     const bool is_repaired = plan_.repair && sources.front() == plan_.repair->layer;
     if (is_repaired && suffix == "mlp_shortcut.weight") {
       writer_.write(tensor.name, plan_.repair->map);
@@ -58,7 +49,7 @@ class DepthWriter {
       writer_.write(tensor.name, merged(plan_.rule, sources.size(),
                                         [&](size_t k) { return load(sources[k], suffix, tensor.shape); }));
     } else {
-      return copy(layer_tensor_name(sources.front(), suffix), tensor);
+      return copy_tensor(source_, layer_tensor_name(sources.front(), suffix), tensor, writer_, task_);
     }
     int64_t values = 1;
     for (const int64_t size : tensor.shape) values *= size;
@@ -70,18 +61,11 @@ class DepthWriter {
     return source_.load(layer_tensor_name(layer, suffix), shape, at::kFloat);
   }
 
-  void copy(const std::string& name, const OutputTensor& tensor) {
-    if (tensor.shape.size() != 2) {
-      writer_.write(tensor.name, source_.load(name, tensor.shape, tensor.dtype));
-      task_.advance(tensor.shape.front());
-      return;
-    }
-    const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
-    const int64_t step = std::max<int64_t>(1, kBlockValues / columns);
-    for (int64_t begin = 0; begin < rows; begin += step) {
-      const int64_t end = std::min(rows, begin + step);
-      writer_.write_rows(tensor.name, begin, source_.load_rows(name, tensor.shape, begin, end, tensor.dtype));
-      task_.advance((end - begin) * columns);
+  void write_replacement(const OutputTensor& tensor, const std::string& suffix) {
+    for (const auto& [name, values] : layer_tensors(plan_.replacement->weights, source_.config().head_dim)) {
+      if (name != suffix) continue;
+      writer_.write(tensor.name, values);
+      task_.advance(values.numel());
     }
   }
 
@@ -138,6 +122,8 @@ ModelConfig depth_config(const ModelConfig& source, const DepthPlan& plan) {
     config.layers.push_back(source.layers[static_cast<size_t>(layers.back())]);
     if (!source.layer_is_sliding.empty())
       config.layer_is_sliding.push_back(source.layer_is_sliding[static_cast<size_t>(layers.back())]);
+    if (plan.replacement && layers.front() == plan.replacement->layer)
+      config.layers.back() = plan.replacement->weights.shape;
     if (plan.repair && plan.repair->on_stream && layers.front() == plan.repair->layer)
       config.layers.back().mlp_shortcut = {ShortcutKind::kMatrix, 0};
   }

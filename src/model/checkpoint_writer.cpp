@@ -143,7 +143,8 @@ struct Shard {
   Descriptor file;
 };
 
-std::vector<Shard> assign_shards(const std::vector<OutputTensor>& tensors, uint64_t max_bytes) {
+std::vector<Shard> assign_shards(const std::vector<OutputTensor>& tensors, uint64_t max_bytes,
+                                 const std::string& stem) {
   std::vector<Shard> shards(1);
   for (size_t i = 0; i < tensors.size(); ++i) {
     const uint64_t bytes = bytes_of(tensors[i]);
@@ -153,9 +154,9 @@ std::vector<Shard> assign_shards(const std::vector<OutputTensor>& tensors, uint6
     shards.back().bytes += bytes;
   }
   for (size_t k = 0; k < shards.size(); ++k) {
-    char name[64] = "model.safetensors";
-    if (shards.size() > 1) std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", k + 1, shards.size());
-    shards[k].name = name;
+    char part[32] = "";
+    if (shards.size() > 1) std::snprintf(part, sizeof part, "-%05zu-of-%05zu", k + 1, shards.size());
+    shards[k].name = stem + part + ".safetensors";
   }
   return shards;
 }
@@ -165,7 +166,7 @@ std::vector<Shard> assign_shards(const std::vector<OutputTensor>& tensors, uint6
 class CheckpointWriter::Impl {
  public:
   Impl(const fs::path& out, std::vector<OutputTensor> tensors, bool force, std::shared_ptr<WorkFolder> folder,
-       const OrderedJson& written, uint64_t max_shard_bytes);
+       const OrderedJson& written, uint64_t max_shard_bytes, std::string stem);
 
   const fs::path& folder() const { return partial_; }
   uint64_t tensor_bytes() const { return tensor_bytes_; }
@@ -200,6 +201,7 @@ class CheckpointWriter::Impl {
   [[noreturn]] void fail_resume(const std::string& file, const std::string& what) const;
 
   fs::path out_, partial_;
+  std::string stem_;
   bool force_;
   std::vector<OutputTensor> tensors_;
   std::vector<Shard> shards_;
@@ -209,14 +211,16 @@ class CheckpointWriter::Impl {
 };
 
 CheckpointWriter::Impl::Impl(const fs::path& out, std::vector<OutputTensor> tensors, bool force,
-                             std::shared_ptr<WorkFolder> folder, const OrderedJson& written, uint64_t max_shard_bytes)
+                             std::shared_ptr<WorkFolder> folder, const OrderedJson& written, uint64_t max_shard_bytes,
+                             std::string stem)
     : out_(plain_path(out)),
       partial_(with_suffix(out_, ".partial")),
+      stem_(std::move(stem)),
       force_(force),
       tensors_(std::move(tensors)),
       folder_(folder != nullptr ? std::move(folder) : std::make_shared<WorkFolder>(partial_)) {
   check_output(out_, force_);
-  shards_ = assign_shards(tensors_, max_shard_bytes);
+  shards_ = assign_shards(tensors_, max_shard_bytes, stem_);
   for (const Shard& shard : shards_) tensor_bytes_ += shard.bytes;
   folder_->open();
   open_shards(written);
@@ -374,7 +378,7 @@ void CheckpointWriter::Impl::write_index() const {
     for (const size_t index : shard.tensors) weight_map[tensors_[index].name] = shard.name;
   }
   const OrderedJson json = {{"metadata", {{"total_size", tensor_bytes_}}}, {"weight_map", std::move(weight_map)}};
-  write_file_atomically(partial_ / "model.safetensors.index.json", json.dump(2) + "\n");
+  write_file_atomically(partial_ / (stem_ + ".safetensors.index.json"), json.dump(2) + "\n");
 }
 
 void CheckpointWriter::Impl::sync_files() const {
@@ -434,8 +438,9 @@ CheckpointWriter::CheckpointWriter(fs::path out, std::vector<OutputTensor> tenso
 
 CheckpointWriter::CheckpointWriter(fs::path out, std::vector<OutputTensor> tensors, bool force,
                                    std::shared_ptr<WorkFolder> folder, const OrderedJson& written,
-                                   uint64_t max_shard_bytes)
-    : impl_(std::make_unique<Impl>(out, std::move(tensors), force, std::move(folder), written, max_shard_bytes)) {}
+                                   uint64_t max_shard_bytes, const std::string& stem)
+    : impl_(std::make_unique<Impl>(out, std::move(tensors), force, std::move(folder), written, max_shard_bytes, stem)) {
+}
 
 CheckpointWriter::~CheckpointWriter() = default;
 

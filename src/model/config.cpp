@@ -12,6 +12,10 @@ bool ModelConfig::is_sliced() const {
          });
 }
 
+bool ModelConfig::has_whole_layers() const {
+  return std::ranges::all_of(layers, [](const LayerShape& shape) { return shape.has_attention() && shape.is_gated; });
+}
+
 bool ModelConfig::is_ordinary() const {
   if (embedding_width != hidden_size || head_width != hidden_size || !has_final_norm_weight) return false;
   if (has_embedding_rotation || has_head_rotation) return false;
@@ -20,7 +24,7 @@ bool ModelConfig::is_ordinary() const {
   return std::ranges::all_of(layers, [this](const LayerShape& shape) {
     return shape == layers.front() && shape.input_width == hidden_size && shape.middle_width == hidden_size &&
            shape.output_width == hidden_size && shape.attn_shortcut == ShortcutShape{} &&
-           shape.mlp_shortcut == ShortcutShape{} && shape.has_norm_weights;
+           shape.mlp_shortcut == ShortcutShape{} && shape.has_norm_weights && shape.has_attention() && shape.is_gated;
   });
 }
 
@@ -32,17 +36,16 @@ ModelCost count_layer(const ModelConfig& config, const LayerShape& shape) {
   const int64_t keys_values = 2 * shape.num_key_value_heads * config.head_dim;
   ModelCost cost;
   cost.multiply_adds_per_token = (queries + keys_values) * shape.input_width + shape.middle_width * queries +
-                                 2 * shape.intermediate_size * shape.middle_width +
-                                 shape.output_width * shape.intermediate_size;
+                                 shape.read_rows() * shape.middle_width + shape.output_width * shape.intermediate_size;
   cost.parameters = cost.multiply_adds_per_token +
                     shortcut_parameters(shape.attn_shortcut, shape.input_width, shape.middle_width) +
                     shortcut_parameters(shape.mlp_shortcut, shape.middle_width, shape.output_width);
   cost.multiply_adds_per_token += shortcut_multiply_adds(shape.attn_shortcut, shape.input_width, shape.middle_width) +
                                   shortcut_multiply_adds(shape.mlp_shortcut, shape.middle_width, shape.output_width);
-  if (shape.has_norm_weights) cost.parameters += shape.input_width + shape.middle_width;
+  if (shape.has_norm_weights) cost.parameters += (shape.has_attention() ? shape.input_width : 0) + shape.middle_width;
   if (config.qkv_bias) cost.parameters += queries + keys_values;
-  if (config.o_bias) cost.parameters += shape.middle_width;
-  if (config.mlp_bias) cost.parameters += 2 * shape.intermediate_size + shape.output_width;
+  if (config.o_bias && shape.has_attention()) cost.parameters += shape.middle_width;
+  if (config.mlp_bias) cost.parameters += shape.read_rows() + shape.output_width;
   return cost;
 }
 

@@ -231,12 +231,17 @@ LayerShape read_sliced_shape(const JsonReader& reader, const ModelConfig& config
   shape.middle_width = reader.integer("middle_width", 1, kMaxWidth);
   shape.output_width = reader.integer("output_width", 1, kMaxWidth);
   shape.intermediate_size = reader.integer("intermediate_size", 1, kMaxIntermediate);
-  shape.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxWidth / config.head_dim);
-  shape.num_key_value_heads = reader.integer("num_key_value_heads", 1, shape.num_attention_heads);
+  shape.num_attention_heads = reader.integer("num_attention_heads", 0, kMaxWidth / config.head_dim);
+  const int64_t least = shape.has_attention() ? 1 : 0;
+  shape.num_key_value_heads = reader.integer("num_key_value_heads", least, shape.num_attention_heads);
   shape.attn_shortcut = read_shortcut(reader, "attn_shortcut", shape.input_width, shape.middle_width);
   shape.mlp_shortcut = read_shortcut(reader, "mlp_shortcut", shape.middle_width, shape.output_width);
   shape.has_norm_weights = reader.boolean("norm_weights");
-  if (shape.num_attention_heads % shape.num_key_value_heads != 0) {
+  shape.is_gated = reader.boolean_or("gated", true);
+  if (!shape.has_attention()) {
+    if (shape.input_width != shape.middle_width || shape.attn_shortcut != ShortcutShape{})
+      reader.fail("num_attention_heads", "above 0 where the stream changes between attention and MLP");
+  } else if (shape.num_attention_heads % shape.num_key_value_heads != 0) {
     reader.fail("num_key_value_heads", "a divisor of num_attention_heads");
   }
   return shape;

@@ -105,15 +105,17 @@ OrderedJson describe_shortcut(const ShortcutShape& shortcut) {
 }
 
 OrderedJson describe_shape(const LayerShape& shape) {
-  return {{"input_width", shape.input_width},
-          {"middle_width", shape.middle_width},
-          {"output_width", shape.output_width},
-          {"intermediate_size", shape.intermediate_size},
-          {"num_attention_heads", shape.num_attention_heads},
-          {"num_key_value_heads", shape.num_key_value_heads},
-          {"attn_shortcut", describe_shortcut(shape.attn_shortcut)},
-          {"mlp_shortcut", describe_shortcut(shape.mlp_shortcut)},
-          {"norm_weights", shape.has_norm_weights}};
+  OrderedJson out = {{"input_width", shape.input_width},
+                     {"middle_width", shape.middle_width},
+                     {"output_width", shape.output_width},
+                     {"intermediate_size", shape.intermediate_size},
+                     {"num_attention_heads", shape.num_attention_heads},
+                     {"num_key_value_heads", shape.num_key_value_heads},
+                     {"attn_shortcut", describe_shortcut(shape.attn_shortcut)},
+                     {"mlp_shortcut", describe_shortcut(shape.mlp_shortcut)},
+                     {"norm_weights", shape.has_norm_weights}};
+  if (!shape.is_gated) out["gated"] = false;
+  return out;
 }
 
 OrderedJson describe_slicing(const ModelConfig& config) {

@@ -223,6 +223,11 @@ at::Tensor forward_few_rows(const Linear& reads, const Linear& writes, const at:
   return kernels::sums_of_few_rows({std::move(written)}).front();
 }
 
+// What the MLP multiplies by its last matrix.
+at::Tensor activated(const DecoderLayer& layer, const at::Tensor& read) {
+  return layer.shape.is_gated ? kernels::silu_mul(read) : at::silu(read);
+}
+
 // In place: a loaded layer is its weights' only owner, and another fp32 copy would be the largest thing in memory.
 void scale_columns(at::Tensor& weight, const at::Tensor& scale) {
   if (weight.scalar_type() == at::kFloat) {
@@ -288,14 +293,18 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
   layer.is_sliding = config.sliding_window.has_value() &&
                      (config.layer_is_sliding.empty() || config.layer_is_sliding.at(static_cast<size_t>(index)));
   if (shape.has_norm_weights) {
-    layer.input_norm = loader.tensor("input_layernorm.weight", {shape.input_width}, at::kFloat);
+    if (shape.has_attention())
+      layer.input_norm = loader.tensor("input_layernorm.weight", {shape.input_width}, at::kFloat);
     layer.post_attention_norm = loader.tensor("post_attention_layernorm.weight", {shape.middle_width}, at::kFloat);
   }
-  layer.qkv = loader.packed({{"self_attn.q_proj", heads}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}},
-                            shape.input_width, config.qkv_bias);
-  layer.o_proj = loader.linear("self_attn.o_proj", shape.middle_width, heads, config.o_bias);
-  layer.gate_up = loader.packed({{"mlp.gate_proj", shape.intermediate_size}, {"mlp.up_proj", shape.intermediate_size}},
-                                shape.middle_width, config.mlp_bias);
+  if (shape.has_attention()) {
+    layer.qkv = loader.packed({{"self_attn.q_proj", heads}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}},
+                              shape.input_width, config.qkv_bias);
+    layer.o_proj = loader.linear("self_attn.o_proj", shape.middle_width, heads, config.o_bias);
+  }
+  std::vector<std::pair<std::string, int64_t>> reads{{"mlp.up_proj", shape.intermediate_size}};
+  if (shape.is_gated) reads.insert(reads.begin(), {"mlp.gate_proj", shape.intermediate_size});
+  layer.gate_up = loader.packed(reads, shape.middle_width, config.mlp_bias);
   layer.down_proj = loader.linear("mlp.down_proj", shape.output_width, shape.intermediate_size, config.mlp_bias);
   layer.attn_shortcut = loader.shortcut("attn_shortcut", shape.attn_shortcut, shape.input_width, shape.middle_width);
   layer.mlp_shortcut = loader.shortcut("mlp_shortcut", shape.mlp_shortcut, shape.middle_width, shape.output_width);
@@ -304,6 +313,7 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
 
 DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype) {
   for (Linear* linear : {&layer.qkv, &layer.o_proj, &layer.gate_up, &layer.down_proj}) {
+    if (!linear->weight.defined()) continue;
     linear->weight = linear->weight.to(dtype);
     if (linear->bias.defined()) linear->bias = linear->bias.to(dtype);
   }
@@ -318,6 +328,46 @@ void fold_norms(DecoderLayer& layer) {
   layer.shape.has_norm_weights = false;
 }
 
+std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer& layer, int64_t head_dim) {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  const auto tensor = [&](const std::string& suffix, const at::Tensor& values) {
+    if (values.defined()) tensors.emplace_back(suffix, values);
+  };
+  const auto unpacked = [&](const Linear& linear, const std::vector<std::pair<std::string, int64_t>>& modules) {
+    int64_t first = 0;
+    for (const auto& [module, rows] : modules) {
+      tensor(module + ".weight", linear.weight.narrow(0, first, rows));
+      if (linear.bias.defined()) tensor(module + ".bias", linear.bias.narrow(0, first, rows));
+      first += rows;
+    }
+  };
+  const auto whole = [&](const Linear& linear, const std::string& module) {
+    unpacked(linear, {{module, linear.weight.size(0)}});
+  };
+  const auto shortcut = [&](const Shortcut& residual, const std::string& module) {
+    tensor(module + ".weight", residual.weight);
+    tensor(module + ".down.weight", residual.down);
+    if (residual.kind == ShortcutKind::kLowRank) tensor(module + ".up.weight", residual.up);
+  };
+  const LayerShape& shape = layer.shape;
+  const int64_t heads = shape.num_attention_heads * head_dim, kv = shape.num_key_value_heads * head_dim;
+  tensor("input_layernorm.weight", layer.input_norm);
+  if (shape.has_attention()) {
+    unpacked(layer.qkv, {{"self_attn.q_proj", heads}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}});
+    whole(layer.o_proj, "self_attn.o_proj");
+  }
+  tensor("post_attention_layernorm.weight", layer.post_attention_norm);
+  if (shape.is_gated) {
+    unpacked(layer.gate_up, {{"mlp.gate_proj", shape.intermediate_size}, {"mlp.up_proj", shape.intermediate_size}});
+  } else {
+    whole(layer.gate_up, "mlp.up_proj");
+  }
+  whole(layer.down_proj, "mlp.down_proj");
+  shortcut(layer.attn_shortcut, "attn_shortcut");
+  shortcut(layer.mlp_shortcut, "mlp_shortcut");
+  return tensors;
+}
+
 at::Tensor attention_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
   return run_attention(layer, context, x, nullptr);
 }
@@ -325,7 +375,7 @@ at::Tensor attention_branch(const DecoderLayer& layer, const LayerContext& conte
 at::Tensor mlp_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
   const at::Tensor normed = kernels::rms_norm(x, layer.post_attention_norm, context.hidden_size, context.rms_norm_eps,
                                               layer.gate_up.weight.scalar_type());
-  const at::Tensor inner = kernels::silu_mul(kernels::linear(normed, layer.gate_up.weight, layer.gate_up.bias));
+  const at::Tensor inner = activated(layer, kernels::linear(normed, layer.gate_up.weight, layer.gate_up.bias));
   return kernels::linear(inner, layer.down_proj.weight, layer.down_proj.bias);
 }
 
@@ -348,11 +398,13 @@ at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& 
 }
 
 at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  if (!layer.shape.has_attention()) return x;
   return add_residual(attention_branch(layer, context, x), x, layer.attn_shortcut);
 }
 
 at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
                              LayerCache& cache) {
+  if (!layer.shape.has_attention()) return x;
   if (kernels::few_rows_apply(x, layer.qkv.weight)) {
     return forward_few_rows(layer.qkv, layer.o_proj, layer.input_norm, layer.attn_shortcut, context, x,
                             [&](const at::Tensor& qkv) { return mix_tokens(layer, context, qkv, &cache); });
@@ -363,7 +415,7 @@ at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& cont
 at::Tensor forward_mlp(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
   if (kernels::few_rows_apply(x, layer.gate_up.weight)) {
     return forward_few_rows(layer.gate_up, layer.down_proj, layer.post_attention_norm, layer.mlp_shortcut, context, x,
-                            [](const at::Tensor& gate_up) { return kernels::silu_mul(gate_up); });
+                            [&](const at::Tensor& gate_up) { return activated(layer, gate_up); });
   }
   return add_residual(mlp_branch(layer, context, x), x, layer.mlp_shortcut);
 }

@@ -96,8 +96,9 @@ std::string describe_value(const OrderedJson& object, const std::string& key) {
 }
 
 std::string describe_position(const std::string& phase, int64_t next, int64_t layers) {
-  return (next < layers ? "layer " + std::to_string(next + 1) + " of " + std::to_string(layers)
-                        : "the end of layer " + std::to_string(layers)) +
+  const std::string step = phase.starts_with("training") ? "update " : "layer ";  // what is counted
+  return (next < layers ? step + std::to_string(next + 1) + " of " + std::to_string(layers)
+                        : "the end of " + step + std::to_string(layers)) +
          " (" + phase + ")";
 }
 

@@ -122,20 +122,24 @@ KeyValueCache ResidentModel::make_cache(int64_t batch, int64_t capacity) const {
   return cache;
 }
 
+at::Tensor ResidentModel::embed(const at::Tensor& ids) const {
+  const auto [least, largest] = ids.aminmax();
+  if (least.item<int64_t>() < 0 || largest.item<int64_t>() >= config_.vocab_size) {
+    throw_error(ErrorKind::kBadInput, "token id ", largest.item<int64_t>(), ": the model's vocabulary has ",
+                config_.vocab_size, " entries");
+  }
+  const at::Tensor x = at::embedding(embedding_, ids.to(options_.device)).to(at::kFloat);
+  return embedding_rotation_.defined() ? kernels::linear(x, embedding_rotation_, {}) : x;
+}
+
 at::Tensor ResidentModel::forward(const at::Tensor& ids, KeyValueCache& cache) const {
   const int64_t length = ids.size(1);
   if (cache.length + length > cache.capacity) {
     throw_error(ErrorKind::kUsage, cache.length + length, " tokens: are more than the ", cache.capacity,
                 " that the cache has room for");
   }
-  const auto [least, largest] = ids.aminmax();
-  if (least.item<int64_t>() < 0 || largest.item<int64_t>() >= config_.vocab_size) {
-    throw_error(ErrorKind::kBadInput, "token id ", largest.item<int64_t>(), ": the model's vocabulary has ",
-                config_.vocab_size, " entries");
-  }
+  at::Tensor x = embed(ids);
   const LayerContext context = continued_context(cache.positions, cache.length, length);
-  at::Tensor x = at::embedding(embedding_, ids.to(options_.device)).to(at::kFloat);
-  if (embedding_rotation_.defined()) x = kernels::linear(x, embedding_rotation_, {});
   for (size_t index = 0; index < layers_.size(); ++index) {
     x = forward_mlp(layers_[index], context, forward_attention(layers_[index], context, x, cache.layers[index]));
   }

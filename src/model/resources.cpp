@@ -40,14 +40,14 @@ int64_t item(at::ScalarType dtype) { return static_cast<int64_t>(c10::elementSiz
 
 int64_t layer_parameters(const ModelConfig& config, const LayerShape& shape) {
   const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
-  return (q + 2 * kv) * shape.input_width + q * shape.middle_width + 2 * shape.intermediate_size * shape.middle_width +
+  return (q + 2 * kv) * shape.input_width + q * shape.middle_width + shape.read_rows() * shape.middle_width +
          shape.intermediate_size * shape.output_width;
 }
 
 // Rows times columns of the largest linear: products may repack it.
 int64_t largest_linear(const ModelConfig& config, const LayerShape& shape) {
   const int64_t qkv = (shape.num_attention_heads + 2 * shape.num_key_value_heads) * config.head_dim * shape.input_width;
-  return std::max(qkv, 2 * shape.intermediate_size * shape.middle_width);
+  return std::max(qkv, shape.read_rows() * shape.middle_width);
 }
 
 template <typename PerLayer>
@@ -111,6 +111,14 @@ uint64_t total(const std::vector<MemoryPart>& parts) {
 
 std::vector<MemoryPart> larger(std::vector<MemoryPart> first, std::vector<MemoryPart> second) {
   return total(first) >= total(second) ? std::move(first) : std::move(second);
+}
+
+// One after the other, where what the first gave back stays with the process: the program once, all else together.
+std::vector<MemoryPart> kept_together(std::vector<MemoryPart> first, const std::vector<MemoryPart>& second) {
+  for (const MemoryPart& part : second) {
+    if (part.name != "program") first.push_back(part);
+  }
+  return first;
 }
 
 // Blocks of the embedding matrix, as stored and in fp32.
@@ -178,8 +186,7 @@ void add_slicing(Work& work, const ModelConfig& config, const LayerShape& shape,
     work.rotation_flops += products * static_cast<double>(d) + turn * static_cast<double>(writing);
   };
   half(q + 2 * kv, q, shape.input_width, shape.middle_width, shape.attn_shortcut.kind);
-  half(2 * shape.intermediate_size, shape.intermediate_size, shape.middle_width, shape.output_width,
-       shape.mlp_shortcut.kind);
+  half(shape.read_rows(), shape.intermediate_size, shape.middle_width, shape.output_width, shape.mlp_shortcut.kind);
 }
 
 std::string megabytes(uint64_t bytes) {
@@ -356,7 +363,7 @@ ResourceEstimate estimate_depth(const Checkpoint& checkpoint, const ComputeOptio
   if (use.merged_layers > 0)
     estimate.parts.push_back({"merged_layers", u64(use.merged_layers * layer_bytes(config, at::kFloat))});
   estimate.parts = larger(std::move(estimate.parts), embedding_parts(config, compute));
-  if (use.losses > 0) estimate.parts = larger(std::move(estimate.parts), head_parts(config, compute, text));
+  if (use.losses > 0) estimate.parts = kept_together(std::move(estimate.parts), head_parts(config, compute, text));
   estimate.stream_bytes = u64(use.streams * stream_bytes(config, text));
   estimate.output_bytes = use.output_bytes;
   estimate.work = walking_work(checkpoint, text, 1);
@@ -387,6 +394,55 @@ ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOp
   estimate.work.forward_flops *= static_cast<double>(use.runs);
   estimate.work.bytes_streamed = static_cast<double>(use.runs * use.decode_tokens) * static_cast<double>(weights);
   return estimate;
+}
+
+ResourceEstimate estimate_training(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
+                                   const TrainingUse& use) {
+  const ModelConfig& config = checkpoint.config();
+  int64_t weights = 0, activations = 0, largest = 0;
+  for (int64_t index = use.first_layer; index < use.end_layer; ++index) {
+    const LayerShape& shape = config.layers.at(static_cast<size_t>(index));
+    const int64_t inner = activation_bytes(shape, config.head_dim, compute.dtype, use.micro_tokens);
+    weights += layer_parameters(config, shape);
+    largest = std::max(largest, inner);
+    activations += use.recomputes ? 4 * shape.input_width * use.micro_tokens : inner;
+  }
+  const int64_t head = use.has_head ? config.vocab_size * config.head_columns() : 0;
+  const int64_t embedding =
+      use.has_head && !config.tie_word_embeddings ? config.vocab_size * config.embedding_columns() : 0;
+  ResourceEstimate estimate;
+  // Parameters, gradients, two moments and the best ones so far. Rows of logits, their exponentials and gradients.
+  estimate.parts = {program_part(compute.device),
+                    {"weights", u64((weights + head + embedding) * item(compute.dtype))},
+                    {"trained_parameters", u64(5 * 4 * use.parameters)},
+                    {"activations", u64(activations + (use.recomputes ? largest : 0))},
+                    {"temporary_activations", u64(3 * largest)},
+                    {"logits", use.has_head ? u64(3 * 256 * config.vocab_size * 4) : 0}};
+  if (use.walks > 0) estimate.parts.push_back({"chunk_buffers", u64(chunk_bytes(config, compute, text))});
+  estimate.stream_bytes = u64(use.streams * stream_bytes(config, text) / 4 * use.stream_item);
+  estimate.output_bytes = use.output_bytes;
+  estimate.work = walking_work(checkpoint, text, 1);
+  estimate.work.forward_flops *= use.walks;
+  // Forward, perhaps again, the gradients of what goes through, and those of parameters.
+  const double passes = (use.recomputes ? 3.0 : 2.0) * static_cast<double>(use.trained_tokens) +
+                        static_cast<double>(use.validated_tokens);
+  const double heads = 2.0 * static_cast<double>(use.trained_tokens) + static_cast<double>(use.validated_tokens);
+  estimate.work.forward_flops +=
+      2.0 * (static_cast<double>(weights) * passes + static_cast<double>(head) * heads +
+             2.0 * static_cast<double>(use.parameters) * static_cast<double>(use.trained_tokens));
+  estimate.work.bytes_read += static_cast<double>(use.output_bytes);
+  return estimate;
+}
+
+int64_t activation_bytes(const LayerShape& shape, int64_t head_dim, at::ScalarType dtype, int64_t tokens) {
+  const int64_t size = item(dtype), heads = shape.num_attention_heads * head_dim;
+  const int64_t kv = shape.num_key_value_heads * head_dim;
+  // The streams of both halves; their normed copies; queries, keys and values before and after rotation and, in fp32,
+  // as attention reads and writes them; the MLP's inner ones.
+  const int64_t a_token = 4 * (shape.input_width + 2 * shape.middle_width) +
+                          size * (shape.input_width + shape.middle_width + 2 * (heads + 2 * kv)) + 4 * 4 * heads +
+                          size * (shape.read_rows() + 2 * shape.intermediate_size);
+  return a_token * tokens;
 }
 
 ResourceEstimate estimate_conversion(const Checkpoint& checkpoint, uint64_t output_bytes) {

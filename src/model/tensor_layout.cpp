@@ -44,13 +44,17 @@ std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::Scal
     const LayerShape& shape = config.layers[static_cast<size_t>(i)];
     const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
     LayerLayout layer(tensors, i, dtype);
-    if (shape.has_norm_weights) layer.tensor("input_layernorm.weight", {shape.input_width});
-    layer.linear("self_attn.q_proj", q, shape.input_width, config.qkv_bias);
-    layer.linear("self_attn.k_proj", kv, shape.input_width, config.qkv_bias);
-    layer.linear("self_attn.v_proj", kv, shape.input_width, config.qkv_bias);
-    layer.linear("self_attn.o_proj", shape.middle_width, q, config.o_bias);
+    if (shape.has_attention()) {
+      if (shape.has_norm_weights) layer.tensor("input_layernorm.weight", {shape.input_width});
+      layer.linear("self_attn.q_proj", q, shape.input_width, config.qkv_bias);
+      layer.linear("self_attn.k_proj", kv, shape.input_width, config.qkv_bias);
+      layer.linear("self_attn.v_proj", kv, shape.input_width, config.qkv_bias);
+      layer.linear("self_attn.o_proj", shape.middle_width, q, config.o_bias);
+    }
     if (shape.has_norm_weights) layer.tensor("post_attention_layernorm.weight", {shape.middle_width});
-    layer.linear("mlp.gate_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
+    if (shape.is_gated) {
+      layer.linear("mlp.gate_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
+    }
     layer.linear("mlp.up_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
     layer.linear("mlp.down_proj", shape.output_width, shape.intermediate_size, config.mlp_bias);
     layer.shortcut("attn_shortcut", shape.attn_shortcut, shape.input_width, shape.middle_width);

@@ -294,6 +294,11 @@ void check_sliceable(const Checkpoint& checkpoint) {
     throw_error(ErrorKind::kUsage, checkpoint.path().string(),
                 ": is sliced already; slice the dense model it was made from, by a larger ratio");
   }
+  if (!checkpoint.config().has_whole_layers()) {
+    throw_error(ErrorKind::kUsage, checkpoint.path().string(),
+                ": has a layer that is an MLP alone (of depth streamline --replace ffn or swiglu), which cannot be "
+                "sliced; streamline with --replace layer or linear instead");
+  }
 }
 
 SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,

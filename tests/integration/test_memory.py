@@ -211,6 +211,26 @@ def test_real_memory_is_between_half_and_eleven_tenths_of_the_estimate(run, spar
     assert 0.5 * told <= real <= 1.1 * told, (told, real)
 
 
+DEPTH_AND_HEAL = [["depth", "drop", "--layers", "1", "--order", "ppl"], ["depth", "merge", "--target-layers", "3"],
+                  ["depth", "streamline", "--layers", "1"], ["depth", "streamline", "--layers", "1", "--replace", "layer"],
+                  ["depth", "streamline", "--layers", "1", "--replace", "swiglu", "--loss", "mse", "--stream-dtype", "bf16"],
+                  ["heal"], ["heal", "--keep-activations", "streams"], ["heal", "--distill"], ["score", "--metric", "cka"]]
+
+
+@pytest.mark.parametrize("verb", DEPTH_AND_HEAL, ids=" ".join)
+def test_real_memory_of_searches_and_training_is_foretold(run, sparse_model, letters, tmp_path, verb):
+    folder = sparse_model(random=2, layers=4, hidden=512, intermediate=4096, heads=8, kv_heads=4, vocab=4096)
+    names = 2 if verb[0] == "depth" else 1
+    text = ["--text" if verb[0] == "heal" else "--calib", letters, "--samples", "8", "--seqlen", "256"]
+    trains = ["--updates", "2", "--batch", "4"] if verb[0] == "heal" or "--replace" in verb else []
+    output = ["-o", tmp_path / "out"] if verb[0] != "score" else []
+    options = [*verb[names:], *([folder] if verb[-1] == "--distill" else [])]
+    command = [*verb[:names], folder, *options, *text, *trains, *output, "-q", "--json"]
+    told = run(*command, "--dry-run").json()["memory"]["bytes"]
+    real = peak(run(*command))
+    assert 0.5 * told <= real <= 1.1 * told, (told, real)
+
+
 def test_real_memory_of_a_real_model_is_foretold(run, letters):
     real_model = path_from_environment("DYNSLICE_TEST_MODEL")
     command = ["eval", real_model, "--ppl", letters, "--samples", "2", "--seqlen", "256", "-q", "--json"]

@@ -33,12 +33,19 @@ struct Repair {
   bool on_stream = false;  // maps the whole stream, which takes a matrix of its own; else what the MLP adds (folded in)
 };
 
+// A layer that was trained to stand for several of the source.
+struct Replacement {
+  int64_t layer = 0;     // of the source: the first of those that it stands for
+  DecoderLayer weights;  // fp32
+};
+
 struct DepthPlan {
   // Per layer of the result the layers of the source that it is made of, ascending and without overlap; one layer
   // stays as it is.
   std::vector<std::vector<int64_t>> layers;
   MergeRule rule = MergeRule::kSum;
-  std::optional<Repair> repair;  // of a layer that stays as it is
+  std::optional<Repair> repair{};            // of a layer that stays as it is
+  std::optional<Replacement> replacement{};  // in the place of a layer that stays as it is
 };
 
 // Keeps all of `layers` layers but `dropped`. Throws kUsage when one of these does not exist or none is left.

@@ -34,10 +34,11 @@ class CheckpointWriter {
                    uint64_t max_shard_bytes = kShardBytes);
   // The same for a run that keeps a journal in `folder` (OUT.partial), whose files are left alone. With `written`,
   // what `written()` gave in an earlier run, the tensors that it names are there already: they are compared with
-  // their checksums, and everything else is written again. Throws kBadInput when they are not as they were.
+  // their checksums, and everything else is written again. Throws kBadInput when they are not as they were. `stem` is
+  // what the files' names begin with.
   CheckpointWriter(std::filesystem::path out, std::vector<OutputTensor> tensors, bool force,
                    std::shared_ptr<WorkFolder> folder, const OrderedJson& written,
-                   uint64_t max_shard_bytes = kShardBytes);
+                   uint64_t max_shard_bytes = kShardBytes, const std::string& stem = "model");
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;

@@ -48,11 +48,14 @@ struct LayerShape {
   int64_t middle_width = 0;  // of the stream between attention and MLP
   int64_t output_width = 0;  // of the stream that leaves the layer
   int64_t intermediate_size = 0;
-  int64_t num_attention_heads = 0;
+  int64_t num_attention_heads = 0;  // 0: the layer is an MLP alone
   int64_t num_key_value_heads = 0;
   ShortcutShape attn_shortcut;  // input_width → middle_width
   ShortcutShape mlp_shortcut;   // middle_width → output_width
   bool has_norm_weights = true;
+  bool is_gated = true;  // down(silu(gate x) * up x); else down(silu(up x))
+  bool has_attention() const { return num_attention_heads > 0; }
+  int64_t read_rows() const { return (is_gated ? 2 : 1) * intermediate_size; }  // of the matrices that the MLP reads by
   bool operator==(const LayerShape&) const = default;
 };
 
@@ -89,6 +92,8 @@ struct ModelConfig {
   int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
   // True when every runtime that knows `model_type` can run these shapes.
   bool is_ordinary() const;
+  // True when every layer has attention and a gated MLP, as those of the dense model.
+  bool has_whole_layers() const;
   // True when the stream is narrower somewhere, or passes through shortcut matrices: the layers' bases differ.
   bool is_sliced() const;
 };

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "dynslice/model/checkpoint.h"
 #include "dynslice/model/config.h"
@@ -31,10 +33,10 @@ struct Shortcut {
 struct DecoderLayer {
   LayerShape shape;
   at::Tensor input_norm;           // [input_width]; undefined when folded into qkv
-  Linear qkv;                      // rows: query heads, key heads, value heads
+  Linear qkv;                      // rows: query heads, key heads, value heads; undefined without attention
   Linear o_proj;                   // [middle_width, heads * head_dim]
   at::Tensor post_attention_norm;  // [middle_width]; undefined when folded into gate_up
-  Linear gate_up;                  // rows: gate, up; [2 * intermediate_size, middle_width]
+  Linear gate_up;                  // rows: gate (of a gated MLP), up; [read_rows(), middle_width]
   Linear down_proj;                // [output_width, intermediate_size]
   Shortcut attn_shortcut;          // input_width → middle_width
   Shortcut mlp_shortcut;           // middle_width → output_width
@@ -46,9 +48,9 @@ struct LayerContext {
   int64_t hidden_size = 0;  // the original one: the norms' divisor, whatever the width
   int64_t head_dim = 0;
   double rms_norm_eps = 0;
-  at::Tensor sliding_mask;  // [T, S] fp32, additive, S positions seen; undefined when no window is shorter than S
-  at::Tensor causal_mask;   // the same for layers that do not slide; undefined where S is T or T is 1
-  at::Tensor cos, sin;      // [T, head_dim / 2], fp32
+  at::Tensor sliding_mask;     // [T, S] fp32, additive, S positions seen; undefined when no window is shorter than S
+  at::Tensor causal_mask;      // the same for layers that do not slide; undefined where S is T or T is 1
+  at::Tensor cos, sin;         // [T, head_dim / 2], fp32
   int64_t sliding_window = 0;  // tokens a position of a sliding layer sees at most, itself included; 0: all
 };
 
@@ -76,6 +78,9 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
 
 // The layer with its linear weights in `dtype`; those that are already are shared, not copied.
 DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype);
+
+// The layer's tensors under the names that they have in a checkpoint ("mlp.up_proj.weight"): views of its matrices.
+std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer& layer, int64_t head_dim);
 
 // Folds the norm weights into the linears that read them, which leaves weightless norms.
 void fold_norms(DecoderLayer& layer);

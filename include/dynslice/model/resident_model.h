@@ -37,6 +37,11 @@ class ResidentModel {
 
   const ModelConfig& config() const { return config_; }
   const ComputeOptions& options() const { return options_; }
+  const std::vector<DecoderLayer>& layers() const { return layers_; }
+  const Head& head() const { return head_; }
+  // The stream that enters layer 0 for ids [B, T] (int64): [B, T, embedding_width] fp32. Throws kBadInput for an id
+  // outside the vocabulary.
+  at::Tensor embed(const at::Tensor& ids) const;
   // Of all tensors in memory; a matrix that is embedding and head counts once.
   int64_t weight_bytes() const;
 

@@ -84,6 +84,26 @@ struct ResidentUse {
 };
 ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOptions& compute, const ResidentUse& use);
 
+// Training some parameters of consecutive layers that are in memory, on streams or on the next token.
+struct TrainingUse {
+  int64_t first_layer = 0, end_layer = 0;  // of the checkpoint, in memory; the end excluded
+  bool has_head = true;                    // embedding and output matrix are there too
+  int64_t parameters = 0;                  // that are trained
+  int64_t micro_tokens = 0;                // that go through the layers together
+  int64_t trained_tokens = 0;              // all passes together
+  int64_t validated_tokens = 0;
+  bool recomputes = true;   // inner activations on the way back
+  int64_t streams = 0;      // of the text, kept
+  int64_t stream_item = 4;  // bytes of a value of theirs
+  double walks = 0;         // through all layers, before the training
+  uint64_t output_bytes = 0;
+};
+ResourceEstimate estimate_training(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
+                                   const TrainingUse& use);
+
+// What the backward of one layer needs of the forward of `tokens` tokens.
+int64_t activation_bytes(const LayerShape& shape, int64_t head_dim, at::ScalarType dtype, int64_t tokens);
+
 // Writing the weights in another format, a chunk of a tensor at a time.
 ResourceEstimate estimate_conversion(const Checkpoint& checkpoint, uint64_t output_bytes);
 

@@ -15,6 +15,8 @@ uint64_t available_memory_bytes(const std::filesystem::path& root = "/");
 // Resident memory of this process now, and the most it had so far.
 uint64_t current_rss_bytes();
 uint64_t peak_rss_bytes();
+// Has the peak counted from now on; without effect where the kernel does not allow it.
+void reset_peak_rss();
 
 // Bytes that a user may still write where `path` is or would be created; UINT64_MAX when nobody can tell.
 uint64_t available_disk_bytes(const std::filesystem::path& path);

@@ -17,6 +17,8 @@ class ProgressSink {
   virtual void advance(int64_t amount) = 0;
   // Counts what an earlier run did; it tells nothing of the speed.
   virtual void skip(int64_t amount) { advance(amount); }
+  // A few words on how it goes, shown beside the figures from now on: "loss 3.21".
+  virtual void note(const std::string&) {}
   virtual void finish() = 0;
 };
 
@@ -33,6 +35,7 @@ class ProgressTask {
   ProgressTask& operator=(const ProgressTask&) = delete;
   void advance(int64_t amount);
   void skip(int64_t amount) { sink_.skip(amount); }
+  void note(const std::string& words) { sink_.note(words); }
 
  private:
   ProgressSink& sink_;

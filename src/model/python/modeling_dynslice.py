@@ -5,7 +5,7 @@
 The decoder is that of Llama, Mistral or Qwen2 with these differences: the residual stream has a width of its own at
 every layer, so that the residual paths pass through shortcuts (where the bases on both sides differ); the norms divide
 the sum of squares by the original hidden size; the embedding and the head may keep their original width, with a
-rotation beside them. This file travels with the checkpoint.
+rotation beside them; a layer may be an MLP alone, gated or not. This file travels with the checkpoint.
 """
 
 import inspect
@@ -200,11 +200,15 @@ class DynsliceAttention(nn.Module):
 class DynsliceMLP(nn.Module):
     def __init__(self, config, shape):
         super().__init__()
-        self.gate_proj = nn.Linear(shape["middle_width"], shape["intermediate_size"], bias=config.gated_bias)
+        self.gate_proj = None
+        if shape.get("gated", True):
+            self.gate_proj = nn.Linear(shape["middle_width"], shape["intermediate_size"], bias=config.gated_bias)
         self.up_proj = nn.Linear(shape["middle_width"], shape["intermediate_size"], bias=config.gated_bias)
         self.down_proj = nn.Linear(shape["intermediate_size"], shape["output_width"], bias=config.gated_bias)
 
     def forward(self, x):
+        if self.gate_proj is None:
+            return self.down_proj(functional.silu(self.up_proj(x)))
         return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -214,16 +218,20 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
         shape = config.dynslice["layers"][index]
         widths = shape["input_width"], shape["middle_width"], shape["output_width"]
         self.attention_type = config.layer_types[index]
-        self.input_layernorm = DynsliceRMSNorm(config, widths[0], shape["norm_weights"])
-        self.self_attn = DynsliceAttention(config, shape, index)
+        self.self_attn = None  # a layer may be an MLP alone
+        if shape["num_attention_heads"] > 0:
+            self.input_layernorm = DynsliceRMSNorm(config, widths[0], shape["norm_weights"])
+            self.self_attn = DynsliceAttention(config, shape, index)
         self.attn_shortcut = make_shortcut(shape["attn_shortcut"], widths[0], widths[1])
         self.post_attention_layernorm = DynsliceRMSNorm(config, widths[1], shape["norm_weights"])
         self.mlp = DynsliceMLP(config, shape)
         self.mlp_shortcut = make_shortcut(shape["mlp_shortcut"], widths[1], widths[2])
 
     def forward(self, x, **kwargs):
-        attended, weights = self.self_attn(self.input_layernorm(x), **kwargs)
-        x = self.attn_shortcut(x) + attended
+        weights = None
+        if self.self_attn is not None:
+            attended, weights = self.self_attn(self.input_layernorm(x), **kwargs)
+            x = self.attn_shortcut(x) + attended
         return self.mlp_shortcut(x) + self.mlp(self.post_attention_layernorm(x)), weights
 
 

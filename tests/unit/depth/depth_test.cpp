@@ -7,6 +7,7 @@
 #include "dynslice/depth/drop.h"
 #include "dynslice/depth/merge.h"
 #include "dynslice/depth/repair.h"
+#include "dynslice/depth/replacement.h"
 #include "dynslice/depth/shallow_losses.h"
 #include "dynslice/model/head.h"
 #include "dynslice/model/modeling_files.h"
@@ -283,6 +284,104 @@ TEST(DepthOfSlicedModels, IsRefused) {
   config.layers[0].mlp_shortcut = {ShortcutKind::kMatrix, 0};
   const MemoryCheckpoint sliced = random_model(config);
   EXPECT_THROW(check_depth(sliced), Error);
+}
+
+// ---- Trained replacements
+
+ReplacementOptions some_replacing(ReplacementLoss loss, int64_t updates) {
+  ReplacementOptions options;
+  options.loss = loss;
+  options.held_out = 4;
+  options.training.updates = updates;
+  options.training.batch = 4;
+  options.training.micro_batch = 2;
+  options.training.learning_rate = 3e-3;
+  return options;
+}
+
+TEST(Replacement, AnUngatedMlpStartsAsNoChangeOfTheStream) {
+  const MemoryCheckpoint model = tiny_model({.layers = 1});
+  const LayerContext context = make_layer_context(model.config(), kLength, at::kCPU);
+  const DecoderLayer ffn =
+      initial_replacement(ReplacementKind::kFfn, load_decoder_layer(model, 0, at::kFloat, at::kCPU));
+  const at::Tensor x = at::randn({1, kLength, 32});
+  EXPECT_TRUE(at::equal(forward_mlp(ffn, context, forward_attention(ffn, context, x)), x));
+}
+
+TEST(Replacement, OfOneLayerByItselfIsTheSameModel) {
+  const testing::TemporaryFolder folder;
+  const MemoryCheckpoint model = tiny_model({.layers = 3});
+  const DecoderLayer layer =
+      initial_replacement(ReplacementKind::kLayer, load_decoder_layer(model, 1, at::kFloat, at::kCPU));
+  const auto copy = written(model, plan_with_replacement(3, 1, 1, {1, layer}), folder / "out");
+  for (const TensorInfo& tensor : model.tensors()) {
+    EXPECT_TRUE(at::equal(copy->load(tensor.name, tensor.shape, at::kFloat),
+                          model.load(tensor.name, tensor.shape, at::kFloat)));
+  }
+}
+
+class TrainedReplacements : public ::testing::TestWithParam<std::tuple<ReplacementKind, ReplacementLoss>> {};
+
+// Layers 1 to 3 of 6 become one.
+TEST_P(TrainedReplacements, LearnAndAreWrittenAsTheyWereMeasured) {
+  const auto [kind, loss] = GetParam();
+  const testing::TemporaryFolder folder;
+  const MemoryCheckpoint model = tiny_model({.layers = 6});
+  const TokenWindows windows = random_windows(24, kLength, 61);
+  const LayerWalk walk(model, {.chunk_tokens = 64}, kLength, no_progress());
+  const DecoderLayer initial = initial_replacement(kind, load_decoder_layer(model, 1, at::kFloat, at::kCPU));
+  const TrainedReplacement trained = train_replacement(walk, windows, 1, 3, initial, some_replacing(loss, 60));
+  const double first = trained.result.points.front().validation_loss;
+  double best = first;
+  for (const TrainingPoint& point : trained.result.points) best = std::min(best, point.validation_loss);
+  EXPECT_LT(best, first);
+
+  const DepthPlan plan = plan_with_replacement(6, 1, 3, trained.replacement);
+  const auto result = written(model, plan, folder / "out");
+  EXPECT_EQ(result->config().num_layers(), 4);
+  const TokenWindows held_out = windows.part(20, 4);
+  if (loss == ReplacementLoss::kLanguageModel) {
+    EXPECT_NEAR(plain_loss(*result, held_out), best, 1e-4);
+    return;
+  }
+  const LayerWalk other(*result, {}, kLength, no_progress());
+  const at::Tensor expected = all_streams(walk, held_out)[4], found = all_streams(other, held_out)[2];
+  EXPECT_NEAR(((found - expected).square().sum(-1) / expected.square().sum(-1)).mean().item<double>(), best, 1e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, TrainedReplacements,
+    ::testing::Combine(::testing::Values(ReplacementKind::kLayer, ReplacementKind::kSwiglu, ReplacementKind::kFfn),
+                       ::testing::Values(ReplacementLoss::kStream, ReplacementLoss::kLanguageModel)));
+
+TEST(Replacement, LearnsTheLayersThatItKnows) {
+  // Layers 2 and 3 add nothing, so that layer 1 alone does what the three did: there is nothing to learn, and a small
+  // disturbance of it is taken back.
+  MemoryCheckpoint model = tiny_model({.layers = 5});
+  silence(model, {2, 3});
+  const TokenWindows windows = random_windows(68, kLength, 61);
+  const LayerWalk walk(model, {}, kLength, no_progress());
+  DecoderLayer layer = load_decoder_layer(model, 1, at::kFloat, at::kCPU);
+  ReplacementOptions options = some_replacing(ReplacementLoss::kStream, 300);
+  options.training.learning_rate = 1e-3;
+  const auto exact = train_replacement(walk, windows, 1, 3, layer, options);
+  EXPECT_LT(exact.result.points.front().validation_loss, 1e-9);
+  at::manual_seed(2);
+  layer.down_proj.weight = layer.down_proj.weight + at::randn_like(layer.down_proj.weight) * 0.02;
+  const auto trained = train_replacement(walk, windows, 1, 3, layer, options);
+  EXPECT_LT(trained.result.points.back().validation_loss, 0.1 * trained.result.points.front().validation_loss);
+}
+
+TEST(Replacement, StreamsMayBeKeptInBf16) {
+  const MemoryCheckpoint model = tiny_model({.layers = 4});
+  const TokenWindows windows = random_windows(12, kLength, 61);
+  const LayerWalk walk(model, {}, kLength, no_progress());
+  const DecoderLayer initial = load_decoder_layer(model, 1, at::kFloat, at::kCPU);
+  ReplacementOptions options = some_replacing(ReplacementLoss::kStream, 4);
+  const auto fp32 = train_replacement(walk, windows, 1, 2, initial, options);
+  options.stream_dtype = at::kBFloat16;
+  const auto bf16 = train_replacement(walk, windows, 1, 2, initial, options);
+  EXPECT_NEAR(bf16.result.points.back().validation_loss / fp32.result.points.back().validation_loss, 1, 0.02);
 }
 
 }  // namespace

@@ -1,0 +1,45 @@
+// Recovery of a model that was made smaller: low-rank updates of its linears (LoRA, arXiv 2106.09685), trained on the
+// next token, then merged into the weights or kept as an adapter.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dynslice/heal/lora_options.h"
+#include "dynslice/model/checkpoint.h"
+#include "dynslice/model/checkpoint_writer.h"
+#include "dynslice/model/journal.h"
+#include "dynslice/model/resident_model.h"
+#include "dynslice/train/objectives.h"
+
+namespace dynslice {
+
+// Updates of every layer that change nothing yet: a is random (uniform within 1/sqrt(in), as PEFT has it), b zero.
+// Layers without a module (an MLP alone has no attention) go without its update. Throws kUsage, listing the known
+// ones, for a module that does not exist, and when no layer has any of them.
+std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions& options, at::Device device);
+
+struct HealResult {
+  std::vector<LayerUpdates> updates;
+  TrainingResult training;
+};
+
+// Trains on `training`, next token by next token. `recomputes`: see TrainableLayers. Throws as train does, and
+// kBadInput for token ids that the model does not have.
+HealResult heal_by_lora(const ResidentModel& model, const std::vector<TrainingExample>& training,
+                        const std::vector<TrainingExample>& held_out, const LoraOptions& lora,
+                        const TrainingOptions& options, bool recomputes, ProgressSink& progress,
+                        const JournalPhase& journal = {});
+
+// Writes all tensors of the source, its linears with the updates added, a layer in memory at a time. `writer` has
+// announced checkpoint_tensors(source.config(), dtype).
+void write_healed(const Checkpoint& source, const std::vector<LayerUpdates>& updates, at::ScalarType dtype,
+                  CheckpointWriter& writer, ProgressSink& progress);
+
+// The adapter in PEFT's format: its tensors, for a writer with the stem "adapter_model", and adapter_config.json.
+std::vector<OutputTensor> adapter_tensors(const std::vector<LayerUpdates>& updates);
+void write_adapter(const std::vector<LayerUpdates>& updates, CheckpointWriter& writer);
+OrderedJson adapter_config(const LoraOptions& options, const std::string& base_model);
+
+}  // namespace dynslice

@@ -1,0 +1,69 @@
+#include "cli/training.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cli/terminal.h"
+#include "dynslice/support/error.h"
+
+namespace dynslice::cli {
+
+TrainingSetup training_setup(const TrainingCliOptions& options, int64_t sequences, int64_t length, at::Device device) {
+  TrainingSetup setup;
+  setup.sequences = sequences;
+  setup.length = length;
+  setup.held_out = options.held_out > 0 ? options.held_out : std::clamp<int64_t>(sequences / 16, 1, 16);
+  const int64_t trained = sequences - setup.held_out;
+  if (trained < 1) {
+    throw_error(ErrorKind::kUsage, sequences, " sequences of text, ", setup.held_out,
+                " of them held out: nothing is left to train on; give more text, or lower --seqlen or --held-out");
+  }
+  TrainingOptions& train = setup.options;
+  train.batch = std::min(options.batch, trained);
+  const int64_t at_once = (device.is_cuda() ? 16384 : 2048) / std::max<int64_t>(1, length);
+  train.micro_batch = std::clamp<int64_t>(options.micro_batch > 0 ? options.micro_batch : at_once, 1, train.batch);
+  const double updates = options.epochs * static_cast<double>(trained) / static_cast<double>(train.batch);
+  train.updates = options.updates ? *options.updates : std::max<int64_t>(1, std::llround(updates));
+  train.learning_rate = options.learning_rate;
+  train.final_learning_rate = std::min(options.final_learning_rate, options.learning_rate);
+  train.warmup = options.warmup;
+  train.weight_decay = options.weight_decay;
+  train.clip = options.clip;
+  train.validations = options.validations;
+  train.patience = options.patience;
+  train.seed = options.seed;
+  return setup;
+}
+
+bool recomputes(const TrainingCliOptions& options, uint64_t bytes, at::Device device) {
+  if (options.keep_activations != "auto") return options.keep_activations == "streams";
+  return !device.is_cuda() && bytes > available_memory_bytes() / 4;
+}
+
+std::vector<std::string> training_header(bool as_perplexity) {
+  if (as_perplexity) return {"update", "perplexity, trained on", "held out"};
+  return {"update", "loss, trained on", "held out"};
+}
+
+std::vector<std::vector<std::string>> training_rows(const TrainingResult& result, bool as_perplexity) {
+  const auto shown = [&](double loss) {
+    return as_perplexity ? format_fixed(std::exp(loss), 3) : format_fixed(loss, 5);
+  };
+  std::vector<std::vector<std::string>> rows;
+  for (const TrainingPoint& point : result.points) {
+    rows.push_back({std::to_string(point.update), point.update > 0 ? shown(point.training_loss) : "-",
+                    shown(point.validation_loss)});
+  }
+  return rows;
+}
+
+std::string training_summary(const TrainingResult& result) {
+  std::string text = "Trained on " + format_count(result.tokens) + " tokens in " + std::to_string(result.updates) +
+                     " updates" + (result.stopped_early ? " (stopped early)" : "");
+  return text + "; kept " +
+         (result.best_update == 0 ? "what there was before: no update made it better"
+                                  : "the parameters after update " + std::to_string(result.best_update)) +
+         ".\n";
+}
+
+}  // namespace dynslice::cli

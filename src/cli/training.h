@@ -1,0 +1,37 @@
+// What the verbs that train share: options resolved for the text at hand, and what is told of the training.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cli/inputs.h"
+#include "cli/options.h"
+#include "dynslice/train/training.h"
+
+namespace dynslice::cli {
+
+// How a text's sequences are used.
+struct TrainingSetup {
+  TrainingOptions options;
+  int64_t held_out = 0;  // at the end
+  int64_t sequences = 0;
+  int64_t length = 0;  // of the longest
+  int64_t trained_tokens() const { return options.updates * options.batch * length; }
+  int64_t validated_tokens() const { return (options.validations + 1) * held_out * length; }
+  int64_t micro_tokens() const { return options.micro_batch * length; }
+};
+
+// Throws kUsage when there is too little text, or numbers do not go together.
+TrainingSetup training_setup(const TrainingCliOptions& options, int64_t sequences, int64_t length, at::Device device);
+
+// Whether inner activations, `bytes` of them, are computed again on the way back.
+bool recomputes(const TrainingCliOptions& options, uint64_t bytes, at::Device device);
+
+// The table of a training: losses as they are, or of the next token as perplexities.
+std::vector<std::vector<std::string>> training_rows(const TrainingResult& result, bool as_perplexity);
+std::vector<std::string> training_header(bool as_perplexity);
+// "Trained on 401,408 tokens in 49 updates; kept the parameters after update 45."
+std::string training_summary(const TrainingResult& result);
+
+}  // namespace dynslice::cli

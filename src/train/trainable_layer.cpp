@@ -1,0 +1,150 @@
+#include "dynslice/train/trainable_layer.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "model/kernels.h"
+#include "train/differentiable.h"
+
+namespace dynslice {
+namespace {
+
+// One forward: what all of its steps need.
+class Forward {
+ public:
+  Forward(const DecoderLayer& layer, const LayerContext& context, at::ScalarType dtype, const LayerUpdates* updates,
+          std::optional<uint64_t> dropout_seed)
+      : layer_(layer), context_(context), dtype_(dtype), updates_(updates), dropout_seed_(dropout_seed) {}
+
+  at::Tensor run(const at::Tensor& x) const {
+    const at::Tensor middle =
+        layer_.shape.has_attention() ? add(attention(normed(x, layer_.input_norm)), x, layer_.attn_shortcut) : x;
+    return add(mlp(normed(middle, layer_.post_attention_norm)), middle, layer_.mlp_shortcut);
+  }
+
+ private:
+  at::Tensor normed(const at::Tensor& x, const at::Tensor& weight) const {
+    return differentiable::rms_norm(x, weight, context_.hidden_size, context_.rms_norm_eps, dtype_);
+  }
+
+  at::Tensor linear(LayerMatrix matrix, const Linear& weights, const at::Tensor& x) const {
+    at::Tensor y = differentiable::linear(x, weights.weight, weights.bias, dtype_);
+    if (updates_ == nullptr) return y;
+    std::vector<at::Tensor> additions;
+    int64_t end = 0;  // of the rows that have an addition so far
+    bool any = false;
+    for (const LowRankUpdate& part : updates_->parts) {
+      if (part.matrix != matrix) continue;
+      if (part.first_row > end) additions.push_back(zeros(y, part.first_row - end));
+      const at::Tensor low = differentiable::linear(dropped(x, part), part.a, {}, dtype_);
+      additions.push_back(differentiable::linear(low, part.b, {}, dtype_));
+      end = part.first_row + part.rows;
+      any = true;
+    }
+    if (!any) return y;
+    if (end < y.size(-1)) additions.push_back(zeros(y, y.size(-1) - end));
+    return at::add(y, additions.size() == 1 ? additions.front() : at::cat(additions, -1), updates_->scale);
+  }
+
+  static at::Tensor zeros(const at::Tensor& like, int64_t width) {
+    auto sizes = like.sizes().vec();
+    sizes.back() = width;
+    return at::zeros(sizes, like.options());
+  }
+
+  at::Tensor dropped(const at::Tensor& x, const LowRankUpdate& part) const {
+    if (!dropout_seed_ || updates_->dropout <= 0) return x;
+    // The seed alone decides: activations that are computed a second time for the backward drop the same.
+    at::manual_seed(*dropout_seed_ * 64 + static_cast<uint64_t>(part.matrix) * 8 +
+                    static_cast<uint64_t>(&part - updates_->parts.data()) % 8);
+    const at::Tensor mask = at::empty(x.sizes(), x.options()).bernoulli_(1 - updates_->dropout);
+    return x * mask.div_(1 - updates_->dropout);
+  }
+
+  at::Tensor attention(const at::Tensor& x) const {
+    const int64_t batch = x.size(0), length = x.size(1);
+    const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
+    const at::Tensor packed = linear(LayerMatrix::kQkv, layer_.qkv, x);
+    const at::Tensor qkv = differentiable::rope(packed.view({batch, length, heads + 2 * kv, context_.head_dim}),
+                                                heads + kv, context_.cos, context_.sin);
+    const auto head_major = [&](int64_t first, int64_t count) {
+      at::Tensor part = qkv.narrow(2, first, count).transpose(1, 2);
+      if (part.device().is_cpu()) part = part.to(at::kFloat);  // LibTorch's attention is slow in bf16 there
+      return count < heads ? part.repeat_interleave(heads / count, 1) : part;
+    };
+    const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
+    const double scale = 1.0 / std::sqrt(static_cast<double>(context_.head_dim));
+    const bool masked = layer_.is_sliding && context_.sliding_mask.defined();
+    const at::Tensor attended =
+        masked ? at::scaled_dot_product_attention(q, k, v, context_.sliding_mask.to(q.scalar_type()), 0.0, false, scale)
+               : at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, scale);
+    const at::Tensor mixed = attended.transpose(1, 2).reshape({batch, length, heads * context_.head_dim});
+    return linear(LayerMatrix::kO, layer_.o_proj, mixed);
+  }
+
+  at::Tensor mlp(const at::Tensor& x) const {
+    const at::Tensor inner = linear(LayerMatrix::kGateUp, layer_.gate_up, x);
+    const at::Tensor active = layer_.shape.is_gated ? differentiable::silu_mul(inner) : at::silu(inner);
+    return linear(LayerMatrix::kDown, layer_.down_proj, active);
+  }
+
+  // branch + shortcut(x) in fp32.
+  static at::Tensor add(const at::Tensor& branch, const at::Tensor& x, const Shortcut& shortcut) {
+    const int64_t width = branch.size(-1);
+    if (shortcut.kind == ShortcutKind::kMatrix)
+      return branch.to(at::kFloat) + differentiable::linear(x, shortcut.weight, {}, at::kFloat);
+    at::Tensor sum = branch.to(at::kFloat) + fit(x, width);
+    if (!shortcut.down.defined()) return sum;
+    const at::ScalarType dtype = shortcut.down.scalar_type();
+    const at::Tensor correction =
+        differentiable::linear(differentiable::linear(x, shortcut.down, {}, dtype), shortcut.up, {}, dtype);
+    return sum + fit(correction.to(at::kFloat), width);
+  }
+
+  static at::Tensor fit(const at::Tensor& x, int64_t width) {
+    if (x.size(-1) == width) return x;
+    return x.size(-1) > width ? x.narrow(-1, 0, width) : at::constant_pad_nd(x, {0, width - x.size(-1)});
+  }
+
+  const DecoderLayer& layer_;
+  const LayerContext& context_;
+  const at::ScalarType dtype_;
+  const LayerUpdates* updates_;
+  const std::optional<uint64_t> dropout_seed_;
+};
+
+Linear& linear_of(DecoderLayer& layer, LayerMatrix matrix) {
+  switch (matrix) {
+    case LayerMatrix::kQkv:
+      return layer.qkv;
+    case LayerMatrix::kO:
+      return layer.o_proj;
+    case LayerMatrix::kGateUp:
+      return layer.gate_up;
+    case LayerMatrix::kDown:
+      break;
+  }
+  return layer.down_proj;
+}
+
+}  // namespace
+
+at::Tensor forward_trainable(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
+                             at::ScalarType dtype, const LayerUpdates* updates, std::optional<uint64_t> dropout_seed) {
+  return Forward(layer, context, dtype, updates, dropout_seed).run(x);
+}
+
+DecoderLayer with_updates(DecoderLayer layer, const LayerUpdates& updates) {
+  layer = with_dtype(std::move(layer), at::kFloat);
+  for (const LowRankUpdate& part : updates.parts) {
+    Linear& linear = linear_of(layer, part.matrix);
+    const at::Tensor addition =
+        kernels::matmul(part.b.detach(), part.a.detach()).mul_(updates.scale).to(linear.weight.device());
+    linear.weight.narrow(0, part.first_row, part.rows).add_(addition);
+  }
+  return layer;
+}
+
+}  // namespace dynslice
