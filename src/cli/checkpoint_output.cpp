@@ -18,16 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// --force must never remove the model that is being read.
-void check_apart(const fs::path& out, const Checkpoint& checkpoint) {
-  const auto target = fs::weakly_canonical(out);
-  for (auto place = fs::weakly_canonical(checkpoint.path()); place.has_relative_path(); place = place.parent_path()) {
-    if (place == target) {
-      throw_error(ErrorKind::kUsage, out.string(), ": holds the model that is read; choose another folder with -o");
-    }
-  }
-}
-
 OrderedJson hash_sources(const Checkpoint& checkpoint, ProgressSink& progress) {
   int64_t bytes = 0;
   for (const auto& file : checkpoint.files()) bytes += static_cast<int64_t>(fs::file_size(file));
@@ -60,6 +50,15 @@ std::string model_name(const CommonOptions& common, const Checkpoint& checkpoint
   fs::path source = fs::absolute(checkpoint.path()).lexically_normal();
   if (!source.has_filename()) source = source.parent_path();
   return source.extension() == ".gguf" ? source.stem().string() : source.filename().string();
+}
+
+void check_apart(const fs::path& out, const Checkpoint& checkpoint) {
+  const auto target = fs::weakly_canonical(out);
+  for (auto place = fs::weakly_canonical(checkpoint.path()); place.has_relative_path(); place = place.parent_path()) {
+    if (place == target) {
+      throw_error(ErrorKind::kUsage, out.string(), ": holds the model that is read; choose another folder with -o");
+    }
+  }
 }
 
 void check_output(const fs::path& out, bool may_exist) {

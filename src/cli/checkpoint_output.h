@@ -20,6 +20,9 @@ std::string model_name(const CommonOptions& common, const Checkpoint& checkpoint
 std::filesystem::path checkpoint_folder(const std::string& wanted, const CommonOptions& common,
                                         const Checkpoint& checkpoint, const std::string& suffix);
 
+// Throws kUsage when `out` holds that model: --force must never remove what is read.
+void check_apart(const std::filesystem::path& out, const Checkpoint& checkpoint);
+
 // Throws kUsage when `out` exists and not `may_exist`.
 void check_output(const std::filesystem::path& out, bool may_exist);
 

@@ -154,7 +154,7 @@ void run(const MergeOptions& options, TerminalProgress& progress) {
     method.use = [layers](const TokenWindows&) {
       DepthUse use;
       use.streams = layers + 2;
-      use.merged_layers = 2;
+      use.merged_layers = 3;  // the sum, the term that was loaded, and its fp32 copy
       use.walks = static_cast<double>(layers) / 2;
       return use;
     };

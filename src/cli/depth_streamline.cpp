@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <numeric>
+#include <set>
 
 #include "cli/depth_frame.h"
 #include "cli/resources.h"
@@ -31,11 +32,42 @@ std::optional<int64_t> named_start(const StreamlineOptions& options) {
   return start;
 }
 
-// What is in front of the first layer cannot be repaired: there is no MLP whose output could be mapped.
-int64_t first_start(const StreamlineOptions& options) { return options.replace == "none" ? 0 : 1; }
+// What is in front of the first layer cannot be repaired: there is no MLP whose output could be mapped. An MLP alone
+// takes the place of the layer in front too, which must not be the model's first: that one has the attention by which
+// caches tell their length.
+int64_t first_start(const StreamlineOptions& options) {
+  if (options.replace == "ffn" || options.replace == "swiglu") return 2;
+  return options.replace == "none" ? 0 : 1;
+}
 
 bool is_trained(const StreamlineOptions& options) {
   return options.replace == "layer" || options.replace == "ffn" || options.replace == "swiglu";
+}
+
+// Options that would do nothing.
+void check_options(const StreamlineOptions& options) {
+  static const std::set<std::string> kOfTraining = {"--loss",
+                                                    "--stream-dtype",
+                                                    "--epochs",
+                                                    "--updates",
+                                                    "--batch",
+                                                    "--micro-batch",
+                                                    "--learning-rate",
+                                                    "--warmup",
+                                                    "--weight-decay",
+                                                    "--clip",
+                                                    "--held-out",
+                                                    "--patience",
+                                                    "--validations",
+                                                    "--seed",
+                                                    "--final-learning-rate",
+                                                    "--keep-activations"};
+  for (const auto& [name, value] : options.common.given) {
+    if (!is_trained(options) && kOfTraining.contains(name)) {
+      throw_error(ErrorKind::kUsage, name, ": nothing is trained with --replace ", options.replace,
+                  "; layer, swiglu and ffn are");
+    }
+  }
 }
 
 // Windows of text that choose what goes: a training has more than the choice needs.
@@ -248,6 +280,7 @@ void run(const StreamlineOptions& options, TerminalProgress& progress) {
   // Weights and streams that are inference tensors could not be trained through.
   const c10::InferenceMode trains(false);
   const c10::NoGradGuard no_gradients;
+  check_options(options);
   run_method(options, progress, [&](const Checkpoint& checkpoint) {
     const int64_t layers = checkpoint.config().num_layers(), count = layers_to_go(options, layers);
     const auto start = named_start(options);
@@ -256,8 +289,8 @@ void run(const StreamlineOptions& options, TerminalProgress& progress) {
                   " layers from there do not fit; it must be ", first_start(options), " to ", layers - count);
     }
     if (count > layers - first_start(options)) {
-      throw_error(ErrorKind::kUsage, "--layers ", count, ": with --replace ", options.replace,
-                  " one layer must stay in front of those that go");
+      throw_error(ErrorKind::kUsage, "--layers ", count, ": with --replace ", options.replace, " ",
+                  first_start(options), " layer(s) must stay in front of those that go");
     }
     Method method{"streamline", "streamline-" + std::to_string(layers - count)};
     method.layers_left = layers - count;
@@ -267,6 +300,7 @@ void run(const StreamlineOptions& options, TerminalProgress& progress) {
       return use_of_streamlining(options, layers, count, choosing_windows(options, windows));
     };
     if (is_trained(options) && count > 0) {
+      check_whole_layers(checkpoint);
       method.training = [&options, &checkpoint, count](const ComputeOptions& compute, const TokenWindows& windows) {
         return estimate_replacement(options, checkpoint, compute, windows, count);
       };

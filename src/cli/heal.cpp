@@ -18,6 +18,7 @@
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
+#include "dynslice/support/hash.h"
 #include "dynslice/support/log.h"
 #include "dynslice/text/instructions.h"
 #include "dynslice/text/tokenizer.h"
@@ -33,9 +34,8 @@ LoraOptions lora_options(const HealOptions& options) {
   lora.seed = options.training.seed;
   if (options.target_modules == "all") return lora;
   lora.modules.clear();
-  std::string rest = options.target_modules;
-  while (!rest.empty()) {
-    const size_t comma = std::min(rest.find(','), rest.size());
+  for (std::string rest = options.target_modules + ","; !rest.empty();) {
+    const size_t comma = rest.find(',');
     lora.modules.push_back(rest.substr(0, comma));
     rest.erase(0, comma + 1);
   }
@@ -100,15 +100,30 @@ std::vector<OrderedJson> story_of(const Checkpoint& checkpoint) {
   return story;
 }
 
-// Of every layer, the first layer of the model before the step that it is made of.
-std::vector<int64_t> first_sources(const OrderedJson& record, const std::string& where) {
-  std::vector<int64_t> sources;
+// A step that changed the layers: of every layer, the first one of the model before that it is made of.
+struct DepthStep {
+  std::vector<int64_t> first_sources;
+  int64_t layers_before = 0;
+};
+
+std::optional<DepthStep> depth_step(const OrderedJson& record, const std::string& where) {
+  const auto method = record.find("method");
+  if (method == record.end() || !method->is_string() || !method->get<std::string>().starts_with("depth "))
+    return std::nullopt;
+  DepthStep step;
   try {
-    for (const auto& layers : record.at("plan").at("layers")) sources.push_back(layers.at(0).get<int64_t>());
+    const auto integer = [](const OrderedJson& value) {
+      if (!value.is_number_integer()) throw OrderedJson::other_error::create(501, "no integer", nullptr);
+      return value.get<int64_t>();
+    };
+    step.layers_before = integer(record.at("layers").at("before"));
+    for (const auto& layers : record.at("plan").at("layers")) step.first_sources.push_back(integer(layers.at(0)));
   } catch (const OrderedJson::exception&) {
-    throw_error(ErrorKind::kBadInput, where, ": key \"plan.layers\" must be a list of lists of layers");
+    throw_error(ErrorKind::kBadInput, where,
+                ": of a depth step, key \"plan.layers\" must be a list of lists of layers, and \"layers.before\" their "
+                "number before");
   }
-  return sources;
+  return step;
 }
 
 // For every layer of the model, how many layers of the original the stream that leaves it stands behind.
@@ -116,17 +131,25 @@ std::vector<int64_t> boundaries_in(const Checkpoint& checkpoint, const Checkpoin
   const std::string where = (checkpoint.path() / "dynslice.json").string();
   std::vector<int64_t> first(static_cast<size_t>(checkpoint.config().num_layers()));
   std::iota(first.begin(), first.end(), 0);
+  int64_t layers = checkpoint.config().num_layers();  // of the model that `first` speaks of
+  const int64_t wanted = original.config().num_layers();
   for (const OrderedJson& record : story_of(checkpoint)) {
-    if (!record.value("method", "").starts_with("depth ")) continue;
-    const std::vector<int64_t> sources = first_sources(record, where);
+    const auto step = depth_step(record, where);
+    if (!step || layers == wanted) continue;
     for (int64_t& layer : first) {
-      if (layer < 0 || layer >= static_cast<int64_t>(sources.size()))
+      if (layer < 0 || layer >= static_cast<int64_t>(step->first_sources.size()))
         throw_error(ErrorKind::kBadInput, where, ": its plan has no layer ", layer);
-      layer = sources[static_cast<size_t>(layer)];
+      layer = step->first_sources[static_cast<size_t>(layer)];
     }
+    layers = step->layers_before;
+  }
+  if (layers != wanted) {
+    throw_error(ErrorKind::kUsage, original.path().string(), ": has ", wanted, " layers, and none of the models that ",
+                checkpoint.path().string(), " was made from has as many (the first has ", layers,
+                "): its layers cannot be placed in it");
   }
   std::vector<int64_t> boundaries(first.begin() + 1, first.end());
-  boundaries.push_back(original.config().num_layers());
+  boundaries.push_back(wanted);
   return boundaries;
 }
 
@@ -180,10 +203,22 @@ Healed heal_on_streams(const Healing& in, Journal& journal, ProgressSink& progre
   return healed;
 }
 
-std::string base_model(const Healing& in) {
+// The model that an adapter belongs to, as peft names it.
+OrderedJson adapter_description(const Healing& in) {
+  const std::string& asked = in.options.common.model;
   std::error_code error;
-  const bool is_path = in.options.common.model.empty() || std::filesystem::exists(in.options.common.model, error);
-  return is_path ? std::filesystem::weakly_canonical(in.checkpoint.path()).string() : in.options.common.model;
+  const bool is_path = asked.empty() || std::filesystem::exists(asked, error);
+  const size_t at = is_path ? std::string::npos : asked.find('@');
+  const std::string base =
+      is_path ? std::filesystem::weakly_canonical(in.checkpoint.path()).string() : asked.substr(0, at);
+  OrderedJson json = adapter_config(in.lora, base);
+  if (at != std::string::npos) json["revision"] = asked.substr(at + 1);
+  if (in.checkpoint.path().extension() == ".gguf") {
+    log(LogLevel::kWarning,
+        "the adapter's model is a GGUF file, which peft does not load: give it the model that the "
+        "file was made from");
+  }
+  return json;
 }
 
 void report(const Healing& in, const Healed& healed, OrderedJson json, const std::filesystem::path& out,
@@ -222,7 +257,9 @@ void heal_to_folder(const Healing& in, const std::filesystem::path& out, const s
   json["training"] = healed.json;
   if (in.text != nullptr) json["text"] = describe(*in.text, in.options.text);
   if (in.original != nullptr) json["original"] = in.original->path().string();
-  if (!in.options.instructions.empty()) json["instructions"] = in.options.instructions;
+  if (!in.options.instructions.empty()) {
+    json["instructions"] = {{"file", in.options.instructions}, {"sha256", sha256(read_file(in.options.instructions))}};
+  }
   const SizeChange change = size_change(in.checkpoint, config, dtype);
   add_sizes(json, change);
   const auto tensors = in.options.adapter ? adapter_tensors(healed.updates) : checkpoint_tensors(config, dtype);
@@ -230,7 +267,7 @@ void heal_to_folder(const Healing& in, const std::filesystem::path& out, const s
                           CheckpointWriter::kShardBytes, in.options.adapter ? "adapter_model" : "model");
   if (in.options.adapter) {
     write_adapter(healed.updates, writer);
-    writer.write_text("adapter_config.json", to_text(adapter_config(in.lora, base_model(in))));
+    writer.write_text("adapter_config.json", to_text(adapter_description(in)));
   } else {
     write_healed(in.checkpoint, healed.updates, dtype, writer, progress);
     write_companions(in.checkpoint, config, dtype, writer);
@@ -243,36 +280,30 @@ void heal_to_folder(const Healing& in, const std::filesystem::path& out, const s
   report(in, healed, json, out, seconds);
 }
 
-// Of all layers, or of the one with the most.
-int64_t updated_parameters(const ModelConfig& config, const LoraOptions& lora, bool one_layer) {
-  int64_t all = 0, most = 0;
-  for (const LayerUpdates& layer : make_lora(config, lora, at::kCPU)) {
-    int64_t count = 0;
-    for (const LowRankUpdate& part : layer.parts) count += part.a.numel() + part.b.numel();
-    all += count;
-    most = std::max(most, count);
-  }
-  return one_layer ? most : all;
-}
-
 ResourceEstimate estimate_healing(const Healing& in, const ComputeOptions& compute) {
   const ModelConfig& config = in.checkpoint.config();
   const bool by_stream = in.original != nullptr;
   TrainingUse use;
-  use.end_layer = by_stream ? 1 : config.num_layers();
+  const std::vector<int64_t> updated = lora_parameters(config, in.lora);
+  const int64_t all = std::accumulate(updated.begin(), updated.end(), int64_t{0});
+  const auto largest = std::max_element(updated.begin(), updated.end());
+  use.first_layer = by_stream ? largest - updated.begin() : 0;
+  use.end_layer = by_stream ? use.first_layer + 1 : config.num_layers();
   use.has_head = !by_stream;
-  use.parameters = updated_parameters(config, in.lora, by_stream);
+  use.parameters = by_stream ? *largest : all;
+  use.kept_parameters = by_stream ? all : 0;
   use.micro_tokens = in.setup.micro_tokens();
   use.trained_tokens = in.setup.trained_tokens();
   use.validated_tokens = in.setup.validated_tokens();
   use.recomputes = in.recomputes;
-  use.output_bytes = in.options.adapter ? static_cast<uint64_t>(4 * use.parameters)
+  use.output_bytes = in.options.adapter ? static_cast<uint64_t>(4 * all)
                                         : static_cast<uint64_t>(count_cost(config).parameters) *
                                               c10::elementSize(output_dtype(in.options.out_dtype, in.checkpoint));
   if (!by_stream) return estimate_training(in.checkpoint, compute, {0, 1}, use);
   use.trained_tokens *= config.num_layers();
   use.validated_tokens *= config.num_layers();
-  use.streams = in.checkpoint.config().is_sliced() ? 3 : 2;
+  use.streams = config.is_sliced() ? 3 : 2;
+  use.matrices = config.is_sliced() ? 4 : 0;
   use.walks = 2;
   return estimate_training(in.checkpoint, compute, amount_of(in.text->windows), use);
 }
@@ -303,13 +334,18 @@ void run(const HealOptions& options, TerminalProgress& progress) {
   const c10::InferenceMode trains(false);
   const c10::NoGradGuard no_gradients;
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  if (compute.dtype == at::kHalf)
+    throw_error(ErrorKind::kUsage, "--dtype fp16: is too narrow for gradients; train with bf16 or fp32");
   if (options.lora && !options.distill.empty())
     throw_error(ErrorKind::kUsage, "--lora and --distill are two ways; give one of them");
   const auto checkpoint = open_model(options.common, progress);
   const std::filesystem::path out =
       checkpoint_folder(options.output, options.common, *checkpoint, options.adapter ? "adapter" : "healed");
   std::unique_ptr<Checkpoint> original;
-  if (!options.distill.empty()) original = open_checkpoint(resolve_model(options.distill, progress));
+  if (!options.distill.empty()) {
+    original = open_checkpoint(resolve_model(options.distill, progress));
+    check_apart(out, *original);
+  }
   std::optional<LoadedText> text;
   std::vector<TrainingExample> examples;
   if (options.instructions.empty()) {

@@ -143,7 +143,8 @@ struct TrainingCliOptions {
   int64_t batch = 8;               // sequences an update
   int64_t micro_batch = 0;         // sequences at a time; 0: as many as make 2048 tokens
   double learning_rate = 1e-4;
-  double final_learning_rate = 0;
+  std::optional<double> final_learning_rate;
+  double usual_final_learning_rate = 0;  // without it; never above learning_rate
   double warmup = 0.01;
   double weight_decay = 0;
   double clip = 1;

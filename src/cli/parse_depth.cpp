@@ -112,7 +112,7 @@ void define_streamline(CLI::App& depth, StreamlineOptions& options) {
       ->capture_default_str();
   // LLM-Streamline's; its batch of 128 is for 30,000 texts.
   options.training.learning_rate = 2e-4;
-  options.training.final_learning_rate = 5e-5;
+  options.training.usual_final_learning_rate = 5e-5;
   options.training.weight_decay = 1e-3;
   options.training.clip = 5;
   add_training(*verb, options.training);

@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <sstream>
 
 #include "cli/common_options.h"
 
@@ -21,7 +22,7 @@ void add_training(CLI::App& verb, TrainingCliOptions& options) {
   verb.add_option_function<int64_t>(
           "--updates", [&options](int64_t updates) { options.updates = updates; },
           "updates of the parameters, in the place of passes over the text")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
       ->type_name("N")
       ->excludes(epochs);
   verb.add_option("--batch", options.batch, "sequences an update")
@@ -30,15 +31,19 @@ void add_training(CLI::App& verb, TrainingCliOptions& options) {
   verb.add_option("--micro-batch", options.micro_batch,
                   "sequences that go through the model together; does not change the result beyond rounding")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-      ->default_str("as many as make 2048 tokens");
+      ->default_str("as many as make 2048 tokens, on CUDA 16384");
   verb.add_option("--learning-rate", options.learning_rate, "of AdamW, at its highest")
       ->check(positive("learning rate"))
       ->type_name("X")
       ->capture_default_str();
-  verb.add_option("--final-learning-rate", options.final_learning_rate, "reached by a cosine at the end")
+  std::ostringstream usual;
+  usual << options.usual_final_learning_rate;
+  verb.add_option_function<double>(
+          "--final-learning-rate", [&options](double rate) { options.final_learning_rate = rate; },
+          "reached by a cosine at the end")
       ->check(CLI::Range(0.0, 1e9))
       ->type_name("X")
-      ->capture_default_str();
+      ->default_str(usual.str());
   verb.add_option("--warmup", options.warmup, "share of the updates in which the learning rate rises to its highest")
       ->check(CLI::Range(0.0, 1.0))
       ->type_name("X")
@@ -115,7 +120,9 @@ void define_heal(CLI::App& app, HealOptions& options) {
       ->default_str("./NAME-healed");
   add_text(*verb, options.text, "text", "training", "training split, else validation where training is not at hand",
            "all", "1024, or the model's maximum if less");
-  instructions->excludes(verb->get_option("--text"))->excludes(verb->get_option("--distill"));
+  for (const char* other : {"--text", "--text-range", "--shuffle", "--distill"})
+    instructions->excludes(verb->get_option(other));
+  verb->get_option("--adapter")->excludes(verb->get_option("--out-dtype"));
 }
 
 }  // namespace dynslice::cli

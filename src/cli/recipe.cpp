@@ -133,7 +133,7 @@ Recipe read_recipe(const std::filesystem::path& file, const OptionValues& handed
   check_format(json, where);
   Recipe recipe{file, optional_text(json, "description", where), optional_text(json, "model", where), {}};
   const VerbReference program = describe_program();
-  std::string slicing;  // the step that did it
+  std::string slicing, adapter;  // the steps that did it
   for (const OrderedJson& step_json : json.at("steps")) {
     const std::string name = "step " + std::to_string(recipe.steps.size() + 1);
     StepReader reader(step_json, where + ": " + name);
@@ -141,7 +141,11 @@ Recipe read_recipe(const std::filesystem::path& file, const OptionValues& handed
     if (!slicing.empty() && wants_dense(step.verb.name)) {
       reader.fail("needs a dense model, and " + slicing + " slices; put it before that");
     }
+    if (!adapter.empty())
+      reader.fail("needs a model, and " + adapter + " writes an adapter; let that be the last step");
     if (step.verb.name == "slice") slicing = name;
+    const auto is_adapter = [](const auto& option) { return option.first == "--adapter"; };
+    if (std::any_of(step.options.begin(), step.options.end(), is_adapter)) adapter = name;
     try {
       parse_words(step_words(step, "dynslice", "MODEL", step.writes_checkpoint() ? "OUTPUT" : "", handed));
     } catch (const Error& error) {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cli/terminal.h"
+#include "dynslice/model/device_memory.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice::cli {
@@ -25,7 +26,8 @@ TrainingSetup training_setup(const TrainingCliOptions& options, int64_t sequence
   const double updates = options.epochs * static_cast<double>(trained) / static_cast<double>(train.batch);
   train.updates = options.updates ? *options.updates : std::max<int64_t>(1, std::llround(updates));
   train.learning_rate = options.learning_rate;
-  train.final_learning_rate = std::min(options.final_learning_rate, options.learning_rate);
+  train.final_learning_rate =
+      options.final_learning_rate.value_or(std::min(options.usual_final_learning_rate, options.learning_rate));
   train.warmup = options.warmup;
   train.weight_decay = options.weight_decay;
   train.clip = options.clip;
@@ -37,7 +39,8 @@ TrainingSetup training_setup(const TrainingCliOptions& options, int64_t sequence
 
 bool recomputes(const TrainingCliOptions& options, uint64_t bytes, at::Device device) {
   if (options.keep_activations != "auto") return options.keep_activations == "streams";
-  return !device.is_cuda() && bytes > available_memory_bytes() / 4;
+  const uint64_t free = device.is_cuda() ? free_device_bytes(device).value_or(UINT64_MAX) : available_memory_bytes();
+  return bytes > free / 4;
 }
 
 std::vector<std::string> training_header(bool as_perplexity) {

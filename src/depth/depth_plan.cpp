@@ -108,6 +108,15 @@ void check_depth(const Checkpoint& checkpoint) {
   }
 }
 
+void check_whole_layers(const Checkpoint& checkpoint) {
+  check_depth(checkpoint);
+  if (checkpoint.config().has_whole_layers()) return;
+  throw_error(
+      ErrorKind::kUsage, checkpoint.path().string(),
+      ": has a layer that is an MLP alone (of depth streamline --replace ffn or swiglu), which cannot be merged "
+      "or trained to stand for others; begin with the model that it was made from");
+}
+
 ModelConfig depth_config(const ModelConfig& source, const DepthPlan& plan) {
   ModelConfig config = source;
   config.layers.clear();

@@ -207,7 +207,7 @@ MergeResult search_target(MergeTrials& trials, MergeRule rule, int64_t target) {
 
 MergeResult merge_by_sliding(const LayerWalk& walk, const TokenWindows& windows, const MergeOptions& options,
                              const std::function<JournalPhase(const std::string& name)>& phase) {
-  check_depth(walk.checkpoint());
+  check_whole_layers(walk.checkpoint());
   const int64_t layers = walk.config().num_layers();
   const int64_t fewest = std::min<int64_t>(layers, 2);  // the last layer, and all others as one
   if (options.target_layers && (*options.target_layers < fewest || *options.target_layers > layers)) {

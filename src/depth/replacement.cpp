@@ -93,7 +93,7 @@ DecoderLayer initial_replacement(ReplacementKind kind, DecoderLayer layer) {
 TrainedReplacement train_replacement(const LayerWalk& walk, const TokenWindows& windows, int64_t start, int64_t count,
                                      DecoderLayer initial, const ReplacementOptions& options,
                                      const JournalPhase& journal) {
-  check_depth(walk.checkpoint());
+  check_whole_layers(walk.checkpoint());
   const int64_t trained = windows.count - options.held_out;
   if (trained < 1 || options.held_out < 0) {
     throw_error(ErrorKind::kUsage, windows.count, " windows of text, ", options.held_out,

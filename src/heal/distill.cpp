@@ -29,6 +29,11 @@ at::Tensor least_squares_map(const ResidualStream& from, const ResidualStream& t
     moment.add_(kernels::matmul(f.t(), f));
     cross.add_(kernels::matmul(f.t(), target * root_weight));
   }
+  if (!at::isfinite(moment).all().item<bool>() || !at::isfinite(cross).all().item<bool>()) {
+    throw_error(ErrorKind::kBadInput,
+                "NaN or Inf in a residual stream; the weights of one of the models are damaged, or too large for the "
+                "dtype (try --dtype fp32)");
+  }
   moment.diagonal().add_(std::max(kRidge * moment.diagonal().mean().item<double>(), 1e-30));
   return at::cholesky_solve(cross, at::linalg_cholesky(moment)).t().to(at::kFloat).contiguous();
 }
@@ -94,7 +99,9 @@ class Distiller {
     const std::vector<at::Tensor> parameters = parameters_of(layer.updates);
     for (const at::Tensor& parameter : parameters) parameter.requires_grad_();
     const std::string task = "Layer " + std::to_string(index) + " of " + std::to_string(walk_.config().num_layers());
-    const TrainingResult trained = train(parameters, *objective, options_.training, task, walk_.progress());
+    TrainingOptions training = options_.training;
+    training.seed += static_cast<uint64_t>(index) << 32;  // orders and dropout of its own
+    const TrainingResult trained = train(parameters, *objective, training, task, walk_.progress());
     for (const at::Tensor& parameter : parameters) parameter.requires_grad_(false);
     DistilledLayer figures;
     if (!trained.points.empty()) {

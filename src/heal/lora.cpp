@@ -38,12 +38,16 @@ std::vector<Module> modules_of(const LayerShape& shape, int64_t head_dim) {
 
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
+bool is_wanted(const Module& module, const LoraOptions& options) {
+  return std::find(options.modules.begin(), options.modules.end(), last_part(module.name)) != options.modules.end();
+}
+
 void check_modules(const std::vector<std::string>& modules) {
   const std::vector<std::string> known = LoraOptions{}.modules;
   for (const std::string& module : modules) {
     if (std::find(known.begin(), known.end(), module) != known.end()) continue;
-    throw_error(ErrorKind::kUsage, "--target-modules ", module,
-                ": is not one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj");
+    throw_error(ErrorKind::kUsage, "--target-modules \"", module,
+                "\": is not one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj");
   }
 }
 
@@ -63,6 +67,19 @@ at::Tensor padded_ids(const std::vector<TrainingExample>& set, std::span<const i
 
 }  // namespace
 
+std::vector<int64_t> lora_parameters(const ModelConfig& config, const LoraOptions& options) {
+  check_modules(options.modules);
+  std::vector<int64_t> counts;
+  for (const LayerShape& shape : config.layers) {
+    int64_t count = 0;
+    for (const Module& module : modules_of(shape, config.head_dim)) {
+      if (is_wanted(module, options)) count += options.rank * (module.in + module.rows);
+    }
+    counts.push_back(count);
+  }
+  return counts;
+}
+
 std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions& options, at::Device device) {
   check_modules(options.modules);
   at::Generator random = at::make_generator<at::CPUGeneratorImpl>(options.seed);
@@ -73,8 +90,7 @@ std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions
     layer.scale = options.alpha / static_cast<double>(options.rank);
     layer.dropout = options.dropout;
     for (const Module& module : modules_of(shape, config.head_dim)) {
-      const auto& wanted = options.modules;
-      if (std::find(wanted.begin(), wanted.end(), last_part(module.name)) == wanted.end()) continue;
+      if (!is_wanted(module, options)) continue;
       const double bound = 1 / std::sqrt(static_cast<double>(module.in));
       const at::Tensor a = at::empty({options.rank, module.in}, at::kFloat).uniform_(-bound, bound, random);
       const at::Tensor b = at::zeros({module.rows, options.rank}, at::TensorOptions().dtype(at::kFloat).device(device));

@@ -299,6 +299,9 @@ void read_sliced_shapes(const JsonReader& reader, ModelConfig& config) {
     const JsonReader entry(layers[i], reader.where() + ".layers[" + std::to_string(i) + "]");
     config.layers[i] = read_sliced_shape(entry, config);
   }
+  // Caches of keys and values tell their length by the first layer.
+  if (!config.layers.front().has_attention())
+    reader.fail("layers", "such that the first layer has attention (num_attention_heads above 0)");
   check_stream(reader, config);
 }
 

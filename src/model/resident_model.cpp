@@ -92,6 +92,7 @@ ResidentModel::ResidentModel(const Checkpoint& checkpoint, const ComputeOptions&
   head_.norm = keep(head_.norm);
   head_.rotation = keep(head_.rotation);
   output_matrix_ = config_.tie_word_embeddings ? embedding_ : load_matrix(head_.load_rows, config_.head_columns());
+  head_.is_in_memory = true;
   head_.load_rows = [matrix = output_matrix_](int64_t begin, int64_t end) {
     return matrix.narrow(0, begin, end - begin);
   };

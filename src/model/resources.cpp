@@ -17,7 +17,7 @@ namespace dynslice {
 namespace {
 
 // What the libraries take once they compute: code, threads' stacks and scratch, and buffers that malloc keeps.
-constexpr uint64_t kLibraryBytes = uint64_t{64} << 20;
+constexpr uint64_t kLibraryBytes = uint64_t{112} << 20;
 // The same on a CUDA device: kernels, which are loaded when they are first needed, and the work space of cuBLAS.
 constexpr uint64_t kDeviceLibraryBytes = uint64_t{256} << 20;
 // Rows of embedding and head that are in memory at once, and tokens whose logits for them are (on the CPU, elsewhere).
@@ -414,10 +414,12 @@ ResourceEstimate estimate_training(const Checkpoint& checkpoint, const ComputeOp
   // Parameters, gradients, two moments and the best ones so far. Rows of logits, their exponentials and gradients.
   estimate.parts = {program_part(compute.device),
                     {"weights", u64((weights + head + embedding) * item(compute.dtype))},
-                    {"trained_parameters", u64(5 * 4 * use.parameters)},
+                    {"trained_parameters", u64(5 * 4 * use.parameters + 4 * use.kept_parameters)},
                     {"activations", u64(activations + (use.recomputes ? largest : 0))},
                     {"temporary_activations", u64(3 * largest)},
                     {"logits", use.has_head ? u64(3 * 256 * config.vocab_size * 4) : 0}};
+  if (use.matrices > 0)
+    estimate.parts.push_back({"moments", u64(use.matrices * config.hidden_size * config.hidden_size * 8)});
   if (use.walks > 0) estimate.parts.push_back({"chunk_buffers", u64(chunk_bytes(config, compute, text))});
   estimate.stream_bytes = u64(use.streams * stream_bytes(config, text) / 4 * use.stream_item);
   estimate.output_bytes = use.output_bytes;

@@ -27,7 +27,7 @@ at::Tensor run_forward(const TrainableLayers& stack, size_t index, const LayerCo
 }
 
 std::optional<uint64_t> layer_seed(const std::optional<uint64_t>& seed, size_t index) {
-  return seed ? std::optional<uint64_t>(*seed * 1024 + index) : std::nullopt;
+  return seed ? std::optional<uint64_t>(*seed + (static_cast<uint64_t>(index) << 40)) : std::nullopt;
 }
 
 // Layers forward, what `loss` says of the end, and the layers backward.
@@ -44,7 +44,7 @@ class Pass {
         x = run_forward(stack_, i, context_, x, layer_seed(seed_, i));
       } else if (stack_.recomputes) {
         steps_.push_back({x, {}});
-        x = run_forward(stack_, i, context_, x, layer_seed(seed_, i));
+        x = forward_trainable(stack_.layers[i], context_, x, stack_.dtype, updates_of(i), layer_seed(seed_, i));
       } else {
         steps_.push_back(graph_of(i, x));
         x = steps_.back().out.detach();
@@ -68,8 +68,12 @@ class Pass {
   Step graph_of(size_t index, const at::Tensor& x) const {
     const c10::AutoGradMode with_gradients(true);
     const at::Tensor in = x.detach().requires_grad_(index > static_cast<size_t>(stack_.first_trainable));
-    const LayerUpdates* updates = index < stack_.updates.size() ? &stack_.updates[index] : nullptr;
-    return {in, forward_trainable(stack_.layers[index], context_, in, stack_.dtype, updates, layer_seed(seed_, index))};
+    return {in, forward_trainable(stack_.layers[index], context_, in, stack_.dtype, updates_of(index),
+                                  layer_seed(seed_, index))};
+  }
+
+  const LayerUpdates* updates_of(size_t index) const {
+    return index < stack_.updates.size() ? &stack_.updates[index] : nullptr;
   }
 
   const TrainableLayers& stack_;
@@ -113,6 +117,19 @@ Batch batch_of(const std::vector<TrainingExample>& set, std::span<const int64_t>
   return batch;
 }
 
+// The whole matrix, read in blocks where it is not in memory yet.
+at::Tensor output_matrix_of(const Head& head) {
+  constexpr int64_t kRows = 8192;
+  if (head.is_in_memory) return head.load_rows(0, head.vocab_size);
+  at::Tensor matrix;
+  for (int64_t begin = 0; begin < head.vocab_size; begin += kRows) {
+    const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kRows));
+    if (!matrix.defined()) matrix = at::empty({head.vocab_size, head.columns}, rows.options());
+    matrix.narrow(0, begin, rows.size(0)).copy_(rows);
+  }
+  return matrix;
+}
+
 int64_t windows_in(const ResidualStream& stream) {
   int64_t count = 0;
   for (const at::Tensor& chunk : stream.chunks) count += chunk.size(0);
@@ -147,9 +164,9 @@ std::vector<TrainingExample> examples_of(const TokenWindows& windows) {
 }
 
 const LayerContext& TrainableLayers::context(int64_t length) const {
-  const auto found = contexts_.find(length);
-  if (found != contexts_.end()) return found->second;
-  return contexts_.emplace(length, make_layer_context(*config, length, device)).first->second;
+  if (context_length_ != length) context_ = make_layer_context(*config, length, device);
+  context_length_ = length;
+  return context_;
 }
 
 std::vector<at::Tensor> make_trainable(DecoderLayer& layer) {
@@ -203,7 +220,11 @@ LossSum head_loss(const Head& head, const at::Tensor& output_matrix, const at::T
 at::Tensor window_of(const ResidualStream& stream, int64_t index) {
   const int64_t per_chunk = stream.chunks.front().size(0);
   const at::Tensor& chunk = stream.chunks.at(static_cast<size_t>(index / per_chunk));
-  return chunk.narrow(0, index % per_chunk, 1).to(stream.device, at::kFloat);
+  const at::Tensor window = chunk.narrow(0, index % per_chunk, 1);
+  if (!stream.store) return window.to(stream.device, at::kFloat);
+  at::Tensor copy = window.to(stream.device, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  stream.store->drop_pages(chunk);
+  return copy;
 }
 
 // ---- Next token
@@ -213,7 +234,7 @@ LanguageModelObjective::LanguageModelObjective(TrainableLayers& layers, const He
                                                std::vector<TrainingExample> held_out, int64_t micro_batch)
     : layers_(layers),
       head_(head),
-      output_matrix_(head.load_rows(0, head.vocab_size)),
+      output_matrix_(output_matrix_of(head)),
       entry_(std::move(entry)),
       training_(std::move(training)),
       held_out_(std::move(held_out)),

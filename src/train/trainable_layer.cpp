@@ -56,10 +56,14 @@ class Forward {
 
   at::Tensor dropped(const at::Tensor& x, const LowRankUpdate& part) const {
     if (!dropout_seed_ || updates_->dropout <= 0) return x;
-    // The seed alone decides: activations that are computed a second time for the backward drop the same.
-    at::manual_seed(*dropout_seed_ * 64 + static_cast<uint64_t>(part.matrix) * 8 +
-                    static_cast<uint64_t>(&part - updates_->parts.data()) % 8);
-    const at::Tensor mask = at::empty(x.sizes(), x.options()).bernoulli_(1 - updates_->dropout);
+    // The sequence's seed alone decides: activations that are computed a second time for the backward drop the same,
+    // and so do sequences in whatever company.
+    const at::Tensor mask = at::empty(x.sizes(), x.options());
+    const auto place = static_cast<uint64_t>(&part - updates_->parts.data()) << 56;
+    for (int64_t row = 0; row < x.size(0); ++row) {
+      at::manual_seed(*dropout_seed_ + static_cast<uint64_t>(row) + place);
+      mask.select(0, row).bernoulli_(1 - updates_->dropout);
+    }
     return x * mask.div_(1 - updates_->dropout);
   }
 

@@ -226,6 +226,7 @@ class Trainer {
     const auto restored = journal_.restore(kept, parameters_.front().device());
     if (!restored) return 0;
     for (size_t i = 0; i < parameters_.size(); ++i) parameters_[i].detach().copy_(held_[i]);
+    held_.clear();
     const OrderedJson& values = restored->values;
     result_.tokens = values.at("tokens").get<int64_t>();
     result_.best_update = values.at("best update").get<int64_t>();

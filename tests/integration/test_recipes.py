@@ -156,6 +156,12 @@ def test_a_model_is_merged_sliced_and_healed_by_one_command(run, llama, text_fil
     assert record["training"]["points"][-1]["validation_loss"] < record["training"]["points"][0]["validation_loss"]
 
 
+def test_an_adapter_is_the_last_thing_that_a_recipe_makes(run, llama, text_file, tmp_path):
+    recipe = write(tmp_path / "adapter.json", {"verb": "heal", "text": str(text_file), "adapter": True}, step("eval", text_file))
+    failed = run("run", recipe, llama, "-o", tmp_path / "out", expect=3)
+    assert "step 2" in last_line(failed) and "adapter" in last_line(failed)
+
+
 def test_a_step_reads_the_file_that_a_step_before_it_wrote(run, llama, text_file, tmp_path):
     recipe = write(tmp_path / "r.json", step("score", text_file, output="scores.json"),
                    step("slice", text_file, avg="25%", scores="scores.json"))  # fmt: skip

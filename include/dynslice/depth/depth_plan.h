@@ -54,6 +54,9 @@ DepthPlan plan_without(int64_t layers, const std::vector<int64_t>& dropped);
 // Throws kUsage for a sliced model, whose layers work in bases of their own: a layer cannot take another's place.
 void check_depth(const Checkpoint& checkpoint);
 
+// The same, and for a model with a layer that is an MLP alone, which is no such layer as the others.
+void check_whole_layers(const Checkpoint& checkpoint);
+
 // The configuration of the model that `plan` makes of `source`.
 ModelConfig depth_config(const ModelConfig& source, const DepthPlan& plan);
 

@@ -20,6 +20,9 @@ namespace dynslice {
 // ones, for a module that does not exist, and when no layer has any of them.
 std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions& options, at::Device device);
 
+// Parameters of the updates of every layer.
+std::vector<int64_t> lora_parameters(const ModelConfig& config, const LoraOptions& options);
+
 struct HealResult {
   std::vector<LayerUpdates> updates;
   TrainingResult training;

@@ -20,6 +20,7 @@ struct Head {
   at::Tensor rotation;       // [columns, width] fp32, between norm and output matrix; undefined when there is none
   int64_t norm_divisor = 0;  // the original hidden size
   double rms_norm_eps = 0;
+  bool is_in_memory = false;  // the output matrix: load_rows gives views of it
   // Rows [begin, end) of the output matrix [vocab_size, columns], on the walk's device and in its dtype.
   std::function<at::Tensor(int64_t begin, int64_t end)> load_rows;
 };

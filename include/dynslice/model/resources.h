@@ -89,6 +89,8 @@ struct TrainingUse {
   int64_t first_layer = 0, end_layer = 0;  // of the checkpoint, in memory; the end excluded
   bool has_head = true;                    // embedding and output matrix are there too
   int64_t parameters = 0;                  // that are trained
+  int64_t kept_parameters = 0;             // trained before, or to be, beside them
+  int64_t matrices = 0;                    // hidden × hidden in fp64
   int64_t micro_tokens = 0;                // that go through the layers together
   int64_t trained_tokens = 0;              // all passes together
   int64_t validated_tokens = 0;

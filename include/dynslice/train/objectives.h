@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -44,7 +43,8 @@ struct TrainableLayers {
   const LayerContext& context(int64_t length) const;
 
  private:
-  mutable std::map<int64_t, LayerContext> contexts_;
+  mutable LayerContext context_;  // of the length that was asked for last
+  mutable int64_t context_length_ = -1;
 };
 
 // All tensors of a layer's weights as parameters: fp32 copies that require gradients, in the layer itself.

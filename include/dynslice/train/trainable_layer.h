@@ -34,7 +34,8 @@ struct LayerUpdates {
 
 // x [B, T, input_width] fp32 → the stream that leaves the layer [B, T, output_width] fp32: what forward_attention and
 // forward_mlp give. Linears and attention compute in `dtype`. Differentiable in x, in the updates and in all weights
-// that require a gradient. With `dropout_seed` the updates' dropout is on, the same for the same seed.
+// that require a gradient. With `dropout_seed` the updates' dropout is on: sequence b has the seed dropout_seed + b,
+// which alone decides what it drops.
 at::Tensor forward_trainable(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
                              at::ScalarType dtype, const LayerUpdates* updates = nullptr,
                              std::optional<uint64_t> dropout_seed = std::nullopt);

@@ -77,8 +77,9 @@ struct TrainingResult {
 OrderedJson to_json(const TrainingResult& result);
 
 // Trains `parameters`, fp32 tensors that require gradients, in place, and leaves those of the lowest validation loss
-// in them (the last ones without validation; as they were when nothing was better). The same seed gives the same
-// result, a run that goes on from the journal included. Throws kBadInput when the loss is no longer a number.
+// in them (the last ones without validation; as they were when nothing was better). On a CPU the same seed gives the
+// same bits, a run that goes on from the journal included (on CUDA LibTorch's attention adds in no fixed order). Throws
+// kBadInput when the loss is no longer a number.
 TrainingResult train(const std::vector<at::Tensor>& parameters, Objective& objective, const TrainingOptions& options,
                      const std::string& task, ProgressSink& progress, const JournalPhase& journal = {});
 
