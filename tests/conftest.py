@@ -4,6 +4,7 @@ import os
 import pathlib
 import random
 import subprocess
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -99,6 +100,43 @@ def run_command():
 def run(binary):
     """run("eval", folder, "--json", expect=0, env={...}) -> Result: dynslice with these arguments."""
     return lambda *arguments, **options: run_program([binary, *arguments], **options)
+
+
+@pytest.fixture(scope="session")
+def kill_and_resume(binary):
+    """kill_and_resume(command, out): what dynslice, killed again and again on its way to OUT, says on its last run.
+
+    A run is killed some time after its journal went on, however fast or busy the machine is.
+    """
+
+    def run_until_done(command, out, delays=(0, 0.02, 0.1, 0.3)):
+        state = out.with_name(out.name + ".partial") / "journal.json"
+        call = [binary, *map(str, command), "-o", out, "--resume"]
+        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": {"DYNSLICE_JOURNAL": "every", "PATH": ""}}
+
+        def content():
+            try:
+                return state.read_bytes()
+            except FileNotFoundError:
+                return b""
+
+        for delay in delays:
+            before, running = content(), subprocess.Popen(call, **options)
+            while running.poll() is None and content() == before:
+                time.sleep(0.001)
+            time.sleep(delay)
+            finished = running.poll() is not None
+            running.kill()
+            stderr = running.communicate()[1]
+            if finished:
+                break
+        else:
+            running = subprocess.Popen(call, **options)
+            stderr = running.communicate(timeout=300)[1]
+        assert running.returncode == 0, stderr
+        return stderr
+
+    return run_until_done
 
 
 # ---- Tiny models ----------------------------------------------------------------------------------------------

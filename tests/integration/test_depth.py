@@ -1,8 +1,6 @@
 """`dynslice depth` as a user meets it: what it prints and writes, how it fails, and how it goes on after a kill."""
 
 import json
-import signal
-import subprocess
 
 import pytest
 
@@ -100,31 +98,15 @@ def test_dry_run_foretells_and_writes_nothing(depth, tmp_path, options):
 
 
 @pytest.mark.parametrize("options", [["drop", "--layers", 2, "--order", "ppl"], ["merge", "--target-layers", 3], ["streamline", "--layers", 2]], ids=lambda o: o[0])
-def test_killed_runs_go_on_to_the_same_bytes(binary, run, tiny_model, text_file, tmp_path, options):
+def test_killed_runs_go_on_to_the_same_bytes(kill_and_resume, run, tiny_model, text_file, tmp_path, options):
     model = tiny_model("llama", num_hidden_layers=20, max_shard_size="1GB")
     command = ["depth", options[0], model, *options[1:], "--calib", text_file,
                *(["--samples", "30", "--seqlen", "500"] if options[0] == "merge" else ["--samples", "48", "--seqlen", "128"])]
     run(*command, "-o", tmp_path / "whole")
-    resumed = 0
-    patience = 0.5  # grows until a slow or busy machine gets through its longest step
-    for _ in range(40):
-        running = subprocess.Popen([binary, *map(str, command), "-o", tmp_path / "killed", "--resume"], stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, text=True, env={"DYNSLICE_JOURNAL": "every", "PATH": ""})  # fmt: skip
-        try:
-            _, stderr = running.communicate(timeout=patience)
-            assert running.returncode == 0, stderr
-            break
-        except subprocess.TimeoutExpired:
-            running.send_signal(signal.SIGKILL)
-            _, stderr = running.communicate()
-            resumed += "Resuming at" in stderr
-            patience *= 1.15
-    else:
-        pytest.fail("never finished")
+    assert "Resuming at" in kill_and_resume(command, tmp_path / "killed")
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     ours, theirs = (json.loads((tmp_path / name / "dynslice.json").read_text()) for name in ("killed", "whole"))
     for record in (ours, theirs):
         record["run"].pop("command_line")
     assert ours == theirs
-    assert resumed
