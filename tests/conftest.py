@@ -140,6 +140,30 @@ def kill_and_resume(binary):
     return run_until_done
 
 
+@pytest.fixture(scope="session")
+def window():
+    """Token ids [1, 48] of the tiny models' vocabulary."""
+    import torch
+
+    return torch.randint(VOCABULARY, (1, 48), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def our_logits(helper, run_command, window, tmp_path_factory):
+    """our_logits(checkpoint): dynslice's logits of the window, [1, 48, vocabulary] fp32."""
+    import numpy as np
+    import torch
+
+    folder = tmp_path_factory.mktemp("ids")
+    np.asarray(window[0], dtype=np.int32).tofile(folder / "ids")
+
+    def compute(checkpoint):
+        run_command([helper("logits_main"), checkpoint, folder / "ids", folder / "logits"])
+        return torch.from_numpy(np.fromfile(folder / "logits", dtype=np.float32)).view(1, window.shape[1], -1)
+
+    return compute
+
+
 # ---- Tiny models ----------------------------------------------------------------------------------------------
 
 WORDS = ("a the of and to in is was for on with as by at from that it his her they were which this have had not are "

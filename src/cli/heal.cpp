@@ -318,14 +318,6 @@ uint64_t kept_activations(const ModelConfig& config, const ComputeOptions& compu
   return one_layer ? most : all;
 }
 
-void add_files(OrderedJson& fingerprint, const std::string& name, const Checkpoint& checkpoint) {
-  for (const std::filesystem::path& file : checkpoint.files()) {
-    fingerprint[name + " file " + file.string()] =
-        std::to_string(std::filesystem::file_size(file)) + " bytes of time " +
-        std::to_string(std::filesystem::last_write_time(file).time_since_epoch().count());
-  }
-}
-
 }  // namespace
 
 void run(const HealOptions& options, TerminalProgress& progress) {
@@ -375,7 +367,10 @@ void run(const HealOptions& options, TerminalProgress& progress) {
   if (is_finished(options.common, out, *folder, run_description)) return;
   OrderedJson job = fingerprint(options.common, compute, *checkpoint, text ? &*text : nullptr, options.text);
   add_file(job, "--instructions", options.instructions);
-  if (original) add_files(job, "original", *original);
+  if (original) {
+    job["original"] = std::filesystem::weakly_canonical(original->path()).string();
+    add_model_files(job, "original", *original);
+  }
   Journal journal(folder, job, run_description, journal_options(options.common));
   with_journal(journal, options.common, [&] { heal_to_folder(in, out, folder, journal, start, progress); });
 }

@@ -90,11 +90,7 @@ OrderedJson fingerprint(const CommonOptions& common, const ComputeOptions& compu
     ids.update(text->windows.ids.data(), text->windows.ids.size() * sizeof(int32_t));
     json["token ids"] = ids.hex();
   }
-  for (const fs::path& file : checkpoint.files()) {
-    const auto changed = fs::last_write_time(file).time_since_epoch().count();
-    json["model file " + file.filename().string()] =
-        std::to_string(fs::file_size(file)) + " bytes of time " + std::to_string(changed);
-  }
+  add_model_files(json, "model", checkpoint);
   json["device"] = compute.device.str();
   json["dtype"] = dtype_name(compute.dtype);
   json["chunk_tokens"] = compute.chunk_tokens;
@@ -103,6 +99,14 @@ OrderedJson fingerprint(const CommonOptions& common, const ComputeOptions& compu
   json["dynslice"] = DYNSLICE_VERSION;
   json["libtorch"] = TORCH_VERSION;
   return json;
+}
+
+void add_model_files(OrderedJson& fingerprint, const std::string& name, const Checkpoint& checkpoint) {
+  for (const fs::path& file : checkpoint.files()) {
+    const auto changed = fs::last_write_time(file).time_since_epoch().count();
+    fingerprint[name + " file " + file.filename().string()] =
+        std::to_string(fs::file_size(file)) + " bytes of time " + std::to_string(changed);
+  }
 }
 
 void add_file(OrderedJson& fingerprint, const std::string& option, const std::string& file) {

@@ -16,6 +16,8 @@ namespace dynslice::cli {
 // and versions. `text` may be null.
 OrderedJson fingerprint(const CommonOptions& common, const ComputeOptions& compute, const Checkpoint& checkpoint,
                         const LoadedText* text, const TextOptions& text_options);
+// Adds size and time of the files of a model: "NAME file model.safetensors".
+void add_model_files(OrderedJson& fingerprint, const std::string& name, const Checkpoint& checkpoint);
 // Adds the content of a file that an option names, when it names one.
 void add_file(OrderedJson& fingerprint, const std::string& option, const std::string& file);
 

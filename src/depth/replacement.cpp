@@ -2,8 +2,7 @@
 
 #include <ATen/ATen.h>
 
-#include <numeric>
-
+#include "dynslice/depth/repair.h"
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "dynslice/train/objectives.h"
@@ -128,9 +127,7 @@ TrainedReplacement train_replacement(const LayerWalk& walk, const TokenWindows& 
 }
 
 DepthPlan plan_with_replacement(int64_t layers, int64_t start, int64_t count, Replacement replacement) {
-  std::vector<int64_t> dropped(static_cast<size_t>(count - 1));
-  std::iota(dropped.begin(), dropped.end(), start + 1);
-  DepthPlan plan = plan_without(layers, dropped);
+  DepthPlan plan = plan_without_window(layers, start + 1, count - 1, std::nullopt);
   plan.replacement = std::move(replacement);
   return plan;
 }

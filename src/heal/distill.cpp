@@ -4,7 +4,6 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "dynslice/heal/lora.h"
 #include "dynslice/support/error.h"
@@ -94,14 +93,13 @@ class Distiller {
     layer.recomputes = options_.recomputes;
     layer.layers.push_back(load_decoder_layer(walk_.checkpoint(), index, layer.dtype, layer.device));
     layer.updates.push_back(updates_[static_cast<size_t>(index)]);
-    std::optional<StreamObjective> objective;
-    objective.emplace(layer, smaller_, target_, trained_windows_, map_of(layer), options_.training.micro_batch);
+    StreamObjective objective(layer, smaller_, target_, trained_windows_, map_of(layer), options_.training.micro_batch);
     const std::vector<at::Tensor> parameters = parameters_of(layer.updates);
     for (const at::Tensor& parameter : parameters) parameter.requires_grad_();
     const std::string task = "Layer " + std::to_string(index) + " of " + std::to_string(walk_.config().num_layers());
     TrainingOptions training = options_.training;
     training.seed += static_cast<uint64_t>(index) << 32;  // orders and dropout of its own
-    const TrainingResult trained = train(parameters, *objective, training, task, walk_.progress());
+    const TrainingResult trained = train(parameters, objective, training, task, walk_.progress());
     for (const at::Tensor& parameter : parameters) parameter.requires_grad_(false);
     DistilledLayer figures;
     if (!trained.points.empty()) {

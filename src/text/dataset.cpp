@@ -10,6 +10,7 @@
 #include "dynslice/support/hash.h"
 #include "dynslice/support/json.h"
 #include "text/dataset_wikitext.h"
+#include "text/json_lines.h"
 
 namespace dynslice {
 namespace {
@@ -19,26 +20,18 @@ namespace fs = std::filesystem;
 constexpr const char* kWikitext = "wikitext2";
 constexpr const char* kKnownNames = "the known data set is wikitext2 (splits test, validation, train)";
 
-bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
-
 // The "text" of each line, joined with "\n\n".
 std::string text_of_jsonl(std::string_view content, const std::string& path) {
   std::string text;
   bool found = false;
-  for (int64_t number = 1; !content.empty(); ++number) {
-    const size_t end = std::min(content.find('\n'), content.size());
-    const std::string_view line = content.substr(0, end);
-    content.remove_prefix(std::min(end + 1, content.size()));
-    if (is_blank(line)) continue;
-    const std::string where = path + ": line " + std::to_string(number);
-    const Json row = parse_json(line, where);
+  for_each_json_line(content, path, [&](const Json& row, const std::string& where) {
     if (!row.is_object() || !row.contains("text") || !row["text"].is_string()) {
       throw_error(ErrorKind::kBadInput, where, ": expected an object with a string under the key \"text\"");
     }
     if (found) text += "\n\n";
     text += row["text"].get_ref<const std::string&>();
     found = true;
-  }
+  });
   if (!found) throw_error(ErrorKind::kBadInput, path, ": has no lines; expected one JSON object with \"text\" a line");
   return text;
 }

@@ -5,6 +5,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/json.h"
+#include "text/json_lines.h"
 
 namespace dynslice {
 namespace {
@@ -37,14 +38,8 @@ Instruction read_entry(const Json& entry, const std::string& where) {
 
 std::vector<Instruction> read_lines(std::string_view content, const std::string& path) {
   std::vector<Instruction> entries;
-  for (int64_t number = 1; !content.empty(); ++number) {
-    const size_t end = std::min(content.find('\n'), content.size());
-    const std::string_view line = content.substr(0, end);
-    content.remove_prefix(std::min(end + 1, content.size()));
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const std::string where = path + ": line " + std::to_string(number);
-    entries.push_back(read_entry(parse_json(line, where), where));
-  }
+  for_each_json_line(content, path,
+                     [&](const Json& row, const std::string& where) { entries.push_back(read_entry(row, where)); });
   return entries;
 }
 

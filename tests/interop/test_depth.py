@@ -9,25 +9,7 @@ from safetensors.torch import load_file
 from test_export import llama_cpp_perplexity, our_perplexity
 from transformers import AutoModelForCausalLM
 
-LENGTH = 48
 CALIBRATION = ["--samples", "6", "--seqlen", "64"]
-
-
-@pytest.fixture(scope="module")
-def window():
-    return torch.randint(512, (1, LENGTH), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
-def our_logits(helper, run_command, window, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ids")
-    np.asarray(window[0], dtype=np.int32).tofile(folder / "ids")
-
-    def compute(checkpoint):
-        run_command([helper("logits_main"), checkpoint, folder / "ids", folder / "logits"])
-        return torch.from_numpy(np.fromfile(folder / "logits", dtype=np.float32)).view(1, LENGTH, -1)
-
-    return compute
 
 
 def their_logits(folder, window, **options):

@@ -1,32 +1,13 @@
 """What `dynslice heal` and trained replacements write, under peft, transformers and llama.cpp."""
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from test_export import llama_cpp_perplexity, our_perplexity
 from transformers import AutoModelForCausalLM
 
-LENGTH = 48
 TEXT = ["--samples", "20", "--seqlen", "64"]
 QUICK = ["--updates", "6", "--batch", "4", "--learning-rate", "0.003"]
-
-
-@pytest.fixture(scope="module")
-def window():
-    return torch.randint(512, (1, LENGTH), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
-def our_logits(helper, run_command, window, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ids")
-    np.asarray(window[0], dtype=np.int32).tofile(folder / "ids")
-
-    def compute(checkpoint):
-        run_command([helper("logits_main"), checkpoint, folder / "ids", folder / "logits"])
-        return torch.from_numpy(np.fromfile(folder / "logits", dtype=np.float32)).view(1, LENGTH, -1)
-
-    return compute
 
 
 def load(folder, **options):
