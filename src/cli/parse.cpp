@@ -100,9 +100,11 @@ void define_score(CLI::App& app, ScoreOptions& options) {
   add_walk(*verb, options.common);
   verb->add_option("--metric", options.metric,
                    "what to measure; lr: mean cosine of a layer's input and output (low is important), bi: 1 - lr, "
-                   "angular: arccos(cosine) / pi, cka: linear CKA of input and output, and of all pairs of layers, "
-                   "window:N: cosine across N layers, for every start")
-      ->type_name("lr|bi|angular|cka|window:N")
+                   "lim: -cosine (LayerwiseQuant), angular: arccos(cosine) / pi, cka: linear CKA of input and output, "
+                   "and of all pairs of layers, "
+                   "window:N: cosine across N layers, for every start, zd: share of the layer's weights more than a "
+                   "standard deviation above their mean (low is important), which needs no text")
+      ->type_name("lr|bi|lim|angular|cka|zd|window:N")
       ->capture_default_str();
   verb->add_option("--preset", options.preset,
                    "a published setting; paper: read the last layer's output after the final norm, as DynamicSlicing's "

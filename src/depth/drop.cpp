@@ -1,7 +1,6 @@
 #include "dynslice/depth/drop.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "dynslice/depth/shallow_losses.h"
 
@@ -34,12 +33,7 @@ DropTrial drop_one(const LayerWalk& walk, const TokenWindows& windows, const std
 }  // namespace
 
 std::vector<int64_t> least_important(const LayerScores& scores, int64_t count) {
-  const double sign = scores.more_important == MoreImportant::kHigh ? 1 : -1;
-  std::vector<int64_t> order(scores.values.size());
-  std::iota(order.rbegin(), order.rend(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return sign * scores.values[static_cast<size_t>(a)] < sign * scores.values[static_cast<size_t>(b)];
-  });
+  std::vector<int64_t> order = by_importance(scores);
   order.resize(std::min(order.size(), static_cast<size_t>(count)));
   std::sort(order.begin(), order.end());
   return order;

@@ -1,10 +1,22 @@
 #include "dynslice/model/layer_scores.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "dynslice/support/error.h"
 
 namespace dynslice {
+
+std::vector<int64_t> by_importance(const LayerScores& scores) {
+  const double sign = scores.more_important == MoreImportant::kHigh ? 1 : -1;
+  std::vector<int64_t> order(scores.values.size());
+  std::iota(order.rbegin(), order.rend(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return sign * scores.values[static_cast<size_t>(a)] < sign * scores.values[static_cast<size_t>(b)];
+  });
+  return order;
+}
 
 OrderedJson to_json(const LayerScores& scores) {
   OrderedJson json;

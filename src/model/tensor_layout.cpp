@@ -32,7 +32,33 @@ class LayerLayout {
   at::ScalarType dtype_;
 };
 
+void add_layer(std::vector<OutputTensor>& tensors, const ModelConfig& config, int64_t index, at::ScalarType dtype) {
+  const LayerShape& shape = config.layers.at(static_cast<size_t>(index));
+  const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
+  LayerLayout layer(tensors, index, dtype);
+  if (shape.has_attention()) {
+    if (shape.has_norm_weights) layer.tensor("input_layernorm.weight", {shape.input_width});
+    layer.linear("self_attn.q_proj", q, shape.input_width, config.qkv_bias);
+    layer.linear("self_attn.k_proj", kv, shape.input_width, config.qkv_bias);
+    layer.linear("self_attn.v_proj", kv, shape.input_width, config.qkv_bias);
+    layer.linear("self_attn.o_proj", shape.middle_width, q, config.o_bias);
+  }
+  if (shape.has_norm_weights) layer.tensor("post_attention_layernorm.weight", {shape.middle_width});
+  if (shape.is_gated) layer.linear("mlp.gate_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
+  layer.linear("mlp.up_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
+  layer.linear("mlp.down_proj", shape.output_width, shape.intermediate_size, config.mlp_bias);
+  layer.shortcut("attn_shortcut", shape.attn_shortcut, shape.input_width, shape.middle_width);
+  layer.shortcut("mlp_shortcut", shape.mlp_shortcut, shape.middle_width, shape.output_width);
+}
+
 }  // namespace
+
+std::vector<OutputTensor> linear_weights(const ModelConfig& config, int64_t layer, at::ScalarType dtype) {
+  std::vector<OutputTensor> tensors;
+  add_layer(tensors, config, layer, dtype);
+  std::erase_if(tensors, [](const OutputTensor& tensor) { return !tensor.name.ends_with("_proj.weight"); });
+  return tensors;
+}
 
 std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::ScalarType dtype) {
   std::vector<OutputTensor> tensors;
@@ -40,26 +66,7 @@ std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::Scal
   if (config.has_embedding_rotation) {
     tensors.push_back({"model.embed_rotation.weight", {config.embedding_width, config.hidden_size}, dtype});
   }
-  for (int64_t i = 0; i < config.num_layers(); ++i) {
-    const LayerShape& shape = config.layers[static_cast<size_t>(i)];
-    const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
-    LayerLayout layer(tensors, i, dtype);
-    if (shape.has_attention()) {
-      if (shape.has_norm_weights) layer.tensor("input_layernorm.weight", {shape.input_width});
-      layer.linear("self_attn.q_proj", q, shape.input_width, config.qkv_bias);
-      layer.linear("self_attn.k_proj", kv, shape.input_width, config.qkv_bias);
-      layer.linear("self_attn.v_proj", kv, shape.input_width, config.qkv_bias);
-      layer.linear("self_attn.o_proj", shape.middle_width, q, config.o_bias);
-    }
-    if (shape.has_norm_weights) layer.tensor("post_attention_layernorm.weight", {shape.middle_width});
-    if (shape.is_gated) {
-      layer.linear("mlp.gate_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
-    }
-    layer.linear("mlp.up_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
-    layer.linear("mlp.down_proj", shape.output_width, shape.intermediate_size, config.mlp_bias);
-    layer.shortcut("attn_shortcut", shape.attn_shortcut, shape.input_width, shape.middle_width);
-    layer.shortcut("mlp_shortcut", shape.mlp_shortcut, shape.middle_width, shape.output_width);
-  }
+  for (int64_t i = 0; i < config.num_layers(); ++i) add_layer(tensors, config, i, dtype);
   if (config.has_final_norm_weight) tensors.push_back({"model.norm.weight", {config.head_width}, dtype});
   if (config.has_head_rotation) {
     tensors.push_back({"model.head_rotation.weight", {config.hidden_size, config.head_width}, dtype});

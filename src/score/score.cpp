@@ -148,7 +148,8 @@ class ScoringWalk {
 LayerScores scores_of(const OrderedJson& result, const Metric& metric, int64_t tokens) {
   LayerScores scores;
   scores.metric = metric.name();
-  const bool high = metric.kind == MetricKind::kBlockInfluence || metric.kind == MetricKind::kAngular;
+  const bool high = metric.kind == MetricKind::kBlockInfluence || metric.kind == MetricKind::kLim ||
+                    metric.kind == MetricKind::kAngular;
   scores.more_important = high ? MoreImportant::kHigh : MoreImportant::kLow;
   scores.tokens = tokens;
   scores.values = result.at("values").get<std::vector<double>>();
@@ -177,12 +178,18 @@ OrderedJson score_by_cka(const LayerWalk& walk, const TokenWindows& windows, con
   return result;
 }
 
+// What the metric makes of the mean over tokens.
+double value_of(const Metric& metric, double mean) {
+  if (metric.kind == MetricKind::kBlockInfluence) return 1 - mean;
+  return metric.kind == MetricKind::kLim ? -mean : mean;
+}
+
 OrderedJson score_by_cosine(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options) {
   OrderedJson result = {{"values", OrderedJson::array()}, {"skipped_tokens", 0}};
   int64_t skipped = 0;
   ScoringWalk scoring(walk, options, windows);
   for (const TokenMean& mean : scoring.run()) {
-    result["values"].push_back(options.metric.kind == MetricKind::kBlockInfluence ? 1 - mean.mean() : mean.mean());
+    result["values"].push_back(value_of(options.metric, mean.mean()));
     skipped += mean.skipped();
   }
   result["skipped_tokens"] = skipped;
@@ -197,12 +204,16 @@ std::string Metric::name() const {
       return "lr";
     case MetricKind::kBlockInfluence:
       return "bi";
+    case MetricKind::kLim:
+      return "lim";
     case MetricKind::kAngular:
       return "angular";
     case MetricKind::kWindow:
       return "window:" + std::to_string(window);
     case MetricKind::kCka:
       return "cka";
+    case MetricKind::kZScores:
+      return "zd";
   }
   return {};
 }
@@ -210,8 +221,10 @@ std::string Metric::name() const {
 Metric parse_metric(const std::string& name) {
   if (name == "lr") return {MetricKind::kLayerRedundancy, 1};
   if (name == "bi") return {MetricKind::kBlockInfluence, 1};
+  if (name == "lim") return {MetricKind::kLim, 1};
   if (name == "angular") return {MetricKind::kAngular, 1};
   if (name == "cka") return {MetricKind::kCka, 1};
+  if (name == "zd") return {MetricKind::kZScores, 1};
   constexpr std::string_view kPrefix = "window:";
   if (name.starts_with(kPrefix)) {
     int64_t window = 0;
@@ -219,11 +232,12 @@ Metric parse_metric(const std::string& name) {
     if (error == std::errc() && end == name.data() + name.size() && window >= 1) return {MetricKind::kWindow, window};
   }
   throw_error(ErrorKind::kUsage, "--metric ", name,
-              ": is not one of lr, bi, angular, cka, window:N (N layers, at least 1)");
+              ": is not one of lr, bi, lim, angular, cka, zd, window:N (N layers, at least 1)");
 }
 
 LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options) {
   const Metric& metric = options.metric;
+  if (!metric.needs_text()) return score_weights(walk.checkpoint(), walk.progress(), options.journal);
   const int64_t layers = walk.config().num_layers();
   if (walk.config().is_sliced()) {
     throw_error(ErrorKind::kUsage, walk.checkpoint().path().string(),

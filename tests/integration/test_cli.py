@@ -9,6 +9,7 @@ import struct
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 CALIBRATION = ["--samples", "4", "--seqlen", "64"]
@@ -50,10 +51,54 @@ def test_score_prints_a_table_and_writes_a_file_that_plan_takes(run, llama, text
     assert plan["plan"]["ratios"][most_redundant] == max(plan["plan"]["ratios"])
 
 
-@pytest.mark.parametrize("metric, count", [("lr", 4), ("bi", 4), ("angular", 4), ("window:2", 3)])
+@pytest.mark.parametrize("metric, count", [("lr", 4), ("bi", 4), ("lim", 4), ("angular", 4), ("window:2", 3)])
 def test_score_json_has_the_documented_keys(run, llama, text_file, metric, count):
     scores = json.loads(run("score", llama, "--metric", metric, "--calib", text_file, *CALIBRATION, "--json").stdout)
     assert scores["metric"] == metric and len(scores["values"]) == count and scores["tokens"] == 256
+
+
+@pytest.fixture
+def without_text(tmp_path):
+    """An environment in which no text is to be found."""
+    return {"DYNSLICE_DATA_DIR": str(tmp_path), "DYNSLICE_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+
+
+def outstanding(folder):
+    """Per layer the share of the linears' weights that are more than a standard deviation above their mean."""
+    from safetensors.numpy import load_file
+
+    layers = {}
+    for name, values in load_file(folder / "model.safetensors").items():
+        if name.endswith("_proj.weight"):
+            layers.setdefault(int(name.split(".")[2]), []).append(values.astype("float64").ravel())
+    return [float(((w - w.mean()) / w.std() > 1).mean()) for w in (np.concatenate(layers[i]) for i in sorted(layers))]
+
+
+def test_score_by_weights_needs_neither_tokenizer_nor_text(run, tiny_model, without_text, tmp_path):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    scores = run("score", folder, "--metric", "zd", "-o", tmp_path / "scores.json", "--json", env=without_text).json()
+    assert scores["metric"] == "zd" and scores["more_important"] == "low" and scores["tokens"] == 0
+    assert scores["values"] == pytest.approx(outstanding(folder), abs=1e-12)
+    assert json.loads((tmp_path / "scores.json").read_text())["values"] == scores["values"]
+    assert run("score", folder, "--metric", "zd", "--threads", 1, "--json", env=without_text).json()["values"] == scores["values"]
+    shown = run("score", folder, "--metric", "zd", env=without_text).stdout
+    assert f"{scores['values'][2]:.6f}" in shown and "tokens" not in shown
+    told = run("score", folder, "--metric", "zd", "--dry-run", "--json", env=without_text).json()
+    assert told["time"]["work"]["bytes_read"] == 4 * 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 160 * 64)
+
+
+def test_score_by_weights_takes_a_sliced_model(run, slice_args, without_text, tmp_path):
+    run(*slice_args)
+    scores = run("score", tmp_path / "out", "--metric", "zd", "--json", env=without_text).json()
+    assert scores["values"] == pytest.approx(outstanding(tmp_path / "out"), abs=1e-12)
+
+
+def test_score_by_weights_says_which_options_it_does_not_use(run, llama):
+    result = run("score", llama, "--metric", "zd", "--calib", "/no/such/text", *CALIBRATION)
+    assert "not used: --calib, --samples, --seqlen" in result.stderr
+    assert "not used" not in run("score", llama, "--metric", "zd").stderr
 
 
 def test_slice_writes_a_checkpoint_that_eval_reads(run, slice_args, text_file, tmp_path):

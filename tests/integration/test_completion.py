@@ -130,7 +130,7 @@ def type_in(command, folder, scripts, line, home):
         ("dynslice slice my-model --allo", ["--allocate"]),
         ("dynslice plan --base a", ["auto"]),
         ("dynslice slice -o plan --dev", ["--device"]),  # the value of -o is no verb
-        ("dynslice score --metric ", ["angular", "bi", "cka", "lr"]),
+        ("dynslice score --metric ", ["angular", "bi", "cka", "lim", "lr", "zd"]),
         ("dynslice score --calib wikitext2:t", ["test", "train"]),  # bash replaces what stands behind the colon
         ("dynslice score --calib=wikitext2:v", ["validation"]),
         ("dynslice score --calib no", ["notes.txt"]),

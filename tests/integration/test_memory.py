@@ -214,7 +214,8 @@ def test_real_memory_is_between_half_and_eleven_tenths_of_the_estimate(run, spar
 DEPTH_AND_HEAL = [["depth", "drop", "--layers", "1", "--order", "ppl"], ["depth", "merge", "--target-layers", "3"],
                   ["depth", "streamline", "--layers", "1"], ["depth", "streamline", "--layers", "1", "--replace", "layer"],
                   ["depth", "streamline", "--layers", "1", "--replace", "swiglu", "--loss", "mse", "--stream-dtype", "bf16"],
-                  ["heal"], ["heal", "--keep-activations", "streams"], ["heal", "--distill"], ["score", "--metric", "cka"]]
+                  ["heal"], ["heal", "--keep-activations", "streams"], ["heal", "--distill"], ["score", "--metric", "cka"],
+                  ["score", "--metric", "zd"]]
 
 
 @pytest.mark.parametrize("verb", DEPTH_AND_HEAL, ids=" ".join)

@@ -12,7 +12,7 @@
 
 namespace dynslice {
 
-// The `count` least important layers by their scores, ascending; of equal ones the higher go first.
+// The `count` least important layers by their scores (see by_importance), in ascending order of their numbers.
 std::vector<int64_t> least_important(const LayerScores& scores, int64_t count);
 
 struct DropTrial {

@@ -54,6 +54,9 @@ struct TextAmount {
 ResourceEstimate estimate_score(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
                                 int64_t kept_streams = 1, int64_t kept_values = 0);
 
+// Scoring by the weights alone (zd).
+ResourceEstimate estimate_weight_scores(const Checkpoint& checkpoint);
+
 // Slicing; `held_out` is walked beside the calibration text. `sliced` is what is written, of `output_bytes`; null for
 // a trial that only measures.
 ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount calibration,

@@ -11,4 +11,8 @@ namespace dynslice {
 // In the order in which a walk finishes them: embedding, layers, final norm, head. All in `dtype`.
 std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::ScalarType dtype);
 
+// The weights of the linears of one layer, those that a quantizer would quantize: q, k, v, o, gate, up, down, as far as
+// the layer has them. No biases, norms or shortcuts.
+std::vector<OutputTensor> linear_weights(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
+
 }  // namespace dynslice

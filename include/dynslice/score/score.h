@@ -1,4 +1,5 @@
-// Layer scores: how much each layer changes the residual stream (ShortGPT, DynamicSlicing, LLM-Streamline).
+// Layer scores: how much each layer changes the residual stream (ShortGPT, DynamicSlicing, LLM-Streamline), or how its
+// weights are spread (LayerwiseQuant).
 #pragma once
 
 #include <cstdint>
@@ -13,15 +14,18 @@ namespace dynslice {
 enum class MetricKind {
   kLayerRedundancy,  // "lr": mean over tokens of cos(x_i, x_{i+1}) (DynamicSlicing, arXiv 2411.03513)
   kBlockInfluence,   // "bi": 1 - lr (ShortGPT, arXiv 2403.03853)
+  kLim,              // "lim": -cos(x_i, x_{i+1}), mean over tokens (LayerwiseQuant, arXiv 2406.17415)
   kAngular,          // "angular": mean of arccos(cos) / pi (Gromov et al., arXiv 2403.17887)
   kWindow,           // "window:n": mean cos(x_i, x_{i+n}) (LLM-Streamline, arXiv 2403.19135)
   kCka,              // "cka": linear CKA of x_i and x_{i+1}, and the matrix of all layers' outputs (SLM, 2502.19159)
+  kZScores,          // "zd": share of weights more than σ above the mean of their layer (LayerwiseQuant); needs no text
 };
 
 struct Metric {
   MetricKind kind = MetricKind::kLayerRedundancy;
   int64_t window = 1;  // layers that a window spans; 1 for all metrics but window:n
   std::string name() const;
+  bool needs_text() const { return kind != MetricKind::kZScores; }
 };
 
 // Throws kUsage, listing the known ones, for any other name.
@@ -38,9 +42,14 @@ struct ScoreOptions {
   JournalPhase journal = {};  // keeps the means and the streams between layers
 };
 
-// Scores all layers in one walk. A token whose norm is 0 on either side is left out and counted.
-// Throws kBadInput naming layer and token for NaN or Inf in the stream, kUsage for a window longer than the
-// model, a sliced model, or texts of less than 4 tokens a window for cka.
+// Scores all layers in one walk; by zd, as score_weights does, for which windows may be empty. A token whose norm is 0
+// on either side is left out and counted. Throws kBadInput naming layer and token for NaN or Inf in the stream, kUsage
+// for a window longer than the model, a sliced model, or texts of less than 4 tokens a window for cka.
 LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options);
+
+// The metric zd: of every layer the share of the values w of its linear weights (q, k, v, o, gate, up, down) with
+// (w - μ) / σ > 1, μ and σ being those of the layer. Few outstanding weights make a layer important. Reads every weight
+// once, a layer at a time; of any model, sliced ones included. The result does not depend on the number of threads.
+LayerScores score_weights(const Checkpoint& checkpoint, ProgressSink& progress, const JournalPhase& journal = {});
 
 }  // namespace dynslice

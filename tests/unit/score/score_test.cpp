@@ -32,6 +32,7 @@ TEST_F(Scores, OfEveryMetricAreMeansOverTokensOfTheCosine) {
   const auto streams = all_streams(walk_, windows_);
   const auto lr = score_layers(walk_, windows_, {parse_metric("lr")});
   const auto bi = score_layers(walk_, windows_, {parse_metric("bi")});
+  const auto lim = score_layers(walk_, windows_, {parse_metric("lim")});
   const auto angular = score_layers(walk_, windows_, {parse_metric("angular")});
   const auto window = score_layers(walk_, windows_, {parse_metric("window:3")});
   ASSERT_EQ(lr.values.size(), 4U);
@@ -39,6 +40,7 @@ TEST_F(Scores, OfEveryMetricAreMeansOverTokensOfTheCosine) {
     const at::Tensor cosine = cosines(streams[i], streams[i + 1]);
     EXPECT_NEAR(lr.values[i], cosine.mean().item<double>(), 1e-9);
     EXPECT_NEAR(bi.values[i], 1 - cosine.mean().item<double>(), 1e-9);
+    EXPECT_NEAR(lim.values[i], -cosine.mean().item<double>(), 1e-9);
     EXPECT_NEAR(angular.values[i], cosine.acos().mean().item<double>() / std::numbers::pi, 1e-9);
   }
   ASSERT_EQ(window.values.size(), 2U);
@@ -46,6 +48,7 @@ TEST_F(Scores, OfEveryMetricAreMeansOverTokensOfTheCosine) {
   EXPECT_NEAR(window.values[1], cosines(streams[1], streams[4]).mean().item<double>(), 1e-9);
   EXPECT_EQ(lr.more_important, MoreImportant::kLow);
   EXPECT_EQ(bi.more_important, MoreImportant::kHigh);
+  EXPECT_EQ(lim.more_important, MoreImportant::kHigh);
 }
 
 // HSIC_1 of two Gram matrices as Song et al. write it (2012, equation 5), sum by sum.
