@@ -1,8 +1,5 @@
 #include "dynslice/model/checkpoint.h"
 
-#include <ATen/Functions.h>
-
-#include <cmath>
 #include <set>
 #include <sstream>
 #include <stdexcept>
@@ -10,6 +7,7 @@
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
 #include "model/gguf_checkpoint.h"
+#include "model/kernels.h"
 #include "model/safetensors_checkpoint.h"
 
 namespace dynslice {
@@ -21,12 +19,6 @@ std::string describe(const std::vector<int64_t>& shape) {
   for (size_t i = 0; i < shape.size(); ++i) text << (i == 0 ? "" : ", ") << shape[i];
   text << ']';
   return text.str();
-}
-
-// A sum is not finite when one of its terms is not; the exact test runs only when finite terms may have overflowed.
-bool all_finite(const at::Tensor& values) {
-  if (std::isfinite(values.sum(at::kFloat).item<float>())) return true;
-  return values.isfinite().all().item<bool>();
 }
 
 [[noreturn]] void throw_missing(const Checkpoint& checkpoint, const std::string& name) {
@@ -41,7 +33,7 @@ void check_shape(const std::filesystem::path& file, const TensorInfo& info, cons
 }
 
 void check_values(const std::filesystem::path& file, const TensorInfo& info, const at::Tensor& values) {
-  if (all_finite(values)) return;
+  if (kernels::all_finite(values)) return;
   throw_error(ErrorKind::kBadInput, file.string(), ": tensor \"", info.name, "\" (", info.dtype,
               ") holds NaN or Inf once it is ", c10::toString(values.scalar_type()),
               "; the checkpoint is damaged, or its values need another dtype");

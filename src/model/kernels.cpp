@@ -5,6 +5,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <string>
@@ -66,6 +67,35 @@ inline void store(Bf16& target, float value) {
 template <typename T>
 const T* values_of(const at::Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());
+}
+
+// NaN and Inf are what has all bits of the exponent set.
+DYNSLICE_MULTIVERSION
+bool exponent_is_full(const uint32_t* words, int64_t count, uint32_t exponent) {
+  uint32_t found = 0;
+#pragma omp simd reduction(| : found)
+  for (int64_t i = 0; i < count; ++i) found |= (words[i] & exponent) == exponent ? 1U : 0U;
+  return found != 0;
+}
+
+DYNSLICE_MULTIVERSION
+bool exponent_is_full(const uint16_t* words, int64_t count, uint16_t exponent) {
+  uint16_t found = 0;
+#pragma omp simd reduction(| : found)
+  for (int64_t i = 0; i < count; ++i) {
+    found = static_cast<uint16_t>(found | static_cast<uint16_t>((words[i] & exponent) == exponent));
+  }
+  return found != 0;
+}
+
+template <typename Word>
+bool no_exponent_is_full(const at::Tensor& values, Word exponent) {
+  const Word* words = values_of<Word>(values);
+  std::atomic<bool> found = false;
+  at::parallel_for(0, values.numel(), int64_t{1} << 18, [&](int64_t begin, int64_t end) {
+    if (exponent_is_full(words + begin, end - begin, exponent)) found = true;
+  });
+  return !found;
 }
 template <typename T>
 T* mutable_values_of(at::Tensor& x) {
@@ -297,6 +327,20 @@ at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::T
     });
   });
   return sum;
+}
+
+bool all_finite(const at::Tensor& values) {
+  if (!values.device().is_cpu() || !values.is_contiguous()) return values.isfinite().all().item<bool>();
+  switch (values.scalar_type()) {
+    case at::kFloat:
+      return no_exponent_is_full<uint32_t>(values, 0x7F800000U);
+    case at::kBFloat16:
+      return no_exponent_is_full<uint16_t>(values, 0x7F80U);
+    case at::kHalf:
+      return no_exponent_is_full<uint16_t>(values, 0x7C00U);
+    default:
+      return values.isfinite().all().item<bool>();
+  }
 }
 
 at::Tensor logsumexp_rows(const at::Tensor& logits) {

@@ -34,6 +34,10 @@ at::Tensor silu_mul(const at::Tensor& gate_up);
 // [..., at most that width] is of branch's dtype. An fp32 `branch` is used up.
 at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::Tensor& correction);
 
+// Whether no value is NaN or Inf. One pass over the bits on all threads, and no copy, for contiguous fp32, bf16 and fp16
+// on the CPU.
+bool all_finite(const at::Tensor& values);
+
 // losses[i] = logsumexp(logits[i]) as fp64 [n] of logits [n, v].
 at::Tensor logsumexp_rows(const at::Tensor& logits);
 
