@@ -46,8 +46,12 @@ std::string dtype_name(at::ScalarType dtype) {
       return "F16";
     case at::ScalarType::BFloat16:
       return "BF16";
+    case at::ScalarType::Int:
+      return "I32";
+    case at::ScalarType::Long:
+      return "I64";
     default:
-      throw std::logic_error("CheckpointWriter: tensors are float32, float16 or bfloat16");
+      throw std::logic_error("CheckpointWriter: tensors are float32, float16, bfloat16, int32 or int64");
   }
 }
 
@@ -348,12 +352,15 @@ void CheckpointWriter::Impl::write_values(const std::string& name, Place& place,
                                           uint64_t offset) const {
   const OutputTensor& announced = tensors_[place.tensor];
   const Shard& shard = shards_[place.shard];
+  const bool is_integer = c10::isIntegralType(announced.dtype, /*includeBool=*/false);
+  if (is_integer && rows.scalar_type() != announced.dtype)
+    throw std::logic_error("CheckpointWriter: tensor " + name + " has another dtype than announced");
   const int64_t count = rows.size(0), row_values = count > 0 ? rows.numel() / count : 0;
   const int64_t step = std::max<int64_t>(1, kChunkValues / std::max<int64_t>(1, row_values));
   for (int64_t row = 0; row < count; row += step) {
     const at::Tensor chunk =
         rows.narrow(0, row, std::min(step, count - row)).to(at::kCPU, announced.dtype).contiguous();
-    check_finite(name, chunk);
+    if (!is_integer) check_finite(name, chunk);
     write_at(shard.file, partial_ / shard.name, chunk.data_ptr(), chunk.nbytes(), offset);
     place.checksum_so_far.update(chunk.const_data_ptr(), chunk.nbytes());
     offset += chunk.nbytes();

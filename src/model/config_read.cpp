@@ -58,13 +58,6 @@ void check_activation(const JsonReader& reader) {
     reader.fail("hidden_act", "\"silu\", the only activation supported");
 }
 
-void check_not_quantized(const JsonReader& reader) {
-  if (!reader.has("quantization_config")) return;
-  throw_error(
-      ErrorKind::kBadInput, reader.where(),
-      ": key \"quantization_config\" says the weights are quantized; give the unquantized checkpoint or a GGUF file");
-}
-
 void check_whole_rotary(const JsonReader& reader) {
   if (reader.number_or("partial_rotary_factor", 1.0) != 1.0) {
     reader.fail("partial_rotary_factor", "1, as only whole rotary embeddings are supported");
@@ -315,7 +308,6 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   const JsonReader reader(object, where);
   const Defaults& defaults = defaults_of(model_type, where, "model_type");
   check_activation(reader);
-  check_not_quantized(reader);
   ModelConfig config;
   config.model_type = model_type;
   config.vocab_size = reader.integer("vocab_size", 1, kMaxVocabulary);
@@ -336,7 +328,10 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   if (model_type == "qwen2") read_qwen2_window(reader, config);
   config.bos_token_id = read_token_id(reader, "bos_token_id");
   config.eos_token_id = read_token_id(reader, "eos_token_id");
+  const char* packing = "quantization_config";
+  if (reader.has(packing)) config.packing = read_weight_packing(reader.object(packing));
   config.source = object;
+  config.source.erase(packing);
   return config;
 }
 

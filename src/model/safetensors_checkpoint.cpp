@@ -75,6 +75,7 @@ SafetensorsCheckpoint::SafetensorsCheckpoint(const std::filesystem::path& folder
     throw_error(ErrorKind::kMissingData, folder.string(), ": has neither model.safetensors nor ",
                 "model.safetensors.index.json; other weight files are not read, save the model as safetensors");
   }
+  if (config_.packing) gather_packed();
 }
 
 void SafetensorsCheckpoint::open_single(const std::filesystem::path& file) {
@@ -131,10 +132,12 @@ at::ScalarType SafetensorsCheckpoint::storage_dtype() const {
   constexpr std::array kTypes = {at::ScalarType::BFloat16, at::ScalarType::Half, at::ScalarType::Float};
   std::array<uint64_t, kTypes.size()> bytes{};
   for (const auto& [name, location] : tensors_) {
-    const auto type = scalar_type_of(location.info.dtype);
+    const auto packed = packed_.find(name);
+    const TensorInfo& info = packed == packed_.end() ? location.info : packed->second.scales.info;
+    const auto type = scalar_type_of(info.dtype);
     if (!type) continue;
     const auto* place = std::ranges::find(kTypes, *type);
-    bytes[static_cast<size_t>(place - kTypes.begin())] += location.info.bytes;
+    bytes[static_cast<size_t>(place - kTypes.begin())] += info.bytes;
   }
   return kTypes[static_cast<size_t>(std::ranges::max_element(bytes) - bytes.begin())];
 }
@@ -145,7 +148,15 @@ std::filesystem::path SafetensorsCheckpoint::file_of(const TensorInfo& info) con
 
 at::Tensor SafetensorsCheckpoint::read_rows(const TensorInfo& info, int64_t begin, int64_t end,
                                             at::ScalarType dtype) const {
-  const SafetensorsFile& file = files_[location_of(info).file];
+  const auto packed = packed_.find(info.name);
+  return packed == packed_.end() ? read_plain(location_of(info), begin, end, dtype)
+                                 : read_packed(packed->second, begin, end, dtype);
+}
+
+at::Tensor SafetensorsCheckpoint::read_plain(const Location& location, int64_t begin, int64_t end,
+                                             at::ScalarType dtype) const {
+  const TensorInfo& info = location.info;
+  const SafetensorsFile& file = files_[location.file];
   const SafetensorsEntry& entry = file.entries().at(info.name);
   const auto stored = scalar_type_of(info.dtype);
   if (!stored) {

@@ -16,8 +16,8 @@ namespace dynslice {
 struct TensorInfo {
   std::string name;  // Hugging Face's: model.layers.0.self_attn.q_proj.weight
   std::vector<int64_t> shape;
-  std::string dtype;   // "BF16", "F32", "Q4_1"
-  uint64_t bytes = 0;  // on disk
+  std::string dtype;   // "BF16", "F32", "Q4_1"; "I4" of a matrix of packed integers
+  uint64_t bytes = 0;  // on disk, with scales and zero points
 };
 
 // Guarantees: names and shapes are Hugging Face's for every source format; a tensor that is loaded has memory of
@@ -34,7 +34,8 @@ class Checkpoint {
   virtual const TensorInfo* find(const std::string& name) const = 0;  // nullptr when there is none
   // Files the checkpoint is read from, for hashes and provenance.
   virtual std::vector<std::filesystem::path> files() const = 0;
-  // What the weights are stored as: the source's dtype, bfloat16 for quantized sources.
+  // What the weights are stored as: the source's dtype (of packed integers that of their scales), bfloat16 for
+  // quantized GGUF files.
   virtual at::ScalarType storage_dtype() const = 0;
 
   // The tensor as `dtype` on the CPU, contiguous. Throws kBadInput naming file and tensor when it is missing,

@@ -18,7 +18,7 @@ namespace dynslice {
 struct OutputTensor {
   std::string name;
   std::vector<int64_t> shape;
-  at::ScalarType dtype = at::ScalarType::BFloat16;
+  at::ScalarType dtype = at::ScalarType::BFloat16;  // or Float, Half; Int or Long of packed weights and their shapes
 };
 
 // Guarantees: everything is written into `OUT.partial/`, synced, and renamed to `OUT` by `commit`; without
@@ -46,9 +46,9 @@ class CheckpointWriter {
   // The folder that becomes OUT: where the other files (tokenizer) are put before `commit`.
   const std::filesystem::path& folder() const;
 
-  // Converts to the announced dtype and writes. Throws std::logic_error when name or shape were not announced,
-  // or the tensor was written before; kOutOfResources when the disk is full; kBadInput when the values became
-  // NaN or Inf.
+  // Converts to the announced dtype and writes; integers are not converted. Throws std::logic_error when name or shape
+  // were not announced, the tensor was written before, or other values come where integers were announced;
+  // kOutOfResources when the disk is full; kBadInput when the values became NaN or Inf.
   void write(const std::string& name, const at::Tensor& values);
 
   // The same for rows [begin, begin + rows.size(0)) of a tensor that is too large to be in memory whole. The blocks of

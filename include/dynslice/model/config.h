@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "dynslice/model/weight_packing.h"
 #include "dynslice/support/gguf_file.h"
 #include "dynslice/support/json.h"
 
@@ -84,7 +85,10 @@ struct ModelConfig {
   bool has_final_norm_weight = true;
   std::optional<int64_t> bos_token_id;
   std::optional<int64_t> eos_token_id;
-  Json source;  // config.json as it came (for GGUF: an equivalent one), to be written out again
+  // How a source in compressed-tensors' format stores its weights. What is written from it is not packed.
+  std::optional<WeightPacking> packing;
+  // config.json as it came (for GGUF: an equivalent one) without "quantization_config", to be written out again.
+  Json source;
 
   // Columns of embed_tokens and of the output matrix.
   int64_t embedding_columns() const { return has_embedding_rotation ? hidden_size : embedding_width; }

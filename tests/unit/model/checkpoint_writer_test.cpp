@@ -75,6 +75,28 @@ TEST_F(Writer, WritesWhatSafetensorsReadsBack) {
   EXPECT_EQ(entries_beside(), 1U);
 }
 
+TEST_F(Writer, WritesIntegersAsTheyAre) {
+  const at::Tensor words = at::tensor({-1, 0, INT32_MIN, INT32_MAX, 7, 8}, at::kInt).view({3, 2});
+  const at::Tensor sizes = at::tensor({int64_t{3}, int64_t{1} << 40}, at::kLong);
+  CheckpointWriter writer(out_, {{"words", {3, 2}, at::kInt}, {"sizes", {2}, at::kLong}}, false);
+  writer.write_rows("words", 0, words.narrow(0, 0, 1));
+  writer.write_rows("words", 1, words.narrow(0, 1, 2));
+  writer.write("sizes", sizes);
+  writer.commit();
+  const SafetensorsFile file(out_ / "model.safetensors");
+  EXPECT_EQ(file.entries().at("words").dtype, "I32");
+  EXPECT_EQ(file.entries().at("sizes").dtype, "I64");
+  EXPECT_EQ(std::memcmp(file.bytes(file.entries().at("words")).data(), words.data_ptr(), words.nbytes()), 0);
+  EXPECT_EQ(std::memcmp(file.bytes(file.entries().at("sizes")).data(), sizes.data_ptr(), sizes.nbytes()), 0);
+}
+
+TEST_F(Writer, MakesNoIntegersOfOtherValues) {
+  CheckpointWriter writer(out_, {{"words", {2}, at::kInt}, {"sizes", {2}, at::kLong}}, false);
+  EXPECT_THROW(writer.write("words", at::ones({2}, at::kFloat)), std::logic_error);
+  EXPECT_THROW(writer.write("words", at::ones({2}, at::kLong)), std::logic_error);
+  EXPECT_THROW(writer.write("sizes", at::ones({2}, at::kInt)), std::logic_error);
+}
+
 TEST_F(Writer, GivesTheSameBytesInWhateverOrderTensorsCome) {
   write_checkpoint();
   const std::string bytes = content_of(out_ / "model.safetensors");
