@@ -12,9 +12,9 @@
 #include "dynslice/support/gguf_writer.h"
 #include "dynslice/text/gguf_vocabulary.h"
 #include "dynslice/text/tokenizer.h"
-#include "export/ggml_quantize.h"
 #include "export/gguf_metadata.h"
 #include "model/config_json.h"
+#include "model/ggml_quantize.h"
 #include "model/gguf_checkpoint.h"
 
 namespace dynslice {
