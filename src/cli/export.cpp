@@ -1,3 +1,4 @@
+#include <cctype>
 #include <chrono>
 #include <iostream>
 
@@ -12,8 +13,16 @@
 namespace dynslice::cli {
 namespace {
 
-constexpr std::pair<const char*, GgmlType> kTypes[] = {
-    {"f32", GgmlType::kF32}, {"f16", GgmlType::kF16}, {"bf16", GgmlType::kBF16}, {"q8_0", GgmlType::kQ8_0}};
+constexpr GgmlType kTypes[] = {GgmlType::kF32,  GgmlType::kF16,  GgmlType::kBF16, GgmlType::kQ8_0, GgmlType::kQ6_K,
+                               GgmlType::kQ5_K, GgmlType::kQ4_K, GgmlType::kQ3_K, GgmlType::kQ2_K, GgmlType::kQ5_1,
+                               GgmlType::kQ5_0, GgmlType::kQ4_1, GgmlType::kQ4_0};
+
+// ggml's name in small letters.
+std::string name_of(GgmlType type) {
+  std::string name = ggml_format(type).name;
+  for (char& letter : name) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+  return name;
+}
 
 std::string default_type(const Checkpoint& checkpoint) {
   if (checkpoint.storage_dtype() == at::kFloat) return "f32";
@@ -21,10 +30,12 @@ std::string default_type(const Checkpoint& checkpoint) {
 }
 
 GgmlType parse_type(const std::string& name) {
-  for (const auto& [known, type] : kTypes) {
-    if (name == known) return type;
+  std::string names;
+  for (const GgmlType type : kTypes) {
+    if (name == name_of(type)) return type;
+    names += (names.empty() ? "" : ", ") + name_of(type);
   }
-  throw_error(ErrorKind::kUsage, "--type ", name, ": must be f32, f16, bf16 or q8_0");
+  throw_error(ErrorKind::kUsage, "--type ", name, ": must be one of ", names);
 }
 
 std::filesystem::path output_file(const ExportOptions& options, const Checkpoint& checkpoint, const std::string& type) {

@@ -122,7 +122,7 @@ struct InspectOptions {
 struct ExportOptions {
   CommonOptions common;
   bool gguf = false;   // the format; the only one so far
-  std::string type;    // "", "f32", "f16", "bf16", "q8_0"
+  std::string type;    // "", or the name of a ggml type: "bf16", "q4_k"
   std::string output;  // file
 };
 

@@ -185,7 +185,8 @@ void define_export(CLI::App& app, ExportOptions& options) {
   add_common(*verb, options.common, false);
   verb->add_flag("--gguf", options.gguf, "the format, GGUF: the only one so far")->required();
   verb->add_option("--type", options.type, "of the matrices")
-      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}))
+      ->check(CLI::IsMember(
+          {"f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0"}))
       ->default_str("the source's; bf16 for quantized ones");
   verb->add_option("-o,--output", options.output, "the file to write")
       ->type_name("FILE")

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <span>
+#include <utility>
 
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
@@ -74,10 +76,44 @@ std::optional<std::string> qwen2_obstacle(const ModelConfig& config) {
   return std::nullopt;
 }
 
-// A matrix whose rows are no whole blocks of the type goes as F16, as llama.cpp's own converter does it.
-GgmlType type_of(const OutputTensor& tensor, GgmlType wanted) {
-  if (tensor.shape.size() == 1) return GgmlType::kF32;
-  return tensor.shape.back() % ggml_format(wanted).values == 0 ? wanted : GgmlType::kF16;
+// What stands in for a type with blocks of 256 values where rows are no multiple of that: blocks of 32 with as many
+// bits or more. The choices are llama-quantize's.
+GgmlType with_small_blocks(GgmlType type) {
+  switch (type) {
+    case GgmlType::kQ2_K:
+    case GgmlType::kQ3_K:
+      return GgmlType::kQ4_0;
+    case GgmlType::kQ4_K:
+      return GgmlType::kQ5_0;
+    case GgmlType::kQ5_K:
+      return GgmlType::kQ5_1;
+    case GgmlType::kQ6_K:
+      return GgmlType::kQ8_0;
+    default:
+      return type;
+  }
+}
+
+// Embedding and head are worth six bits, as llama-quantize has it: their errors reach the logits undamped.
+bool keeps_six_bits(const std::string& name, GgmlType wanted) {
+  const bool is_coarse =
+      wanted == GgmlType::kQ2_K || wanted == GgmlType::kQ3_K || wanted == GgmlType::kQ4_K || wanted == GgmlType::kQ5_K;
+  return is_coarse && (name == "token_embd.weight" || name == "output.weight");
+}
+
+// What a matrix of this name would have if its rows were whole blocks.
+GgmlType preferred_type(const std::string& name, GgmlType wanted) {
+  return keeps_six_bits(name, wanted) ? GgmlType::kQ6_K : wanted;
+}
+
+// F16 where rows are no whole blocks of any kind, as llama.cpp's own converter does it.
+GgmlType type_of(const std::string& name, const std::vector<int64_t>& shape, GgmlType wanted) {
+  if (shape.size() == 1) return GgmlType::kF32;
+  const GgmlType preferred = preferred_type(name, wanted);
+  for (const GgmlType type : {preferred, with_small_blocks(preferred)}) {
+    if (shape.back() % ggml_format(type).values == 0) return type;
+  }
+  return GgmlType::kF16;
 }
 
 // Row of Hugging Face's tensor that row `row` of the file holds: the file keeps the rotary pairs (j, j + width / 2) of
@@ -97,7 +133,8 @@ class GgufExporter {
       tensors_.push_back({kRopeFrequencies, {static_cast<int64_t>(divisors.size())}, GgmlType::kF32});
     }
     for (const OutputTensor& tensor : layout_) {
-      tensors_.push_back({gguf_name(tensor.name), tensor.shape, type_of(tensor, type)});
+      const std::string name = gguf_name(tensor.name);
+      tensors_.push_back({name, tensor.shape, type_of(name, tensor.shape, type)});
     }
   }
 
@@ -223,11 +260,18 @@ std::vector<std::string> notices_of(const ModelConfig& config, GgmlType type,
     notices.push_back("llama.cpp does not know this architecture's sliding window: past " +
                       std::to_string(*config.sliding_window) + " tokens of context its results differ");
   }
-  const auto others = std::ranges::count_if(
-      tensors, [&](const GgufOutputTensor& tensor) { return tensor.shape.size() > 1 && tensor.type != type; });
-  if (others > 0) {
-    notices.push_back(std::to_string(others) + " matrices whose rows are no multiple of " +
-                      std::to_string(ggml_format(type).values) + " values are stored as F16");
+  // How many matrices fell back, from which type to which.
+  std::map<std::pair<GgmlType, GgmlType>, int64_t> fallbacks;
+  for (const GgufOutputTensor& tensor : tensors) {
+    const GgmlType preferred = preferred_type(tensor.name, type);
+    if (tensor.shape.size() > 1 && tensor.type != preferred) ++fallbacks[{preferred, tensor.type}];
+  }
+  for (const auto& [types, count] : fallbacks) {
+    const GgmlFormat& preferred = ggml_format(types.first);
+    notices.push_back(std::to_string(count) + (count == 1 ? " matrix" : " matrices") +
+                      " whose rows are no multiple of " + std::to_string(preferred.values) + " values" +
+                      (count == 1 ? " is" : " are") + " stored as " + ggml_format(types.second).name + " instead of " +
+                      preferred.name);
   }
   return notices;
 }

@@ -5,24 +5,43 @@
 #include <stdexcept>
 
 #include "model/config_json.h"
+#include "model/ggml_quantize.h"
 
 namespace dynslice {
 namespace {
 
-// llama.cpp's enum llama_ftype.
+// llama.cpp's enum llama_ftype, which says what most matrices are. It has mixtures of types only for three of the K
+// formats; those with the letter S come closest to the plain type.
 int64_t file_type(GgmlType type) {
   switch (type) {
     case GgmlType::kF32:
       return 0;
     case GgmlType::kF16:
       return 1;
+    case GgmlType::kQ4_0:
+      return 2;
+    case GgmlType::kQ4_1:
+      return 3;
     case GgmlType::kQ8_0:
       return 7;
+    case GgmlType::kQ5_0:
+      return 8;
+    case GgmlType::kQ5_1:
+      return 9;
+    case GgmlType::kQ2_K:
+      return 10;
+    case GgmlType::kQ3_K:
+      return 11;
+    case GgmlType::kQ4_K:
+      return 14;
+    case GgmlType::kQ5_K:
+      return 16;
+    case GgmlType::kQ6_K:
+      return 18;
     case GgmlType::kBF16:
       return 32;
-    default:
-      throw std::logic_error("gguf_model_metadata: no file type for this tensor type");
   }
+  throw std::logic_error("gguf_model_metadata: no file type for this tensor type");
 }
 
 }  // namespace
@@ -38,7 +57,7 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
                            {"general.type", std::string("model")},
                            {"general.name", name},
                            {"general.file_type", file_type(type)}};
-  if (type == GgmlType::kQ8_0) metadata.emplace_back("general.quantization_version", int64_t{2});
+  if (is_quantized(type)) metadata.emplace_back("general.quantization_version", int64_t{2});
   const auto add = [&](const std::string& key, GgufValue value) {
     metadata.emplace_back(architecture + "." + key, std::move(value));
   };
@@ -69,8 +88,7 @@ std::vector<float> gguf_rope_divisors(const ModelConfig& config) {
   if (!divisors.empty() || rope.scaling != RopeScalingKind::kLlama3) return divisors;
   for (int64_t pair = 0; pair < config.head_dim / 2; ++pair) {
     const double exponent = 2.0 * static_cast<double>(pair) / static_cast<double>(config.head_dim);
-    divisors.push_back(
-        static_cast<float>(llama3_divisor(rope, 2 * std::numbers::pi * std::pow(rope.theta, exponent))));
+    divisors.push_back(static_cast<float>(llama3_divisor(rope, 2 * std::numbers::pi * std::pow(rope.theta, exponent))));
   }
   return divisors;
 }

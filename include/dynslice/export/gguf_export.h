@@ -18,8 +18,10 @@ namespace dynslice {
 std::optional<std::string> gguf_obstacle(const ModelConfig& config);
 
 struct GgufExportOptions {
-  GgmlType type = GgmlType::kBF16;  // of the matrices: F32, F16, BF16 or Q8_0. Norms and biases are F32
-  bool force = false;               // replace an existing GGUF file
+  // Of the matrices. Norms and biases are F32. Embedding and head have Q6_K in the place of a K format with fewer bits.
+  // Where rows are no multiple of 256 values, a format with blocks of 32 stands in for a K format, and F16 for that.
+  GgmlType type = GgmlType::kBF16;
+  bool force = false;  // replace an existing GGUF file
 };
 
 // Bytes of the tensors of such a file; its metadata, mostly the tokenizer, come on top. Throws kBadInput with
