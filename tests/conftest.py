@@ -109,8 +109,8 @@ def kill_and_resume(binary):
     A run is killed some time after its journal went on, however fast or busy the machine is.
     """
 
-    def run_until_done(command, out, delays=(0, 0.02, 0.1, 0.3)):
-        state = out.with_name(out.name + ".partial") / "journal.json"
+    def run_until_done(command, out, delays=(0, 0.02, 0.1, 0.3), folder=None):
+        state = (folder or out.with_name(out.name + ".partial")) / "journal.json"
         call = [binary, *map(str, command), "-o", out, "--resume"]
         options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": {"DYNSLICE_JOURNAL": "every", "PATH": ""}}
 

@@ -87,9 +87,11 @@ OrderedJson describe_checkpoint(const std::string& method, const OrderedJson& ru
 }
 
 void write_companions(const Checkpoint& source, const ModelConfig& config, at::ScalarType dtype,
-                      CheckpointWriter& writer) {
+                      CheckpointWriter& writer, const OrderedJson& quantization) {
   write_tokenizer_files(source.path(), writer.folder());
-  writer.write_text("config.json", to_text(write_config(config, torch_dtype_name(dtype))));
+  OrderedJson described = write_config(config, torch_dtype_name(dtype));
+  if (!quantization.is_null()) described["quantization_config"] = quantization;
+  writer.write_text("config.json", to_text(described));
   for (const ModelingFile& file : modeling_files(config)) writer.write_text(file.name, std::string(file.content));
 }
 
@@ -97,11 +99,7 @@ bool is_finished(const CommonOptions& common, const fs::path& out, const WorkFol
                  const OrderedJson& run_description) {
   if (common.resume && !Journal::is_in(folder.path())) {
     if (auto finished = finished_earlier(out, run_description)) {
-      log(LogLevel::kInfo, out.string() + ": was finished by the run before; nothing is left to do");
-      (*finished)["wall_seconds"] = 0.0;
-      (*finished)["peak_rss_bytes"] = peak_rss_bytes();
-      (*finished)["output"] = out.string();
-      if (common.json) std::cout << to_text(*finished);
+      tell_finished(common, out, std::move(*finished));
       return true;
     }
   }
@@ -163,11 +161,9 @@ void print_written(const CommonOptions& common, const fs::path& out) {
   std::cout << '\n';
 }
 
-std::optional<OrderedJson> finished_earlier(const fs::path& out, const OrderedJson& run_description) {
-  std::error_code error;
-  if (!fs::exists(out / "dynslice.json", error)) return std::nullopt;
-  const std::string text = read_file(out / "dynslice.json");
-  const Json checked = parse_json(text, (out / "dynslice.json").string());
+std::optional<OrderedJson> record_of_job(const std::string& text, const std::string& where,
+                                         const OrderedJson& run_description) {
+  const Json checked = parse_json(text, where);
   const OrderedJson json = OrderedJson::parse(text);
   const auto job = [](OrderedJson run) {
     const auto reduce = [](OrderedJson& line) { line = job_command_line(line.get<std::vector<std::string>>(), false); };
@@ -181,6 +177,21 @@ std::optional<OrderedJson> finished_earlier(const fs::path& out, const OrderedJs
     // Not of this program, or of another version.
   }
   return std::nullopt;
+}
+
+std::optional<OrderedJson> finished_earlier(const fs::path& out, const OrderedJson& run_description) {
+  std::error_code error;
+  const fs::path file = out / "dynslice.json";
+  if (!fs::exists(file, error)) return std::nullopt;
+  return record_of_job(read_file(file), file.string(), run_description);
+}
+
+void tell_finished(const CommonOptions& common, const fs::path& out, OrderedJson record) {
+  log(LogLevel::kInfo, out.string() + ": was finished by the run before; nothing is left to do");
+  record["wall_seconds"] = 0.0;
+  record["peak_rss_bytes"] = peak_rss_bytes();
+  record["output"] = out.string();
+  if (common.json) std::cout << to_text(record);
 }
 
 }  // namespace dynslice::cli

@@ -30,9 +30,10 @@ void check_output(const std::filesystem::path& out, bool may_exist);
 OrderedJson describe_checkpoint(const std::string& method, const OrderedJson& run_description,
                                 const Checkpoint& checkpoint, ProgressSink& progress);
 
-// What stands beside the weights: tokenizer, config.json, and the modeling code of shapes that need it.
+// What stands beside the weights: tokenizer, config.json (with a "quantization_config" unless that is null), and the
+// modeling code of shapes that need it.
 void write_companions(const Checkpoint& source, const ModelConfig& config, at::ScalarType dtype,
-                      CheckpointWriter& writer);
+                      CheckpointWriter& writer, const OrderedJson& quantization = nullptr);
 
 // With --resume: whether an earlier run of this very command finished, which is then told. Otherwise throws kUsage when
 // `out` may not be written.
@@ -52,5 +53,10 @@ void print_written(const CommonOptions& common, const std::filesystem::path& out
 
 // What an earlier run of this very command wrote before it could say so: its dynslice.json.
 std::optional<OrderedJson> finished_earlier(const std::filesystem::path& out, const OrderedJson& run_description);
+// The record in `text`, which lies at `where`, when it is that of the same command.
+std::optional<OrderedJson> record_of_job(const std::string& text, const std::string& where,
+                                         const OrderedJson& run_description);
+// Says that nothing is left to do, and prints what the run before would have.
+void tell_finished(const CommonOptions& common, const std::filesystem::path& out, OrderedJson record);
 
 }  // namespace dynslice::cli

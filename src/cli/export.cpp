@@ -53,7 +53,7 @@ void run(const ExportOptions& options, TerminalProgress& progress) {
   check_output_file(out);
   const GgmlType matrices = parse_type(type);
   if (options.common.dry_run) {
-    const uint64_t bytes = gguf_tensor_bytes(*checkpoint, matrices);
+    const uint64_t bytes = gguf_tensor_bytes(*checkpoint, {matrices});
     prepare(
         options.common, *checkpoint, {},
         {"export", [&](const ComputeOptions&, int64_t) { return estimate_conversion(*checkpoint, bytes); }, 0, out});

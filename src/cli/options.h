@@ -175,6 +175,32 @@ struct StreamlineOptions : DepthOptions {
   TrainingCliOptions training;
 };
 
+struct QuantizeOptions {
+  CommonOptions common;
+  TextOptions calibration;
+  std::vector<int> bits;           // the levels, falling
+  std::vector<double> low_shares;  // of the layers, at every level but the first; empty: alike
+  std::optional<double> average_bits;
+  std::string order = "lim";        // a metric, "search", "random", "reverse", or a score file
+  uint64_t seed = 0;                // of random
+  int64_t search_samples = 8;       // windows that measure the losses of search
+  int64_t search_rounds = 4;        // times that they are all measured anew
+  std::string plan;                 // file; in the place of all that
+  std::string method = "gptq";      // or "rtn"
+  std::string group_size = "auto";  // "auto", "row" or a number
+  bool symmetric = false;
+  double damping = 0.01;
+  bool natural_order = false;      // of columns
+  std::string sweep;               // file; measure instead of writing a checkpoint
+  TextOptions measured;            // of the sweep
+  bool gguf = false;               // write a GGUF file
+  std::vector<std::string> types;  // ggml's, of the levels of `bits`; empty: the K format of as many bits
+  std::string embeddings;          // ggml's type of embedding and head; "" as they are
+  bool fake_quant = false;         // write the values in the dtype of the output
+  std::string out_dtype;           // "", "fp32", "bf16", "fp16": of what stays, and of scales
+  std::string output;              // folder
+};
+
 struct HealOptions {
   CommonOptions common;
   TextOptions text;
@@ -200,7 +226,8 @@ struct RunOptions {
   std::vector<std::pair<std::string, std::string>> handed;  // options for every step that has them, as they were given
 };
 
-using Command = std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, BenchOptions, InspectOptions,
-                             ExportOptions, DropOptions, MergeOptions, StreamlineOptions, HealOptions, RunOptions>;
+using Command =
+    std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, BenchOptions, InspectOptions, ExportOptions,
+                 DropOptions, MergeOptions, StreamlineOptions, HealOptions, QuantizeOptions, RunOptions>;
 
 }  // namespace dynslice::cli

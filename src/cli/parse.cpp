@@ -91,6 +91,7 @@ struct Definitions {
   MergeOptions merge;
   StreamlineOptions streamline;
   HealOptions heal;
+  QuantizeOptions quantize;
   RunOptions run;
 };
 
@@ -266,6 +267,7 @@ Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<
   if (name == "depth merge") return command(definitions.merge);
   if (name == "depth streamline") return command(definitions.streamline);
   if (name == "heal") return command(definitions.heal);
+  if (name == "quantize") return command(definitions.quantize);
   if (name == "run") {
     definitions.run.handed = handed_options(*verb);
     return command(definitions.run);
@@ -298,6 +300,7 @@ struct CommandLine {
     define_slice(app, definitions.slice);
     define_depth(app, definitions.drop, definitions.merge, definitions.streamline);
     define_heal(app, definitions.heal);
+    define_quantize(app, definitions.quantize);
     define_eval(app, definitions.eval);
     define_bench(app, definitions.bench);
     define_inspect(app, definitions.inspect);

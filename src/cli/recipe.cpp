@@ -69,6 +69,9 @@ class StepReader {
     if (key == "model")
       fail("key \"model\": a step works on what the steps before it made; \"model\" stands beside \"steps\"");
     if (key == "output" && step.writes_checkpoint()) fail("key \"output\": -o of `dynslice run` names the folder");
+    if (step.verb.name == "quantize" && (key == "gguf" || key == "sweep"))
+      fail("key \"" + key +
+           "\": a step of quantize writes a checkpoint folder; run `dynslice quantize` by itself for that");
     if (kOfRun.contains(key)) fail("key \"" + key + "\" belongs to `dynslice run`, not to a step");
     const OptionReference* option = find_option(step.verb, "--" + key);
     if (option == nullptr) {

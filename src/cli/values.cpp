@@ -53,6 +53,29 @@ RangeOption parse_range(const std::string& option, const std::string& text) {
   return range;
 }
 
+std::vector<int> parse_bits(const std::string& option, const std::string& text) {
+  std::vector<int> bits;
+  for (const std::string& part : CLI::detail::split(text, ',')) {
+    const int64_t value = parse_integer(option, part);
+    if (value < 2 || value > 8) throw_error(ErrorKind::kUsage, option, " ", part, ": 2 to 8 bits exist");
+    if (!bits.empty() && value >= bits.back()) {
+      throw_error(ErrorKind::kUsage, option, " ", text,
+                  ": levels must fall, from the important layers' to the others'");
+    }
+    bits.push_back(static_cast<int>(value));
+  }
+  return bits;
+}
+
+std::vector<double> parse_ratios(const std::string& option, const std::string& text) {
+  std::vector<double> ratios;
+  for (const std::string& part : CLI::detail::split(text, ',')) {
+    // All layers may go to a lower level, though a width never goes as a whole.
+    ratios.push_back(part == "100%" || part == "1" ? 1.0 : parse_ratio(option, part));
+  }
+  return ratios;
+}
+
 std::vector<std::pair<int64_t, int64_t>> parse_indices(const std::string& option, const std::string& text) {
   std::vector<std::pair<int64_t, int64_t>> ranges;
   for (const std::string& part : CLI::detail::split(text, ',')) {

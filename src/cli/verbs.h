@@ -17,6 +17,7 @@ void run(const DropOptions& options, TerminalProgress& progress);
 void run(const MergeOptions& options, TerminalProgress& progress);
 void run(const StreamlineOptions& options, TerminalProgress& progress);
 void run(const HealOptions& options, TerminalProgress& progress);
+void run(const QuantizeOptions& options, TerminalProgress& progress);
 void run(const RunOptions& options, TerminalProgress& progress);
 
 }  // namespace dynslice::cli

@@ -76,24 +76,6 @@ std::optional<std::string> qwen2_obstacle(const ModelConfig& config) {
   return std::nullopt;
 }
 
-// What stands in for a type with blocks of 256 values where rows are no multiple of that: blocks of 32 with as many
-// bits or more. The choices are llama-quantize's.
-GgmlType with_small_blocks(GgmlType type) {
-  switch (type) {
-    case GgmlType::kQ2_K:
-    case GgmlType::kQ3_K:
-      return GgmlType::kQ4_0;
-    case GgmlType::kQ4_K:
-      return GgmlType::kQ5_0;
-    case GgmlType::kQ5_K:
-      return GgmlType::kQ5_1;
-    case GgmlType::kQ6_K:
-      return GgmlType::kQ8_0;
-    default:
-      return type;
-  }
-}
-
 // Embedding and head are worth six bits, as llama-quantize has it: their errors reach the logits undamped.
 bool keeps_six_bits(const std::string& name, GgmlType wanted) {
   const bool is_coarse =
@@ -106,14 +88,9 @@ GgmlType preferred_type(const std::string& name, GgmlType wanted) {
   return keeps_six_bits(name, wanted) ? GgmlType::kQ6_K : wanted;
 }
 
-// F16 where rows are no whole blocks of any kind, as llama.cpp's own converter does it.
 GgmlType type_of(const std::string& name, const std::vector<int64_t>& shape, GgmlType wanted) {
   if (shape.size() == 1) return GgmlType::kF32;
-  const GgmlType preferred = preferred_type(name, wanted);
-  for (const GgmlType type : {preferred, with_small_blocks(preferred)}) {
-    if (shape.back() % ggml_format(type).values == 0) return type;
-  }
-  return GgmlType::kF16;
+  return type_for_rows(preferred_type(name, wanted), shape.back());
 }
 
 // Row of Hugging Face's tensor that row `row` of the file holds: the file keeps the rotary pairs (j, j + width / 2) of
@@ -125,8 +102,8 @@ int64_t paired_row(int64_t row, int64_t head_width) {
 
 class GgufExporter {
  public:
-  GgufExporter(const Checkpoint& checkpoint, GgmlType type)
-      : checkpoint_(checkpoint), layout_(checkpoint_tensors(checkpoint.config(), at::kFloat)) {
+  GgufExporter(const Checkpoint& checkpoint, const GgufExportOptions& options)
+      : checkpoint_(checkpoint), options_(options), layout_(checkpoint_tensors(checkpoint.config(), at::kFloat)) {
     const std::vector<float> divisors = gguf_rope_divisors(checkpoint.config());
     if (!divisors.empty()) {
       rope_divisors_ = divisors;
@@ -134,7 +111,9 @@ class GgufExporter {
     }
     for (const OutputTensor& tensor : layout_) {
       const std::string name = gguf_name(tensor.name);
-      tensors_.push_back({name, tensor.shape, type_of(name, tensor.shape, type)});
+      const auto given = options.types.find(tensor.name);
+      const GgmlType type = given != options.types.end() ? given->second : type_of(name, tensor.shape, options.type);
+      tensors_.push_back({name, tensor.shape, type});
     }
   }
 
@@ -171,11 +150,29 @@ class GgufExporter {
     const int64_t step = tensor.shape.size() == 1 ? rows : std::max<int64_t>(1, kChunkValues / columns / head) * head;
     for (int64_t row = 0; row < rows; row += step) {
       const int64_t end = std::min(rows, row + step);
-      const at::Tensor values = checkpoint_.load_rows(tensor.name, tensor.shape, row, end, at::kFloat);
-      const std::vector<std::byte> bytes = encode(tensor.name, values, columns, target.type);
-      writer.write(target.name, bytes);
+      if (options_.is_encoded && options_.is_encoded(tensor.name)) {
+        writer.write(target.name, in_order(tensor.name, options_.encoded_rows(tensor.name, row, end)));
+      } else {
+        const at::Tensor values = checkpoint_.load_rows(tensor.name, tensor.shape, row, end, at::kFloat);
+        writer.write(target.name, encode(tensor.name, values, columns, target.type));
+      }
       progress.advance((end - row) * columns);
     }
+  }
+
+  // Encoded rows [rows, bytes of a row] as the file has them.
+  std::vector<std::byte> in_order(const std::string& name, const at::Tensor& rows) const {
+    const at::Tensor whole = rows.contiguous();
+    const int64_t head = checkpoint_.config().head_dim;
+    const auto row_bytes = static_cast<size_t>(whole.size(1));
+    const auto* source = reinterpret_cast<const std::byte*>(whole.const_data_ptr<uint8_t>());
+    std::vector<std::byte> bytes(static_cast<size_t>(whole.size(0)) * row_bytes);
+    const bool paired = is_paired(name);
+    for (int64_t row = 0; row < whole.size(0); ++row) {
+      const auto from = static_cast<size_t>(paired ? paired_row(row, head) : row);
+      std::copy_n(source + from * row_bytes, row_bytes, bytes.data() + static_cast<size_t>(row) * row_bytes);
+    }
+    return bytes;
   }
 
   std::vector<std::byte> encode(const std::string& name, const at::Tensor& values, int64_t columns,
@@ -203,6 +200,7 @@ class GgufExporter {
   }
 
   const Checkpoint& checkpoint_;
+  const GgufExportOptions& options_;
   std::vector<OutputTensor> layout_;
   std::vector<GgufOutputTensor> tensors_;
   std::vector<float> rope_divisors_;
@@ -239,6 +237,28 @@ void check_tokenizer(const fs::path& source, const fs::path& out, const GgufMeta
   }
 }
 
+GgufMetadata tokenizer_metadata(const Checkpoint& checkpoint) {
+  const ModelConfig& config = checkpoint.config();
+  return gguf_tokenizer_metadata(checkpoint.path(), {config.vocab_size, config.bos_token_id, config.eos_token_id});
+}
+
+uint64_t bytes_of(const GgufOutputTensor& tensor) {
+  const GgmlFormat& format = ggml_format(tensor.type);
+  int64_t blocks = tensor.shape.back() / format.values;
+  for (size_t i = 0; i + 1 < tensor.shape.size(); ++i) blocks *= tensor.shape[i];
+  return static_cast<uint64_t>(blocks * format.bytes);
+}
+
+// What the file calls itself by: the type asked for or, where types were given one by one, that of most layers' bytes.
+GgmlType file_type(const GgufExportOptions& options, const std::vector<GgufOutputTensor>& tensors) {
+  std::map<GgmlType, uint64_t> bytes;
+  for (const GgufOutputTensor& tensor : tensors) {
+    if (tensor.shape.size() > 1 && tensor.name.starts_with("blk.")) bytes[tensor.type] += bytes_of(tensor);
+  }
+  if (options.types.empty() || bytes.empty()) return options.type;
+  return std::ranges::max_element(bytes, {}, [](const auto& entry) { return entry.second; })->first;
+}
+
 void check_exportable(const Checkpoint& checkpoint) {
   if (const auto obstacle = gguf_obstacle(checkpoint.config())) {
     throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": cannot be exported to GGUF: ", *obstacle);
@@ -253,17 +273,18 @@ void check_apart(const Checkpoint& checkpoint, const fs::path& out) {
   }
 }
 
-std::vector<std::string> notices_of(const ModelConfig& config, GgmlType type,
+std::vector<std::string> notices_of(const ModelConfig& config, const GgufExportOptions& options,
                                     const std::vector<GgufOutputTensor>& tensors) {
   std::vector<std::string> notices;
   if (config.sliding_window && *config.sliding_window < config.max_position_embeddings) {
     notices.push_back("llama.cpp does not know this architecture's sliding window: past " +
                       std::to_string(*config.sliding_window) + " tokens of context its results differ");
   }
+  if (!options.types.empty()) return notices;  // whoever names types knows where others stand in
   // How many matrices fell back, from which type to which.
   std::map<std::pair<GgmlType, GgmlType>, int64_t> fallbacks;
   for (const GgufOutputTensor& tensor : tensors) {
-    const GgmlType preferred = preferred_type(tensor.name, type);
+    const GgmlType preferred = preferred_type(tensor.name, options.type);
     if (tensor.shape.size() > 1 && tensor.type != preferred) ++fallbacks[{preferred, tensor.type}];
   }
   for (const auto& [types, count] : fallbacks) {
@@ -283,31 +304,30 @@ std::optional<std::string> gguf_obstacle(const ModelConfig& config) {
   return config.model_type == "qwen2" ? qwen2_obstacle(config) : std::nullopt;
 }
 
-uint64_t gguf_tensor_bytes(const Checkpoint& checkpoint, GgmlType type) {
+uint64_t gguf_tensor_bytes(const Checkpoint& checkpoint, const GgufExportOptions& options) {
   check_exportable(checkpoint);
-  const GgufExporter exporter(checkpoint, type);
+  const GgufExporter exporter(checkpoint, options);
   uint64_t bytes = 0;
-  for (const GgufOutputTensor& tensor : exporter.tensors()) {
-    const GgmlFormat& format = ggml_format(tensor.type);
-    int64_t blocks = tensor.shape.back() / format.values;
-    for (size_t i = 0; i + 1 < tensor.shape.size(); ++i) blocks *= tensor.shape[i];
-    bytes += static_cast<uint64_t>(blocks * format.bytes);
-  }
+  for (const GgufOutputTensor& tensor : exporter.tensors()) bytes += bytes_of(tensor);
   return bytes;
+}
+
+void check_gguf_export(const Checkpoint& checkpoint, const fs::path& out, bool force) {
+  check_exportable(checkpoint);
+  check_apart(checkpoint, out);
+  check_tokenizer(checkpoint.path(), out, tokenizer_metadata(checkpoint), force);
 }
 
 GgufExport export_gguf(const Checkpoint& checkpoint, const fs::path& out, const GgufExportOptions& options,
                        ProgressSink& progress) {
   const ModelConfig& config = checkpoint.config();
-  check_exportable(checkpoint);
-  check_apart(checkpoint, out);
-  const GgufMetadata tokenizer =
-      gguf_tokenizer_metadata(checkpoint.path(), {config.vocab_size, config.bos_token_id, config.eos_token_id});
-  check_tokenizer(checkpoint.path(), out, tokenizer, options.force);
-
-  const GgufExporter exporter(checkpoint, options.type);
-  GgufMetadata metadata = gguf_model_metadata(config, model_name(checkpoint.path()), options.type);
+  check_gguf_export(checkpoint, out, options.force);
+  const GgufMetadata tokenizer = tokenizer_metadata(checkpoint);
+  const GgufExporter exporter(checkpoint, options);
+  GgufMetadata metadata =
+      gguf_model_metadata(config, model_name(checkpoint.path()), file_type(options, exporter.tensors()));
   metadata.insert(metadata.end(), tokenizer.begin(), tokenizer.end());
+  if (!options.record.empty()) metadata.emplace_back("dynslice.record", options.record);
   GgufWriter writer(out, metadata, exporter.tensors(), options.force);
   exporter.write(writer, progress);
   writer.commit();
@@ -320,7 +340,7 @@ GgufExport export_gguf(const Checkpoint& checkpoint, const fs::path& out, const 
   for (const GgufTensor& tensor : written.tensors()) {
     result.bytes_by_type[ggml_format(tensor.type).name] += tensor.bytes;
   }
-  result.notices = notices_of(config, options.type, exporter.tensors());
+  result.notices = notices_of(config, options, exporter.tensors());
   return result;
 }
 

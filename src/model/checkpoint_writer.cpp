@@ -50,8 +50,10 @@ std::string dtype_name(at::ScalarType dtype) {
       return "I32";
     case at::ScalarType::Long:
       return "I64";
+    case at::ScalarType::Byte:
+      return "U8";
     default:
-      throw std::logic_error("CheckpointWriter: tensors are float32, float16, bfloat16, int32 or int64");
+      throw std::logic_error("CheckpointWriter: tensors are float32, float16, bfloat16, int32, int64 or uint8");
   }
 }
 

@@ -191,9 +191,7 @@ at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, co
 
 at::Tensor run_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
                          LayerCache* cache) {
-  const at::Tensor normed =
-      kernels::rms_norm(x, layer.input_norm, context.hidden_size, context.rms_norm_eps, layer.qkv.weight.scalar_type());
-  const at::Tensor qkv = kernels::linear(normed, layer.qkv.weight, layer.qkv.bias);
+  const at::Tensor qkv = kernels::linear(attention_input(layer, context, x), layer.qkv.weight, layer.qkv.bias);
   return kernels::linear(mix_tokens(layer, context, qkv, cache), layer.o_proj.weight, layer.o_proj.bias);
 }
 
@@ -368,15 +366,31 @@ std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer
   return tensors;
 }
 
+at::Tensor attention_input(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  return kernels::rms_norm(x, layer.input_norm, context.hidden_size, context.rms_norm_eps,
+                           layer.qkv.weight.scalar_type());
+}
+
+at::Tensor attention_inner(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  const at::Tensor qkv = kernels::linear(attention_input(layer, context, x), layer.qkv.weight, layer.qkv.bias);
+  return mix_tokens(layer, context, qkv, nullptr);
+}
+
+at::Tensor mlp_input(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  return kernels::rms_norm(x, layer.post_attention_norm, context.hidden_size, context.rms_norm_eps,
+                           layer.gate_up.weight.scalar_type());
+}
+
+at::Tensor mlp_inner(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  return activated(layer, kernels::linear(mlp_input(layer, context, x), layer.gate_up.weight, layer.gate_up.bias));
+}
+
 at::Tensor attention_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
   return run_attention(layer, context, x, nullptr);
 }
 
 at::Tensor mlp_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
-  const at::Tensor normed = kernels::rms_norm(x, layer.post_attention_norm, context.hidden_size, context.rms_norm_eps,
-                                              layer.gate_up.weight.scalar_type());
-  const at::Tensor inner = activated(layer, kernels::linear(normed, layer.gate_up.weight, layer.gate_up.bias));
-  return kernels::linear(inner, layer.down_proj.weight, layer.down_proj.bias);
+  return kernels::linear(mlp_inner(layer, context, x), layer.down_proj.weight, layer.down_proj.bias);
 }
 
 at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out) {

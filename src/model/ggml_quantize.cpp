@@ -837,7 +837,31 @@ bool narrow_all(std::span<const float> values, std::byte* out) {
   return finite;
 }
 
+// What stands in for a type with blocks of 256 values.
+GgmlType with_small_blocks(GgmlType type) {
+  switch (type) {
+    case GgmlType::kQ2_K:
+    case GgmlType::kQ3_K:
+      return GgmlType::kQ4_0;
+    case GgmlType::kQ4_K:
+      return GgmlType::kQ5_0;
+    case GgmlType::kQ5_K:
+      return GgmlType::kQ5_1;
+    case GgmlType::kQ6_K:
+      return GgmlType::kQ8_0;
+    default:
+      return type;
+  }
+}
+
 }  // namespace
+
+GgmlType type_for_rows(GgmlType wanted, int64_t columns) {
+  for (const GgmlType type : {wanted, with_small_blocks(wanted)}) {
+    if (columns % ggml_format(type).values == 0) return type;
+  }
+  return GgmlType::kF16;
+}
 
 bool is_quantized(GgmlType type) { return type != GgmlType::kF32 && type != GgmlType::kF16 && type != GgmlType::kBF16; }
 

@@ -20,6 +20,10 @@ struct GgmlGrid {
 // Whether the format has codes; F32, F16 and BF16 have not.
 bool is_quantized(GgmlType type);
 
+// `wanted`, or what stands in for it where rows of so many columns are not whole blocks of it: for a K format one with
+// blocks of 32 and as many bits or more, F16 where not even these fit. The choices are llama-quantize's.
+GgmlType type_for_rows(GgmlType wanted, int64_t columns);
+
 // Of a quantized type; throws std::logic_error for another.
 GgmlGrid ggml_grid(GgmlType type);
 

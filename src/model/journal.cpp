@@ -467,6 +467,8 @@ void Journal::remove_files() {
     folder_->keep(false);
   }
   sequence_ = 0;
+  walk_.reset();  // nothing is left to be kept
+  results_unsaved_ = false;
 }
 
 bool Journal::is_in(const fs::path& folder) {

@@ -1,18 +1,10 @@
 #include "dynslice/model/resources.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <sstream>
 
-#include "dynslice/model/device_memory.h"
 #include "dynslice/model/tensor_layout.h"
-#include "dynslice/support/error.h"
 #include "dynslice/support/machine.h"
-#include "dynslice/support/scratch_file.h"
-#include "model/kernels.h"
 
 namespace dynslice {
 namespace {
@@ -24,11 +16,6 @@ constexpr uint64_t kDeviceLibraryBytes = uint64_t{256} << 20;
 // Rows of embedding and head that are in memory at once, and tokens whose logits for them are (on the CPU, elsewhere).
 constexpr int64_t kVocabularyBlock = 8192;
 constexpr int64_t kTokenBlock = 1024, kDeviceTokenBlock = 4096;
-
-// Multiplications and additions of an eigendecomposition for each of its n³: the reduction to a tridiagonal matrix
-// (4/3) and the way of the eigenvectors back (2). What the tridiagonal problem takes is not counted: it depends on the
-// values.
-constexpr double kEigenFlops = 10.0 / 3;
 
 uint64_t u64(int64_t value) { return static_cast<uint64_t>(std::max<int64_t>(0, value)); }
 
@@ -190,80 +177,6 @@ void add_slicing(Work& work, const ModelConfig& config, const LayerShape& shape,
   half(shape.read_rows(), shape.intermediate_size, shape.middle_width, shape.output_width, shape.mlp_shortcut.kind);
 }
 
-std::string megabytes(uint64_t bytes) {
-  std::ostringstream text;
-  text << (bytes + 999'999) / 1'000'000 << " MB";
-  return text.str();
-}
-
-std::string list_parts(const ResourceEstimate& estimate) {
-  std::ostringstream text;
-  for (const MemoryPart& part : estimate.parts) {
-    std::string name = part.name;
-    std::replace(name.begin(), name.end(), '_', ' ');
-    text << (text.tellp() > 0 ? ", " : "") << name << ' ' << megabytes(part.bytes);
-  }
-  return text.str();
-}
-
-[[noreturn]] void refuse(const ResourcePlan& plan, const ComputeOptions& asked, const MemoryLimits& limits) {
-  const std::string limit = limits.max_memory ? "--max-memory " + megabytes(plan.memory_limit)
-                                              : std::string("the ") + (asked.device.is_cuda() ? "device" : "machine") +
-                                                    " has " + megabytes(plan.memory_limit) + " left";
-  throw_error(ErrorKind::kOutOfResources, "not enough memory: this needs about ", megabytes(plan.memory_bytes()), " (",
-              list_parts(plan.estimate), ", streams ", megabytes(plan.activation_bytes), ") and ", limit,
-              plan.estimate.stream_bytes == 0 ? "; " : "; lower --seqlen, ",
-              limits.activation_memory ? "lower --activation-memory, " : "",
-              asked.device.is_cuda() ? "compute with --device cpu, " : "lower --threads, ",
-              limits.max_memory        ? "or raise --max-memory"
-              : asked.device.is_cuda() ? "or use a device with more memory"
-                                       : "or use a machine with more memory");
-}
-
-// The streams of `plan` in memory as far as they may be, the rest in the scratch file.
-void place_streams(ResourcePlan& plan, const MemoryLimits& limits) {
-  const uint64_t fixed = plan.estimate.fixed_bytes(), streams = plan.estimate.stream_bytes;
-  const uint64_t left = plan.memory_limit - std::min(plan.memory_limit, fixed);
-  plan.activation_bytes = std::min(streams, limits.activation_memory.value_or(left));
-  plan.scratch_bytes = streams - plan.activation_bytes;
-}
-
-// What the work may take where it is done. What this process has already is not among what the machine has left, but in
-// the estimate.
-uint64_t available_bytes(at::Device device) {
-  if (device.is_cuda()) return free_device_bytes(device).value_or(uint64_t{1} << 62);
-  return available_memory_bytes() + current_rss_bytes();
-}
-
-bool fits(const ResourcePlan& plan) { return plan.memory_bytes() <= plan.memory_limit; }
-
-void check_scratch(const ResourcePlan& plan) {
-  const uint64_t room = available_disk_bytes(plan.scratch_folder);
-  if (plan.scratch_bytes <= room) return;
-  throw_error(ErrorKind::kOutOfResources, plan.scratch_folder.string(), ": the residual streams beyond ",
-              megabytes(plan.activation_bytes), " of memory need ", megabytes(plan.scratch_bytes),
-              " of scratch file, the disk has ", megabytes(room),
-              " left; lower --samples, raise --activation-memory, or choose another folder with --scratch-dir");
-}
-
-using Clock = std::chrono::steady_clock;
-
-// Calls `fn` for about `seconds`, once at least after a first call that warms up. Calls a second, by the quickest of
-// them: what else the machine does at the moment says nothing about the run.
-template <typename Fn>
-double calls_per_second(double seconds, const Fn& fn) {
-  fn();
-  double quickest = 1e9, spent = 0;
-  do {
-    const auto start = Clock::now();
-    fn();
-    const double took = std::chrono::duration<double>(Clock::now() - start).count();
-    quickest = std::min(quickest, took);
-    spent += took;
-  } while (spent < seconds);
-  return 1 / std::max(quickest, 1e-9);
-}
-
 }  // namespace
 
 Work& Work::operator+=(const Work& other) {
@@ -393,6 +306,77 @@ ResourceEstimate estimate_depth(const Checkpoint& checkpoint, const ComputeOptio
   return estimate;
 }
 
+ResourceEstimate estimate_quantize(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
+                                   bool by_gptq, uint64_t output_bytes) {
+  const ModelConfig& config = checkpoint.config();
+  ResourceEstimate estimate;
+  estimate.output_bytes = output_bytes;
+  const int64_t matrix =
+      largest_of_layers(config, [&](const LayerShape& shape) { return largest_linear(config, shape); });
+  if (!by_gptq) {
+    // A matrix in fp32, its codes, and what is packed of them.
+    estimate.parts = {program_part(at::kCPU), {"matrix", u64(matrix * (4 + 1 + 1))}};
+    estimate.work.bytes_read = stored_bytes(checkpoint) + static_cast<double>(output_bytes);
+    return estimate;
+  }
+  estimate.parts = walking_parts(checkpoint, compute, text);
+  if (compute.dtype != at::kFloat)
+    estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
+  const int64_t widest = largest_of_layers(config, [&](const LayerShape& shape) {
+    return std::max(
+        {shape.input_width, shape.middle_width, shape.intermediate_size, shape.num_attention_heads * config.head_dim});
+  });
+  // The moment, in order and factorized in fp64, and the factor in fp32; then that and a matrix's codes, errors and
+  // values.
+  estimate.parts.push_back(
+      {"moments_and_errors", std::max(u64(3 * widest * widest * 8), u64(widest * widest * 4 + 4 * matrix * 4))});
+  estimate.parts = larger(std::move(estimate.parts), embedding_parts(config, compute));
+  // The stream, and what attention mixes beside it.
+  const int64_t mixed = largest_of_layers(config, [&](const LayerShape& shape) {
+    return shape.num_attention_heads * config.head_dim * item(compute.dtype);
+  });
+  estimate.stream_bytes = u64(stream_bytes(config, text) + text.tokens() * mixed);
+  estimate.work = walking_work(checkpoint, text, 1);
+  const auto tokens = static_cast<double>(text.tokens());
+  for (const LayerShape& shape : config.layers) {
+    const auto add = [&](int64_t rows, int64_t columns) {
+      const auto n = static_cast<double>(columns);
+      estimate.work.moment_flops += 2 * 0.58 * n * n * tokens;
+      estimate.work.rotation_flops += n * n * n / 3 + static_cast<double>(rows) * n * n;
+    };
+    const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
+    if (shape.has_attention()) {
+      add(q + 2 * kv, shape.input_width);
+      add(shape.middle_width, q);
+    }
+    add(shape.read_rows(), shape.middle_width);
+    add(shape.output_width, shape.intermediate_size);
+    // What is inside attention and MLP is computed twice.
+    estimate.work.forward_flops += 2.0 * static_cast<double>(shape.read_rows() * shape.middle_width) * tokens;
+  }
+  estimate.work.bytes_read += static_cast<double>(output_bytes);
+  return estimate;
+}
+
+ResourceEstimate estimate_plan_losses(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                      TextAmount calibration, TextAmount held_out, const PlanLossUse& use) {
+  const ModelConfig& config = checkpoint.config();
+  ResourceEstimate estimate = estimate_quantize(checkpoint, compute, calibration, calibration.windows > 0, 0);
+  std::vector<MemoryPart> walking = walking_parts(checkpoint, compute, held_out);
+  walking.push_back({"quantized_layers", u64(2 * layer_bytes(config, at::kFloat))});
+  estimate.parts = kept_together(std::move(estimate.parts), walking);
+  estimate.parts = kept_together(std::move(estimate.parts), head_parts(config, compute, held_out));
+  estimate.stream_bytes = u64(use.plans * stream_bytes(config, held_out) + stream_bytes(config, calibration));
+  Work trials = walking_work(checkpoint, held_out, 1);
+  trials.forward_flops *= use.walks;
+  trials.forward_flops += 2.0 * static_cast<double>(use.plans) * static_cast<double>(config.vocab_size) *
+                          static_cast<double>(config.head_columns()) * static_cast<double>(held_out.tokens());
+  estimate.work += trials;
+  const Work round = estimate.work;
+  for (int64_t i = 1; i < use.rounds; ++i) estimate.work += round;
+  return estimate;
+}
+
 ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOptions& compute,
                                    const ResidentUse& use) {
   const ModelConfig& config = checkpoint.config();
@@ -474,91 +458,6 @@ ResourceEstimate estimate_conversion(const Checkpoint& checkpoint, uint64_t outp
   estimate.output_bytes = output_bytes;
   estimate.work.bytes_read = static_cast<double>(stored + output_bytes);
   return estimate;
-}
-
-ResourcePlan plan_resources(const Estimator& estimator, const ComputeOptions& compute, const MemoryLimits& limits,
-                            int64_t stream_bytes) {
-  ResourcePlan plan;
-  plan.compute = compute;
-  plan.stream_bytes = stream_bytes;
-  plan.scratch_folder = limits.scratch_folder.empty() ? default_scratch_folder() : limits.scratch_folder;
-  plan.memory_limit = limits.max_memory ? *limits.max_memory : available_bytes(compute.device);
-  const auto estimate = [&] { plan.estimate = estimator(plan.compute, plan.stream_bytes); };
-  estimate();
-  if (stream_bytes > 0) {  // turns cost less than a scratch file
-    const uint64_t fixed = plan.estimate.fixed_bytes();
-    const uint64_t left = plan.memory_limit - std::min(plan.memory_limit, fixed);
-    plan.stream_bytes = std::max<int64_t>(1, static_cast<int64_t>(std::min<uint64_t>(u64(stream_bytes), left)));
-    estimate();
-  }
-  place_streams(plan, limits);
-  while (!fits(plan) && plan.compute.chunk_tokens > 1) {
-    const uint64_t before = plan.estimate.fixed_bytes();
-    plan.compute.chunk_tokens /= 2;
-    estimate();
-    place_streams(plan, limits);
-    // Chunks are whole windows, so that below one of them nothing changes.
-    if (plan.compute.chunk_tokens < 16 && plan.estimate.fixed_bytes() >= before) break;
-  }
-  if (!fits(plan)) refuse(plan, compute, limits);
-  check_scratch(plan);
-  if (plan.scratch_bytes > 0)
-    plan.compute.activations = std::make_shared<ActivationStore>(plan.activation_bytes, plan.scratch_folder);
-  return plan;
-}
-
-int64_t default_turn_bytes(const Checkpoint& checkpoint, at::Device device) {
-  constexpr int64_t kLeast = int64_t{256} << 20;
-  if (const auto free_memory = free_device_bytes(device)) {
-    return std::max(kLeast, static_cast<int64_t>(std::min<uint64_t>(*free_memory / 4, INT64_MAX)));
-  }
-  int64_t weights = 0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) weights += static_cast<int64_t>(tensor.bytes);
-  const auto free_memory = static_cast<int64_t>(std::min<uint64_t>(available_memory_bytes(), INT64_MAX));
-  return std::max(kLeast, std::min(weights / 4, free_memory / 4));
-}
-
-MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& compute) {
-  constexpr double kSeconds = 0.15;
-  constexpr int64_t kRows = 256;
-  const LayerShape& shape = config.layers.front();
-  const int64_t d = std::min<int64_t>(config.hidden_size, 4096),
-                inner = std::min<int64_t>(shape.intermediate_size, 4096);
-  const auto fp32 = at::TensorOptions().dtype(at::kFloat).device(compute.device);
-  const at::Tensor x = at::rand({kRows, d}, fp32), weight = at::rand({inner, d}, fp32);
-  const double product = 2.0 * kRows * static_cast<double>(d) * static_cast<double>(inner);
-  const auto wait = [](const at::Tensor& y) { y.flatten()[0].item(); };  // a device works on its own
-  MachineRates rates;
-  const at::Tensor low_x = x.to(compute.dtype), low_weight = weight.to(compute.dtype);
-  rates.forward_flops = product * calls_per_second(kSeconds, [&] { wait(kernels::linear(low_x, low_weight, {})); });
-  rates.rotation_flops = product * calls_per_second(kSeconds, [&] { wait(kernels::matmul(x, weight.t())); });
-  const at::Tensor rows = at::rand({kRows, std::min<int64_t>(d, 1024)}, fp32);
-  at::Tensor moment = at::zeros({rows.size(1), rows.size(1)}, fp32.dtype(at::kDouble));
-  rates.moment_flops = 2.0 * static_cast<double>(rows.numel()) * static_cast<double>(rows.size(1)) *
-                       calls_per_second(kSeconds, [&] { wait(moment.add_(kernels::matmul(rows.t(), rows))); });
-  const int64_t n = std::min<int64_t>(d, 256);
-  const at::Tensor square = moment.narrow(0, 0, std::min(n, moment.size(0))).narrow(1, 0, std::min(n, moment.size(0)));
-  const at::Tensor symmetric = square + square.t();
-  rates.eigen_cubes = std::pow(static_cast<double>(symmetric.size(0)), 3) *
-                      calls_per_second(kSeconds, [&] { wait(std::get<0>(at::linalg_eigh(symmetric))); });
-  const at::Tensor large = at::ones({int64_t{32} << 20}, fp32);
-  rates.bytes_streamed = static_cast<double>(large.nbytes()) * calls_per_second(kSeconds, [&] { wait(large.sum()); });
-  rates.bytes_read = 1e9;  // a disk of its time; from the page cache it is faster than that
-  return rates;
-}
-
-double Work::flops() const { return forward_flops + rotation_flops + moment_flops + kEigenFlops * eigen_cubes; }
-
-double ideal_seconds(const Work& work, const GemmRates& peak) {
-  return work.forward_flops / peak.forward + (work.rotation_flops + work.moment_flops) / peak.fp32 +
-         kEigenFlops * work.eigen_cubes / peak.fp64;
-}
-
-double estimate_seconds(const Work& work, const MachineRates& rates) {
-  const auto time = [](double amount, double rate) { return amount > 0 ? amount / std::max(rate, 1.0) : 0; };
-  return time(work.forward_flops, rates.forward_flops) + time(work.rotation_flops, rates.rotation_flops) +
-         time(work.moment_flops, rates.moment_flops) + time(work.eigen_cubes, rates.eigen_cubes) +
-         time(work.bytes_read, rates.bytes_read) + time(work.bytes_streamed, rates.bytes_streamed);
 }
 
 }  // namespace dynslice

@@ -6,6 +6,8 @@
 #include <iomanip>
 #include <sstream>
 
+#include "report/svg_text.h"
+
 namespace dynslice {
 namespace {
 
@@ -25,26 +27,6 @@ std::string colour(double share) {
     text << (c > 0 ? "," : "") << std::lround(kColours[low][c] + part * (kColours[low + 1][c] - kColours[low][c]));
   text << ')';
   return text.str();
-}
-
-std::string escaped(const std::string& text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        result += "&amp;";
-        break;
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      default:
-        result += c;
-    }
-  }
-  return result;
 }
 
 std::string rectangle(int x, int y, int width, int height, double share, const std::string& tip) {
@@ -70,7 +52,7 @@ std::string heat_map_svg(const std::vector<std::vector<double>>& matrix, const s
   svg << std::fixed << std::setprecision(4);
   svg << "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" << width << "\" height=\"" << height
       << "\" font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-      << "<text x=\"" << kMargin << "\" y=\"24\" font-size=\"14\">" << escaped(title) << "</text>\n";
+      << "<text x=\"" << kMargin << "\" y=\"24\" font-size=\"14\">" << escaped_for_svg(title) << "</text>\n";
   for (int row = 0; row < size; ++row) {
     for (int column = 0; column < size; ++column) {
       const double value = matrix[static_cast<size_t>(row)][static_cast<size_t>(column)];

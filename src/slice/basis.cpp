@@ -73,6 +73,15 @@ void narrow_down(Turn& turn, const DirectRotation& rotation, const at::Tensor& l
 
 }  // namespace
 
+Basis principal_directions(SecondMoment& moment, int64_t keep, const std::string& where) {
+  at::Tensor regular = moment.take("the residual stream " + where);
+  regular.diagonal().add_(0.01 * regular.diagonal().mean().item<double>());
+  // LAPACK gives ascending eigenvalues.
+  const at::Tensor vectors = std::get<1>(at::linalg_eigh(regular));
+  const int64_t dropped = vectors.size(1) - keep;
+  return {vectors.narrow(1, dropped, keep).flip({1}).contiguous(), vectors.narrow(1, 0, dropped).contiguous()};
+}
+
 at::Tensor Basis::whole() const { return at::cat({kept, dropped}, 1); }
 
 Basis original_basis(int64_t hidden_size, at::Device device) {

@@ -5,8 +5,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
 
 #include "dynslice/model/config.h"
+#include "model/second_moment.h"
 
 namespace dynslice {
 
@@ -19,6 +21,12 @@ struct Basis {
 
 // All directions kept, in the original coordinates.
 Basis original_basis(int64_t hidden_size, at::Device device);
+
+// The first `keep` eigenvectors of a stream's second moment in order of falling eigenvalue, and the others. A ridge of
+// 1 % of the mean diagonal is added first, as in the reference. Throws kBadInput when the stream held NaN or Inf;
+// `where` names the place in the message: "entering layer 3".
+// The moment is used up.
+Basis principal_directions(SecondMoment& moment, int64_t keep, const std::string& where);
 
 // The way from a stream y [d], in coordinates whose first `in` are the kept ones, to x [out] in the next basis.
 // fp64. x = weight y, or x = (first `out` entries of y) + up down y; with neither, those entries alone.

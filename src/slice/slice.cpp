@@ -7,7 +7,7 @@
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
-#include "slice/second_moment.h"
+#include "slice/basis.h"
 
 namespace dynslice {
 namespace {
@@ -151,7 +151,7 @@ class Slicer {
     if (is_whole(config_.embedding_width)) return;
     SecondMoment entering = moment();
     calibration_.visit([&](const at::Tensor& x) { entering.add(x); });
-    basis_ = entering.principal_directions(config_.embedding_width, place("entering", 0));
+    basis_ = principal_directions(entering, config_.embedding_width, place("entering", 0));
     way_ = as_shortcut({basis_, basis_.kept.t(), {}, {}}, walk_.options().dtype);
   }
 
@@ -228,7 +228,7 @@ class Slicer {
           return result;
         },
         2);
-    return leaving.principal_directions(half.out, place(half.where, step.index()));
+    return principal_directions(leaving, half.out, place(half.where, step.index()));
   }
 
   // Writes `source` [vocab, d] with `column_scale` on its columns, times `basis` (itself when there is none), in

@@ -211,14 +211,15 @@ def test_real_memory_is_between_half_and_eleven_tenths_of_the_estimate(run, spar
     assert 0.5 * told <= real <= 1.1 * told, (told, real)
 
 
-DEPTH_AND_HEAL = [["depth", "drop", "--layers", "1", "--order", "ppl"], ["depth", "merge", "--target-layers", "3"],
+SEARCHES_AND_TRAINING = [["depth", "drop", "--layers", "1", "--order", "ppl"], ["depth", "merge", "--target-layers", "3"],
                   ["depth", "streamline", "--layers", "1"], ["depth", "streamline", "--layers", "1", "--replace", "layer"],
                   ["depth", "streamline", "--layers", "1", "--replace", "swiglu", "--loss", "mse", "--stream-dtype", "bf16"],
                   ["heal"], ["heal", "--keep-activations", "streams"], ["heal", "--distill"], ["score", "--metric", "cka"],
-                  ["score", "--metric", "zd"]]
+                  ["score", "--metric", "zd"], ["quantize", "--bits", "4"], ["quantize", "--method", "rtn"], ["quantize", "--gguf"],
+                  ["quantize", "--bits", "8,3", "--order", "search", "--search-samples", "2"]]
 
 
-@pytest.mark.parametrize("verb", DEPTH_AND_HEAL, ids=" ".join)
+@pytest.mark.parametrize("verb", SEARCHES_AND_TRAINING, ids=" ".join)
 def test_real_memory_of_searches_and_training_is_foretold(run, sparse_model, letters, tmp_path, verb):
     folder = sparse_model(random=2, layers=4, hidden=512, intermediate=4096, heads=8, kv_heads=4, vocab=4096)
     names = 2 if verb[0] == "depth" else 1

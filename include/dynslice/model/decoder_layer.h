@@ -85,6 +85,14 @@ std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer
 // Folds the norm weights into the linears that read them, which leaves weightless norms.
 void fold_norms(DecoderLayer& layer);
 
+// What the linears of a layer read, in the dtype of the weights: x [B, T, input_width] → what qkv reads
+// [B, T, input_width] and, behind that, what o_proj reads [B, T, heads * head_dim]; x [B, T, middle_width] → what
+// gate_up reads [B, T, middle_width] and what down_proj reads [B, T, intermediate_size].
+at::Tensor attention_input(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
+at::Tensor attention_inner(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
+at::Tensor mlp_input(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
+at::Tensor mlp_inner(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
+
 // What attention and MLP add to the stream: x [B, T, input_width] → [B, T, middle_width], and x [B, T, middle_width]
 // → [B, T, output_width], in the dtype of the weights; x is fp32 or of that dtype.
 at::Tensor attention_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);

@@ -7,7 +7,7 @@
 
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
-#include "slice/second_moment.h"
+#include "slice/basis.h"
 #include "tiny_model.h"
 #include "unit/support/temporary_folder.h"
 
@@ -183,7 +183,7 @@ TEST(SecondMoment, GivesTheEigenvectorsOfTheWholeProduct) {
   moment.add(x.narrow(0, 1, 2));
   const at::Tensor rows = x.view({-1, 200}).to(at::kDouble);
   const at::Tensor exact = at::matmul(rows.t(), rows);
-  const auto [basis, dropped] = moment.principal_directions(50, "here");
+  const auto [basis, dropped] = principal_directions(moment, 50, "here");
   EXPECT_LT(largest_difference(at::matmul(dropped.t(), dropped), at::eye(150, at::kDouble)), 1e-10);
   EXPECT_LT(at::matmul(dropped.t(), basis).abs().max().item<double>(), 1e-10);
   EXPECT_LT(largest_difference(at::matmul(basis.t(), basis), at::eye(50, at::kDouble)), 1e-10);
@@ -202,7 +202,7 @@ TEST(SecondMoment, RefusesNaN) {
   x[2][3] = std::numeric_limits<float>::quiet_NaN();
   SecondMoment moment(8, at::kCPU);
   moment.add(x);
-  EXPECT_THROW(moment.principal_directions(4, "here"), Error);
+  EXPECT_THROW(principal_directions(moment, 4, "here"), Error);
 }
 
 TEST(Slice, WithStreamsInTheScratchFileGivesTheSameBits) {

@@ -1,8 +1,10 @@
-#include "slice/second_moment.h"
+#include "model/second_moment.h"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
@@ -33,20 +35,20 @@ void SecondMoment::add(const at::Tensor& x) {
   }
 }
 
-Basis SecondMoment::principal_directions(int64_t keep, const std::string& where) const {
-  const at::Tensor diagonal = upper_.diagonal();
-  const double ridge = 0.01 * diagonal.mean().item<double>();
-  at::Tensor symmetric = at::triu(upper_);
-  symmetric = symmetric + at::triu(upper_, 1).t();
-  symmetric.diagonal().add_(ridge);
-  if (!at::isfinite(symmetric).all().item<bool>()) {
-    throw_error(ErrorKind::kBadInput, "NaN or Inf in the residual stream ", where,
+at::Tensor SecondMoment::take(const std::string& where) {
+  const int64_t width = upper_.size(0);
+  for (int64_t begin = 0; begin < width; begin += block_) {
+    const int64_t height = std::min(block_, width - begin), end = begin + height;
+    const at::Tensor rows = upper_.narrow(0, begin, height);
+    const at::Tensor square = rows.narrow(1, begin, height);
+    square.copy_(at::triu(square) + at::triu(square, 1).t());
+    upper_.narrow(0, end, width - end).narrow(1, begin, height).copy_(rows.narrow(1, end, width - end).t());
+  }
+  if (!std::isfinite(upper_.sum().item<double>()) && !at::isfinite(upper_).all().item<bool>()) {
+    throw_error(ErrorKind::kBadInput, "NaN or Inf in ", where,
                 "; the model's weights are damaged, or too large for the dtype (try --dtype fp32)");
   }
-  // LAPACK gives ascending eigenvalues.
-  const at::Tensor vectors = std::get<1>(at::linalg_eigh(symmetric));
-  const int64_t dropped = vectors.size(1) - keep;
-  return {vectors.narrow(1, dropped, keep).flip({1}).contiguous(), vectors.narrow(1, 0, dropped).contiguous()};
+  return std::exchange(upper_, at::Tensor());
 }
 
 }  // namespace dynslice

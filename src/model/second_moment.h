@@ -1,12 +1,10 @@
-// The second moment of a residual stream, and its principal directions.
+// The second moment of activations, summed while they pass: what principal directions and least squares are made of.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <string>
-
-#include "slice/basis.h"
 
 namespace dynslice {
 
@@ -18,10 +16,10 @@ class SecondMoment {
   // x [..., width], fp32.
   void add(const at::Tensor& x);
 
-  // The first `keep` eigenvectors in order of falling eigenvalue, and the others.
-  // A ridge of 1 % of the mean diagonal is added first, as in the reference. Throws kBadInput when the stream
-  // held NaN or Inf; `where` names the place in the message.
-  Basis principal_directions(int64_t keep, const std::string& where) const;
+  // The whole sum [width, width] fp64; nothing is left here, since such a matrix may be the largest thing in memory.
+  // Throws kBadInput when an x held NaN or Inf; `where` names the place in the message: "the residual stream entering
+  // layer 3".
+  at::Tensor take(const std::string& where);
 
  private:
   at::Tensor upper_;  // [width, width]; only the blocks on and above the diagonal are kept

@@ -1,0 +1,46 @@
+// Quantizes the matrices of all decoder layers, one layer in memory at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "dynslice/model/journal.h"
+#include "dynslice/model/layer_walk.h"
+#include "dynslice/quantize/gptq.h"
+#include "dynslice/quantize/quantized_matrix.h"
+
+namespace dynslice {
+
+// The format of a matrix of layer `layer` with so many columns. Matrices of a layer that read the same input are
+// quantized as one and so have one format.
+using FormatOf = std::function<QuantFormat(int64_t layer, int64_t columns)>;
+
+// Receives every quantized matrix, layer by layer: "self_attn.q_proj" of layer 3, in the rows' order of the checkpoint.
+using MatrixSink = std::function<void(int64_t layer, const std::string& module, const QuantizedMatrix& matrix)>;
+
+// Throws kUsage when a matrix of the model does not fit its format.
+void check_formats(const ModelConfig& config, const FormatOf& format_of);
+
+// Rounds to nearest; needs no text. `journal` keeps which layers are done; their matrices are then not handed over
+// again.
+void quantize_by_rounding(const Checkpoint& checkpoint, const FormatOf& format_of, const MatrixSink& sink,
+                          ProgressSink& progress, const JournalPhase& journal = {});
+
+// GPTQ: the text passes through the layers, quantized ones behind it, and every matrix is fitted to what it reads
+// there: qkv, then o_proj behind the quantized qkv, then gate and up, then down. Matrices of 8 bits are rounded to
+// nearest: nothing is left to gain. `journal` keeps the stream between layers; the matrices of the layers before are
+// then not handed over again. Throws kBadInput for NaN or Inf in the stream.
+void quantize_by_gptq(const LayerWalk& walk, const TokenWindows& windows, const FormatOf& format_of,
+                      const GptqOptions& options, const MatrixSink& sink, const JournalPhase& journal = {});
+
+// The matrices of a layer, in the order of the checkpoint, with their rows and columns.
+struct LinearShape {
+  std::string module;  // "self_attn.q_proj"
+  int64_t rows = 0, columns = 0;
+};
+std::vector<LinearShape> linear_shapes(const ModelConfig& config, int64_t layer);
+// Whether "self_attn.q_proj.weight" is the weight of one of them.
+bool is_layer_matrix(const std::string& suffix);
+
+}  // namespace dynslice

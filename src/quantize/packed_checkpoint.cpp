@@ -1,0 +1,135 @@
+#include "dynslice/quantize/packed_checkpoint.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <map>
+#include <span>
+
+#include "dynslice/model/tensor_copy.h"
+#include "dynslice/model/tensor_layout.h"
+#include "model/packed_weights.h"
+
+namespace dynslice {
+namespace {
+
+// codes [rows, columns] uint8 → [rows, words] int32.
+at::Tensor packed(const at::Tensor& codes, int bits) {
+  const at::Tensor whole = codes.contiguous();
+  const int64_t rows = whole.size(0), columns = whole.size(1), words = packed_words(columns, bits);
+  at::Tensor result = at::empty({rows, words}, at::kInt);
+  const uint8_t* from = whole.const_data_ptr<uint8_t>();
+  auto* to = result.mutable_data_ptr<int32_t>();
+  at::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      pack_codes({from + row * columns, static_cast<size_t>(columns)}, bits,
+                 {to + row * words, static_cast<size_t>(words)});
+    }
+  });
+  return result;
+}
+
+OrderedJson describe_weights(const QuantFormat& format) {
+  OrderedJson weights = {{"num_bits", format.bits}, {"type", "int"}, {"symmetric", format.symmetric}};
+  weights["strategy"] = format.group_size > 0 ? "group" : "channel";
+  weights["group_size"] = format.group_size > 0 ? OrderedJson(format.group_size) : OrderedJson(nullptr);
+  weights["dynamic"] = false;
+  weights["actorder"] = nullptr;
+  return weights;
+}
+
+std::string alternatives(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : "|") + word;
+  return "(" + text + ")";
+}
+
+// "self_attn.q_proj" in a pattern.
+std::string escaped(std::string module) {
+  const size_t dot = module.find('.');
+  return dot == std::string::npos ? module : module.replace(dot, 1, "\\.");
+}
+
+// Formats are few, and one holds for all matrices of many layers: one pattern for every set of modules and its layers.
+struct Target {
+  std::vector<std::string> modules, layers;
+};
+
+}  // namespace
+
+std::vector<OutputTensor> packed_tensors(const ModelConfig& config, at::ScalarType dtype, const FormatOf& format_of) {
+  std::vector<OutputTensor> tensors;
+  for (const OutputTensor& tensor : checkpoint_tensors(config, dtype)) {
+    const auto place = split_layer_name(tensor.name);
+    if (!place || !is_layer_matrix(place->second)) {
+      tensors.push_back(tensor);
+      continue;
+    }
+    const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
+    const QuantFormat format = format_of(place->first, columns);
+    const int64_t groups = columns / grid_unit(format, columns);
+    tensors.push_back({tensor.name + "_packed", {rows, packed_words(columns, format.bits)}, at::kInt});
+    tensors.push_back({tensor.name + "_scale", {rows, groups}, format.scale_dtype});
+    if (!format.symmetric) {
+      tensors.push_back({tensor.name + "_zero_point", {packed_words(rows, format.bits), groups}, at::kInt});
+    }
+    tensors.push_back({tensor.name + "_shape", {2}, at::kLong});
+  }
+  return tensors;
+}
+
+OrderedJson describe_packing(const ModelConfig& config, const FormatOf& format_of) {
+  // By description, which names everything in which formats differ; in the order of the layers.
+  std::vector<std::pair<QuantFormat, std::vector<Target>>> groups;
+  for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
+    std::map<std::string, std::pair<QuantFormat, std::vector<std::string>>> formats;
+    for (const LinearShape& matrix : linear_shapes(config, layer)) {
+      const QuantFormat format = format_of(layer, matrix.columns);
+      auto& entry = formats[describe(format)];
+      entry.first = format;
+      entry.second.push_back(escaped(matrix.module));
+    }
+    for (const auto& [name, entry] : formats) {
+      auto group = std::ranges::find_if(groups, [&](const auto& known) { return known.first == entry.first; });
+      if (group == groups.end()) group = groups.insert(groups.end(), {entry.first, {}});
+      auto target = std::ranges::find(group->second, entry.second, &Target::modules);
+      if (target == group->second.end()) target = group->second.insert(target, {entry.second, {}});
+      target->layers.push_back(std::to_string(layer));
+    }
+  }
+  OrderedJson described = OrderedJson::object();
+  for (const auto& [format, targets] : groups) {
+    OrderedJson group;
+    group["targets"] = OrderedJson::array();
+    for (const Target& target : targets) {
+      group["targets"].push_back("re:.*layers\\." + alternatives(target.layers) + "\\." + alternatives(target.modules) +
+                                 "$");
+    }
+    group["weights"] = describe_weights(format);
+    group["input_activations"] = nullptr;
+    group["output_activations"] = nullptr;
+    group["format"] = "pack-quantized";
+    described["group_" + std::to_string(described.size())] = std::move(group);
+  }
+  OrderedJson json;
+  json["quant_method"] = "compressed-tensors";
+  json["format"] = "pack-quantized";
+  json["quantization_status"] = "compressed";
+  json["config_groups"] = std::move(described);
+  json["ignore"] = {"lm_head"};
+  return json;
+}
+
+void write_packed(const std::string& module, const QuantizedMatrix& matrix, CheckpointWriter& writer) {
+  const std::string weight = module + ".weight";
+  writer.write(weight + "_packed", packed(matrix.codes, matrix.format.bits));
+  writer.write(weight + "_scale", matrix.scales);
+  if (matrix.zero_points.defined()) {
+    // Packed down the rows.
+    writer.write(weight + "_zero_point", packed(matrix.zero_points.t(), matrix.format.bits).t().contiguous());
+  }
+  writer.write(weight + "_shape", at::tensor({matrix.rows(), matrix.columns}, at::kLong));
+}
+
+}  // namespace dynslice

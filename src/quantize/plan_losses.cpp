@@ -1,0 +1,275 @@
+#include "dynslice/quantize/plan_losses.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "dynslice/model/head.h"
+#include "dynslice/quantize/quant_plan.h"
+#include "model/kernels.h"
+#include "model/second_moment.h"
+
+namespace dynslice {
+namespace {
+
+// The four groups of matrices of a layer, those without attention fewer.
+std::vector<Linear DecoderLayer::*> linears_of(const DecoderLayer& layer) {
+  if (!layer.shape.has_attention()) return {&DecoderLayer::gate_up, &DecoderLayer::down_proj};
+  return {&DecoderLayer::qkv, &DecoderLayer::o_proj, &DecoderLayer::gate_up, &DecoderLayer::down_proj};
+}
+
+// Plans that are alike as far as the walk has come, and the stream of the model that they make.
+struct Branch {
+  std::vector<size_t> plans;
+  ResidualStream stream;
+};
+
+class PlanWalk {
+ public:
+  PlanWalk(const LayerWalk& walk, const TokenWindows& windows, const TrialQuantizer& quantizer,
+           const std::vector<std::vector<int>>& plans, const JournalPhase& journal)
+      : walk_(walk), windows_(windows), quantizer_(quantizer), plans_(plans), journal_(journal) {}
+
+  std::vector<double> run() {
+    calibration_ = walk_.empty_stream();
+    WalkSpan span;
+    if (const auto first = restore()) {
+      span.first_layer = *first;
+    } else {
+      if (quantizer_.calibration != nullptr) calibration_ = walk_.embed(*quantizer_.calibration);
+      std::vector<size_t> all(plans_.size());
+      std::iota(all.begin(), all.end(), size_t{0});
+      branches_.push_back({all, walk_.embed(windows_)});
+    }
+    span.after_layer = [&](int64_t next) { save(next); };
+    const std::string task = "Trying " + std::to_string(plans_.size()) + " plans";
+    walk_.run(
+        task, passes() * windows_.tokens() / layers() + calibration_.tokens(), [&](LayerStep& step) { visit(step); },
+        at::kFloat, span);
+    const Head head = load_head(walk_);
+    std::vector<double> losses(plans_.size());
+    for (Branch& branch : branches_) {
+      const double loss = next_token_losses(walk_, head, branch.stream, windows_, "Losses").mean().item<double>();
+      for (const size_t plan : branch.plans) losses[plan] = loss;
+      branch.stream = {};
+    }
+    return losses;
+  }
+
+ private:
+  int64_t layers() const { return walk_.config().num_layers(); }
+
+  std::vector<int> prefix(size_t plan, int64_t layer) const {
+    return {plans_[plan].begin(), plans_[plan].begin() + layer};
+  }
+
+  // Layers that are computed, all models together.
+  int64_t passes() const {
+    int64_t count = 0;
+    for (int64_t layer = 1; layer <= layers(); ++layer) {
+      std::set<std::vector<int>> distinct;
+      for (size_t plan = 0; plan < plans_.size(); ++plan) distinct.insert(prefix(plan, layer));
+      count += static_cast<int64_t>(distinct.size());
+    }
+    return count;
+  }
+
+  void visit(LayerStep& step) {
+    std::set<int> levels;
+    for (const std::vector<int>& plan : plans_) levels.insert(plan[static_cast<size_t>(step.index())]);
+    const std::map<int, DecoderLayer> quantized = quantize(step, levels, pass_calibration(step, *levels.rbegin() > 0));
+    std::vector<Branch> next;
+    for (Branch& branch : branches_) {
+      std::map<int, std::vector<size_t>> parts;
+      for (const size_t plan : branch.plans) parts[plans_[plan][static_cast<size_t>(step.index())]].push_back(plan);
+      for (auto& [bits, members] : parts) {
+        next.push_back({std::move(members), branch.stream});  // chunks are replaced, not overwritten
+        const DecoderLayer& layer = quantized.at(bits);
+        step.transform(next.back().stream, [&](const at::Tensor& x) {
+          return forward_mlp(layer, step.context, forward_attention(layer, step.context, x));
+        });
+      }
+      branch.stream = walk_.empty_stream();
+    }
+    branches_ = std::move(next);
+  }
+
+  // Passes the calibration text through the layer as it is; the moments of what its matrices read, in their order.
+  std::vector<SecondMoment> pass_calibration(LayerStep& step, bool is_quantized) {
+    std::vector<SecondMoment> moments;
+    if (quantizer_.calibration == nullptr) return moments;
+    const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
+    for (const auto linear : linears_of(layer))
+      moments.emplace_back((layer.*linear).weight.size(1), walk_.options().device);
+    const bool attends = layer.shape.has_attention();
+    step.transform(calibration_, [&](const at::Tensor& x) {
+      const auto add = [&](size_t index, const at::Tensor& read) {
+        if (is_quantized) moments[index].add(read.to(at::kFloat));
+      };
+      at::Tensor middle = x;
+      if (attends) {
+        add(0, attention_input(layer, step.context, x));
+        const at::Tensor inner = attention_inner(layer, step.context, x);
+        add(1, inner);
+        middle = add_residual(kernels::linear(inner, layer.o_proj.weight, layer.o_proj.bias), x, layer.attn_shortcut);
+      }
+      const size_t mlp = attends ? 2 : 0;
+      add(mlp, mlp_input(layer, step.context, middle));
+      const at::Tensor inner = mlp_inner(layer, step.context, middle);
+      add(mlp + 1, inner);
+      return add_residual(kernels::linear(inner, layer.down_proj.weight, layer.down_proj.bias), middle,
+                          layer.mlp_shortcut);
+    });
+    return moments;
+  }
+
+  // The layer at every level, in the dtype of the forward.
+  std::map<int, DecoderLayer> quantize(const LayerStep& step, const std::set<int>& levels,
+                                       std::vector<SecondMoment> moments) const {
+    std::map<int, DecoderLayer> quantized;
+    for (const int bits : levels) quantized[bits] = step.layer;
+    const auto linears = linears_of(step.layer);
+    for (size_t i = 0; i < linears.size(); ++i) {
+      const at::Tensor whole = (step.layer.*linears[i]).weight.cpu();
+      at::Tensor moment;
+      if (!moments.empty())
+        moment = moments[i].take("what the matrices of layer " + std::to_string(step.index()) + " read").cpu();
+      std::map<int64_t, Gptq> solvers;  // by their units: levels with groups of one size share the factor
+      for (const int bits : levels) {
+        if (bits == 0) continue;
+        const QuantFormat format = quantizer_.format_at(bits, whole.size(1));
+        const int64_t unit = grid_unit(format, whole.size(1));
+        const bool is_rounded = !moment.defined() || is_fine(format);
+        if (!is_rounded && !solvers.contains(unit)) solvers.try_emplace(unit, moment.clone(), unit, quantizer_.gptq);
+        const QuantizedMatrix matrix =
+            is_rounded ? round_to_nearest(whole, format) : solvers.at(unit).quantize(whole, format);
+        (quantized[bits].*linears[i]).weight = matrix.values().to(walk_.options().device);
+      }
+    }
+    for (auto& [bits, layer] : quantized) layer = with_dtype(std::move(layer), walk_.options().dtype);
+    return quantized;
+  }
+
+  // Which plans a branch has follows from where the walk stands: only the streams are kept.
+  std::vector<Branch> branches_before(int64_t layer) const {
+    std::map<std::vector<int>, std::vector<size_t>> groups;
+    for (size_t plan = 0; plan < plans_.size(); ++plan) groups[prefix(plan, layer)].push_back(plan);
+    std::vector<Branch> branches;
+    for (auto& [bits, members] : groups) branches.push_back({std::move(members), walk_.empty_stream()});
+    return branches;
+  }
+
+  WalkState state(std::vector<Branch>& branches) {
+    WalkState state;
+    state.streams.emplace_back("calibration", &calibration_);
+    for (Branch& branch : branches)
+      state.streams.emplace_back("plan " + std::to_string(branch.plans.front()), &branch.stream);
+    return state;
+  }
+
+  std::optional<int64_t> restore() {
+    // A stream for every plan is asked for; those of branches that share one come back empty.
+    std::vector<Branch> all;
+    for (size_t plan = 0; plan < plans_.size(); ++plan) all.push_back({{plan}, walk_.empty_stream()});
+    WalkState kept = state(all);
+    const auto restored = journal_.restore(kept, walk_.options().device);
+    if (!restored) return std::nullopt;
+    branches_ = branches_before(restored->next_layer);
+    for (Branch& branch : branches_) branch.stream = std::move(all[branch.plans.front()].stream);
+    return restored->next_layer;
+  }
+
+  void save(int64_t next) {
+    std::vector<Branch> all;
+    for (size_t plan = 0; plan < plans_.size(); ++plan) all.push_back({{plan}, walk_.empty_stream()});
+    for (const Branch& branch : branches_) all[branch.plans.front()].stream = branch.stream;  // shallow
+    journal_.save(next, layers(), state(all));
+  }
+
+  const LayerWalk& walk_;
+  const TokenWindows& windows_;
+  const TrialQuantizer& quantizer_;
+  const std::vector<std::vector<int>>& plans_;
+  const JournalPhase& journal_;
+  ResidualStream calibration_;
+  std::vector<Branch> branches_;
+};
+
+// The level below `bits`; 0 when there is none.
+int next_level(const std::vector<int>& levels, int bits) {
+  const auto place = std::ranges::find(levels, bits);
+  return place + 1 < levels.end() ? *(place + 1) : 0;
+}
+
+// One way to go on from a plan.
+struct Move {
+  int64_t layer = 0;
+  int bits = 0;
+  double loss_rise = 0;
+  double per_bit = 0;  // of the layer's weights all together
+};
+
+std::vector<Move> measure_moves(const LayerWalk& walk, const TokenWindows& windows, const TrialQuantizer& quantizer,
+                                const std::vector<int>& levels, const std::vector<int>& bits,
+                                const JournalPhase& journal) {
+  std::vector<Move> moves;
+  std::vector<std::vector<int>> plans = {bits};
+  for (size_t layer = 0; layer < bits.size(); ++layer) {
+    const int lower = next_level(levels, bits[layer]);
+    if (lower == 0) continue;
+    moves.push_back({static_cast<int64_t>(layer), lower});
+    plans.push_back(bits);
+    plans.back()[layer] = lower;
+  }
+  std::vector<double> losses;
+  if (const auto known = journal.result()) {
+    losses = known->get<std::vector<double>>();
+  } else {
+    losses = plan_losses(walk, windows, quantizer, plans, journal);
+    journal.finish(losses);
+  }
+  for (size_t i = 0; i < moves.size(); ++i) {
+    Move& move = moves[i];
+    const int saved = bits[static_cast<size_t>(move.layer)] - move.bits;
+    move.loss_rise = losses[i + 1] - losses.front();
+    move.per_bit = move.loss_rise / (saved * static_cast<double>(layer_weights(walk.config(), move.layer)));
+  }
+  std::ranges::stable_sort(moves, {}, &Move::per_bit);
+  return moves;
+}
+
+}  // namespace
+
+std::vector<double> plan_losses(const LayerWalk& walk, const TokenWindows& windows, const TrialQuantizer& quantizer,
+                                const std::vector<std::vector<int>>& plans, const JournalPhase& journal) {
+  return PlanWalk(walk, windows, quantizer, plans, journal).run();
+}
+
+SearchResult search_plan(const LayerWalk& walk, const TokenWindows& windows, const TrialQuantizer& quantizer,
+                         const std::vector<int>& levels, double average, int64_t rounds,
+                         const std::function<JournalPhase(const std::string& name)>& phase) {
+  SearchResult result;
+  result.bits.assign(static_cast<size_t>(walk.config().num_layers()), levels.front());
+  const auto mean = [&] { return average_bits(walk.config(), result.bits); };
+  const double start = mean();
+  for (int64_t round = 1; mean() > average && round <= rounds; ++round) {
+    // As far as this round's share of the way; the last one goes all of it.
+    const double until = start + (average - start) * static_cast<double>(round) / static_cast<double>(rounds);
+    if (mean() <= until) continue;
+    const std::string name = "search " + std::to_string(round) + " of " + std::to_string(rounds);
+    for (const Move& move : measure_moves(walk, windows, quantizer, levels, result.bits, phase(name))) {
+      if (mean() <= std::max(until, average)) break;
+      result.bits[static_cast<size_t>(move.layer)] = move.bits;
+      result.steps.push_back({move.layer, move.bits, move.loss_rise});
+    }
+    // Levels far below may be needed before the average is reached; each round goes down one for every layer at most.
+    if (round == rounds && mean() > average && rounds < 64) ++rounds;
+  }
+  return result;
+}
+
+}  // namespace dynslice

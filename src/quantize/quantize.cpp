@@ -1,0 +1,191 @@
+#include "dynslice/quantize/quantize.h"
+
+#include <ATen/ATen.h>
+
+#include "dynslice/model/tensor_layout.h"
+#include "dynslice/quantize/quant_plan.h"
+#include "dynslice/support/error.h"
+#include "model/kernels.h"
+#include "model/second_moment.h"
+
+namespace dynslice {
+namespace {
+
+// What goes wrong with a matrix says in which layer.
+template <typename Quantize>
+QuantizedMatrix with_place(int64_t layer, const Quantize& quantize) {
+  try {
+    return quantize();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kBadInput) throw;
+    throw_error(ErrorKind::kBadInput, "layer ", layer, ": ", error.what());
+  }
+}
+
+// Hands out the parts of a matrix that layers hold as one.
+class LayerSink {
+ public:
+  LayerSink(const ModelConfig& config, int64_t layer, const MatrixSink& sink)
+      : layer_(layer), matrices_(linear_shapes(config, layer)), sink_(sink) {}
+
+  // The next matrices of the layer, whose rows `whole` has.
+  void write(const QuantizedMatrix& whole) {
+    for (int64_t row = 0; row < whole.rows(); ++next_) {
+      const LinearShape& part = matrices_[next_];
+      sink_(layer_, part.module, whole.narrow(row, part.rows));
+      row += part.rows;
+    }
+  }
+
+ private:
+  int64_t layer_;
+  std::vector<LinearShape> matrices_;
+  const MatrixSink& sink_;
+  size_t next_ = 0;
+};
+
+class GptqWalk {
+ public:
+  GptqWalk(const LayerWalk& walk, const FormatOf& format_of, const GptqOptions& options, const MatrixSink& sink,
+           const JournalPhase& journal)
+      : walk_(walk), format_of_(format_of), options_(options), sink_(sink), journal_(journal) {}
+
+  void run(const TokenWindows& windows) {
+    stream_ = walk_.empty_stream();
+    WalkState kept = state();
+    WalkSpan span;
+    if (const auto restored = journal_.restore(kept, walk_.options().device)) {
+      span.first_layer = restored->next_layer;
+    } else {
+      stream_ = walk_.embed(windows);
+    }
+    span.after_layer = [&](int64_t next) { journal_.save(next, walk_.config().num_layers(), state()); };
+    walk_.run("Quantizing", windows.tokens(), [&](LayerStep& step) { visit(step); }, at::kFloat, span);
+  }
+
+ private:
+  WalkState state() {
+    WalkState state;
+    state.streams.emplace_back("stream", &stream_);
+    return state;
+  }
+
+  // The weights come in fp32; each is quantized from there and computes in the dtype of the forward from then on.
+  void visit(LayerStep& step) {
+    LayerSink sink(walk_.config(), step.index(), sink_);
+    layer_ = with_dtype(step.layer, walk_.options().dtype);
+    weights_ = &step.layer;
+    if (step.layer.shape.has_attention()) quantize_attention(step, sink);
+    quantize_mlp(step, sink);
+  }
+
+  using Reads = at::Tensor (*)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
+
+  void quantize_attention(LayerStep& step, LayerSink& sink) {
+    fit(step, &DecoderLayer::qkv, attention_input, stream_, "what layer " + std::to_string(step.index()) + " reads",
+        0.125, sink);
+    // What attention mixes is kept: it is needed for the moment and, behind that, for the output.
+    ResidualStream mixed = stream_;
+    step.transform(mixed, [&](const at::Tensor& x) { return attention_inner(layer_, step.context, x); }, 8);
+    const auto as_it_is = [](const DecoderLayer&, const LayerContext&, const at::Tensor& x) { return x; };
+    fit(step, &DecoderLayer::o_proj, as_it_is, mixed, "what attention mixes in layer " + std::to_string(step.index()),
+        0, sink);
+    size_t chunk = 0;
+    step.transform(
+        stream_,
+        [&](const at::Tensor& x) {
+          const at::Tensor& kept = mixed.chunks[chunk++];
+          const at::Tensor inner = kept.to(x.device());
+          if (mixed.store) mixed.store->drop_pages(kept);
+          at::Tensor branch = kernels::linear(inner, layer_.o_proj.weight, layer_.o_proj.bias);
+          return add_residual(std::move(branch), x, layer_.attn_shortcut);
+        },
+        8);
+  }
+
+  void quantize_mlp(LayerStep& step, LayerSink& sink) {
+    const std::string index = std::to_string(step.index());
+    fit(step, &DecoderLayer::gate_up, mlp_input, stream_, "what the MLP of layer " + index + " reads", 0.125, sink);
+    fit(step, &DecoderLayer::down_proj, mlp_inner, stream_, "what is inside the MLP of layer " + index, 0.25, sink);
+    step.transform(stream_, [&](const at::Tensor& x) { return forward_mlp(layer_, step.context, x); }, 4);
+  }
+
+  // Quantizes one linear by what it reads of the stream.
+  template <typename ReadsOf>
+  void fit(const LayerStep& step, Linear DecoderLayer::* linear, const ReadsOf& reads, const ResidualStream& stream,
+           const std::string& where, double share, LayerSink& sink) {
+    const at::Tensor weight = (weights_->*linear).weight.cpu();
+    (weights_->*linear).weight.reset();
+    const QuantFormat format = format_of_(step.index(), weight.size(1));
+    const QuantizedMatrix matrix = with_place(step.index(), [&] {
+      if (is_fine(format)) return round_to_nearest(weight, format);
+      SecondMoment moment(weight.size(1), walk_.options().device);
+      stream.visit([&](const at::Tensor& x) { moment.add(reads(layer_, step.context, x).to(at::kFloat)); });
+      const Gptq gptq(moment.take(where).cpu(), grid_unit(format, weight.size(1)), options_);
+      return gptq.quantize(weight, format);
+    });
+    step.advance(static_cast<int64_t>(share * static_cast<double>(stream_.tokens())));
+    (layer_.*linear).weight = matrix.values().to(walk_.options().device, walk_.options().dtype);
+    sink.write(matrix);
+  }
+
+  const LayerWalk& walk_;
+  const FormatOf& format_of_;
+  const GptqOptions& options_;
+  const MatrixSink& sink_;
+  const JournalPhase& journal_;
+  ResidualStream stream_;
+  DecoderLayer layer_;               // with the matrices that are quantized already
+  DecoderLayer* weights_ = nullptr;  // as they were, in fp32
+};
+
+}  // namespace
+
+std::vector<LinearShape> linear_shapes(const ModelConfig& config, int64_t layer) {
+  const std::string prefix = layer_tensor_name(layer, ""), suffix = ".weight";
+  std::vector<LinearShape> shapes;
+  for (const OutputTensor& weight : linear_weights(config, layer, at::kFloat)) {
+    const std::string& name = weight.name;
+    shapes.push_back(
+        {name.substr(prefix.size(), name.size() - prefix.size() - suffix.size()), weight.shape[0], weight.shape[1]});
+  }
+  return shapes;
+}
+
+bool is_layer_matrix(const std::string& suffix) { return suffix.ends_with("_proj.weight"); }
+
+void check_formats(const ModelConfig& config, const FormatOf& format_of) {
+  for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
+    for (const LinearShape& matrix : linear_shapes(config, layer)) {
+      check_format(format_of(layer, matrix.columns), matrix.columns,
+                   "layer " + std::to_string(layer) + ", " + matrix.module);
+    }
+  }
+}
+
+void quantize_by_rounding(const Checkpoint& checkpoint, const FormatOf& format_of, const MatrixSink& sink,
+                          ProgressSink& progress, const JournalPhase& journal) {
+  const ModelConfig& config = checkpoint.config();
+  const auto restored = journal.restore({}, at::kCPU);
+  const int64_t first = restored ? restored->next_layer : 0;
+  int64_t weights = 0;
+  for (int64_t layer = first; layer < config.num_layers(); ++layer) weights += layer_weights(config, layer);
+  ProgressTask task(progress, "Rounding", weights, "weights");
+  for (int64_t layer = first; layer < config.num_layers(); ++layer) {
+    for (const LinearShape& matrix : linear_shapes(config, layer)) {
+      const std::string name = layer_tensor_name(layer, matrix.module + ".weight");
+      const at::Tensor weight = checkpoint.load(name, {matrix.rows, matrix.columns}, at::kFloat);
+      sink(layer, matrix.module,
+           with_place(layer, [&] { return round_to_nearest(weight, format_of(layer, matrix.columns)); }));
+      task.advance(matrix.rows * matrix.columns);
+    }
+    journal.save(layer + 1, config.num_layers(), {});
+  }
+}
+
+void quantize_by_gptq(const LayerWalk& walk, const TokenWindows& windows, const FormatOf& format_of,
+                      const GptqOptions& options, const MatrixSink& sink, const JournalPhase& journal) {
+  GptqWalk(walk, format_of, options, sink, journal).run(windows);
+}
+
+}  // namespace dynslice
