@@ -78,10 +78,6 @@ std::string join(const std::vector<int64_t>& numbers) {
   return text;
 }
 
-std::string span_of(int64_t first, int64_t last) {
-  return first == last ? std::to_string(first) : std::to_string(first) + "-" + std::to_string(last);
-}
-
 double perplexity_of(double loss) { return std::exp(loss); }
 
 int64_t share_of_layers(double ratio, int64_t layers) { return std::llround(ratio * static_cast<double>(layers)); }

@@ -54,8 +54,6 @@ struct Method {
 };
 
 std::string join(const std::vector<int64_t>& numbers);
-// "3-7" of ascending consecutive layers.
-std::string span_of(int64_t first, int64_t last);
 double perplexity_of(double loss);
 int64_t share_of_layers(double ratio, int64_t layers);
 // The number of layers that go, checked.

@@ -1,8 +1,8 @@
-#include <cctype>
 #include <chrono>
 #include <iostream>
 
 #include "cli/checkpoint_output.h"
+#include "cli/ggml_types.h"
 #include "cli/inputs.h"
 #include "cli/resources.h"
 #include "cli/verbs.h"
@@ -17,27 +17,6 @@ constexpr GgmlType kTypes[] = {GgmlType::kF32,  GgmlType::kF16,  GgmlType::kBF16
                                GgmlType::kQ5_K, GgmlType::kQ4_K, GgmlType::kQ3_K, GgmlType::kQ2_K, GgmlType::kQ5_1,
                                GgmlType::kQ5_0, GgmlType::kQ4_1, GgmlType::kQ4_0};
 
-// ggml's name in small letters.
-std::string name_of(GgmlType type) {
-  std::string name = ggml_format(type).name;
-  for (char& letter : name) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
-  return name;
-}
-
-std::string default_type(const Checkpoint& checkpoint) {
-  if (checkpoint.storage_dtype() == at::kFloat) return "f32";
-  return checkpoint.storage_dtype() == at::kHalf ? "f16" : "bf16";
-}
-
-GgmlType parse_type(const std::string& name) {
-  std::string names;
-  for (const GgmlType type : kTypes) {
-    if (name == name_of(type)) return type;
-    names += (names.empty() ? "" : ", ") + name_of(type);
-  }
-  throw_error(ErrorKind::kUsage, "--type ", name, ": must be one of ", names);
-}
-
 std::filesystem::path output_file(const ExportOptions& options, const Checkpoint& checkpoint, const std::string& type) {
   if (!options.output.empty()) return options.output;
   return model_name(options.common, checkpoint) + "-" + type + ".gguf";
@@ -48,10 +27,11 @@ std::filesystem::path output_file(const ExportOptions& options, const Checkpoint
 void run(const ExportOptions& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   const auto checkpoint = open_model(options.common, progress);
-  const std::string type = options.type.empty() ? default_type(*checkpoint) : options.type;
+  const std::string type =
+      options.type.empty() ? ggml_type_name(ggml_float_type(checkpoint->storage_dtype())) : options.type;
   const std::filesystem::path out = output_file(options, *checkpoint, type);
   check_output_file(out);
-  const GgmlType matrices = parse_type(type);
+  const GgmlType matrices = parse_ggml_type("--type", type, kTypes);
   if (options.common.dry_run) {
     const uint64_t bytes = gguf_tensor_bytes(*checkpoint, {matrices});
     prepare(

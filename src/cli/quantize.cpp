@@ -32,7 +32,8 @@ struct AverageBits {
   double of_all = 0;       // of all parameters, embedding, head and norms included
 };
 
-AverageBits average_bits_of(const Quantizing& in, const QuantPlan& plan, const FormatOf& format_of) {
+// `bytes` are those of a GGUF file's tensors.
+AverageBits average_bits_of(const Quantizing& in, const QuantPlan& plan, const FormatOf& format_of, uint64_t bytes) {
   const ModelConfig& config = in.config();
   double stored = 0, weights = 0;
   for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
@@ -44,19 +45,13 @@ AverageBits average_bits_of(const Quantizing& in, const QuantPlan& plan, const F
   }
   const auto all = static_cast<double>(count_cost(config).parameters);
   const double other = (all - weights) * 8.0 * static_cast<double>(c10::elementSize(in.dtype()));
-  const double whole = in.options.gguf
-                           ? 8.0 * static_cast<double>(gguf_tensor_bytes(in.checkpoint, gguf_options(in, format_of)))
-                           : stored + other;
+  const double whole = in.options.gguf ? 8.0 * static_cast<double>(bytes) : stored + other;
   return {average_bits(config, plan.bits), stored / weights, whole / all};
 }
 
 uint64_t bytes_of(const std::vector<OutputTensor>& tensors) {
   uint64_t bytes = 0;
-  for (const OutputTensor& tensor : tensors) {
-    uint64_t values = 1;
-    for (const int64_t size : tensor.shape) values *= static_cast<uint64_t>(size);
-    bytes += values * c10::elementSize(tensor.dtype);
-  }
+  for (const OutputTensor& tensor : tensors) bytes += count_bytes(tensor);
   return bytes;
 }
 
@@ -89,12 +84,9 @@ void copy_the_rest(const Quantizing& in, CheckpointWriter& writer, ProgressSink&
   std::vector<OutputTensor> rest;
   int64_t values = 0;
   for (const OutputTensor& tensor : checkpoint_tensors(in.config(), in.dtype())) {
-    const auto place = split_layer_name(tensor.name);
-    if (place && is_layer_matrix(place->second)) continue;
+    if (is_linear_weight(tensor.name)) continue;
     rest.push_back(tensor);
-    int64_t count = 1;
-    for (const int64_t size : tensor.shape) count *= size;
-    values += count;
+    values += count_values(tensor);
   }
   ProgressTask task(progress, "Copying what stays", values, "parameters");
   for (const OutputTensor& tensor : rest) copy_tensor(in.checkpoint, tensor.name, tensor, writer, task);
@@ -106,8 +98,7 @@ std::string layers_with(const QuantPlan& plan, int bits) {
     if (plan.bits[first] != bits) continue;
     size_t last = first;
     while (last + 1 < plan.bits.size() && plan.bits[last + 1] == bits) ++last;
-    text += (text.empty() ? "" : ", ") + std::to_string(first) +
-            (last > first ? "-" + std::to_string(last) : std::string());
+    text += (text.empty() ? "" : ", ") + span_of(static_cast<int64_t>(first), static_cast<int64_t>(last));
     first = last;
   }
   return text;
@@ -126,8 +117,8 @@ std::string formats_with(const ModelConfig& config, const QuantPlan& plan, int b
   return text;
 }
 
-void print(const Quantizing& in, const QuantPlanned& planned, const FormatOf& format_of, const AverageBits& average,
-           uint64_t bytes_before, uint64_t bytes_after) {
+// `record` is what the checkpoint says of itself.
+void print(const Quantizing& in, const QuantPlanned& planned, const FormatOf& format_of, const OrderedJson& record) {
   const std::set<int, std::greater<>> levels(planned.plan.bits.begin(), planned.plan.bits.end());
   std::vector<std::vector<std::string>> rows;
   for (const int bits : levels) {
@@ -136,12 +127,14 @@ void print(const Quantizing& in, const QuantPlanned& planned, const FormatOf& fo
                     formats_with(in.config(), planned.plan, bits, format_of)});
   }
   print_table({"bits", "layers", "which", "stored as"}, rows);
-  std::cout << "\nBits a weight: " << format_fixed(average.codes, 2) << "; with scales "
-            << format_fixed(average.with_scales, 2);
-  if (!in.options.fake_quant) std::cout << "; embedding, head and norms included " << format_fixed(average.of_all, 2);
+  const auto bits = [&](const char* key) { return format_fixed(record.at("average_bits").at(key).get<double>(), 2); };
+  const auto before = record.at("bytes").at("before").get<uint64_t>(),
+             after = record.at("bytes").at("after").get<uint64_t>();
+  std::cout << "\nBits a weight: " << bits("codes") << "; with scales " << bits("with_scales");
+  if (!in.options.fake_quant) std::cout << "; embedding, head and norms included " << bits("of_all_parameters");
   std::cout << ".\n"
-            << format_bytes(bytes_before) << " before, " << format_bytes(bytes_after) << " after ("
-            << format_change(static_cast<double>(bytes_before), static_cast<double>(bytes_after)) << ").\n";
+            << format_bytes(before) << " before, " << format_bytes(after) << " after ("
+            << format_change(static_cast<double>(before), static_cast<double>(after)) << ").\n";
   if (in.options.fake_quant)
     std::cout << "The values are quantized and stored whole: without --fake-quant the folder is smaller.\n";
 }
@@ -156,15 +149,11 @@ struct Destination {
   std::chrono::steady_clock::time_point start;
 };
 
-uint64_t stored_bytes(const Checkpoint& checkpoint) {
-  uint64_t bytes = 0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) bytes += tensor.bytes;
-  return bytes;
-}
-
 OrderedJson describe_result(const Quantizing& in, const Destination& to, const QuantPlanned& planned,
                             const FormatOf& format_of, const OrderedJson& run_description, ProgressSink& progress) {
-  const AverageBits average = average_bits_of(in, planned.plan, format_of);
+  const uint64_t bytes_after = in.options.gguf ? gguf_tensor_bytes(in.checkpoint, gguf_options(in, format_of))
+                                               : bytes_of(output_tensors(in, format_of));
+  const AverageBits average = average_bits_of(in, planned.plan, format_of, bytes_after);
   OrderedJson json = describe_checkpoint("quantize " + in.options.method, run_description, in.checkpoint, progress);
   json["plan"] = to_json(planned.plan);
   if (planned.scores) json["scores"] = to_json(*planned.scores);
@@ -176,9 +165,8 @@ OrderedJson describe_result(const Quantizing& in, const Destination& to, const Q
     json["calibration"]["windows"] = in.calibration->count;
     if (in.held_out->count > 0) json["calibration"]["search_windows"] = in.held_out->count;
   }
-  const uint64_t bytes_after = in.options.gguf ? gguf_tensor_bytes(in.checkpoint, gguf_options(in, format_of))
-                                               : bytes_of(output_tensors(in, format_of));
-  json["bytes"] = {{"before", stored_bytes(in.checkpoint)}, {"after", bytes_after}};
+  const SizeChange change = size_change(in.checkpoint, in.config(), in.dtype());
+  json["bytes"] = {{"before", change.bytes_before}, {"after", bytes_after}};
   return whole_record(std::move(json));
 }
 
@@ -192,8 +180,7 @@ void report(const Quantizing& in, const Destination& to, const QuantPlanned& pla
     std::cout << to_text(json);
     return;
   }
-  print(in, planned, format_of, average_bits_of(in, planned.plan, format_of), json["bytes"]["before"].get<uint64_t>(),
-        json["bytes"]["after"].get<uint64_t>());
+  print(in, planned, format_of, json);
   print_size_notice(size_change(in.checkpoint, in.config(), in.dtype()));
   std::cout << format_duration(seconds) << ", peak memory " << format_bytes(peak.rss) << ".\n";
   print_written(in.options.common, to.out);

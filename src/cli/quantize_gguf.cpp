@@ -1,6 +1,7 @@
 #include "cli/quantize_gguf.h"
 
 #include "cli/checkpoint_output.h"
+#include "cli/ggml_types.h"
 #include "cli/journaling.h"
 #include "dynslice/quantize/gguf_blocks.h"
 #include "dynslice/support/error.h"
@@ -10,9 +11,8 @@
 namespace dynslice::cli {
 
 GgufExportOptions gguf_options(const Quantizing& in, const FormatOf& format_of) {
-  const at::ScalarType dtype = in.dtype();
   GgufExportOptions options;
-  options.type = dtype == at::kFloat ? GgmlType::kF32 : dtype == at::kHalf ? GgmlType::kF16 : GgmlType::kBF16;
+  options.type = ggml_float_type(in.dtype());
   options.force = in.options.common.force;
   const ModelConfig& config = in.config();
   for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
@@ -21,7 +21,7 @@ GgufExportOptions gguf_options(const Quantizing& in, const FormatOf& format_of) 
     }
   }
   if (!in.options.embeddings.empty()) {
-    const GgmlType type = parse_ggml_type("--embeddings", in.options.embeddings);
+    const GgmlType type = parse_block_type("--embeddings", in.options.embeddings);
     options.types["model.embed_tokens.weight"] = *block_format(type, 8, config.embedding_columns()).block_type;
     options.types["lm_head.weight"] = *block_format(type, 8, config.head_columns()).block_type;
   }

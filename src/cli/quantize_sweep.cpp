@@ -31,6 +31,7 @@ struct Curve {
   std::vector<double> shares, perplexities;
 };
 
+// lim before its reverse.
 std::vector<Curve> curves_to_draw() {
   return {{"lim", "lim", 0, {}, {}},
           {"zd", "zd", 0, {}, {}},
@@ -56,13 +57,16 @@ void measure(const Quantizing& in, const FormatRule& rule, std::vector<Curve>& c
   const std::vector<int> levels = levels_of(in.options);
   std::vector<std::vector<int>> plans;
   const auto layers = static_cast<double>(in.config().num_layers());
+  std::vector<int64_t> by_lim;
   for (Curve& curve : curves) {
-    const Ranking ranking = parse_ranking(curve.order);
-    const Order order =
-        rank_layers(in, ranking, curve.seed, JournalPhase(journal, "scoring for " + curve.name), progress);
+    const JournalPhase scoring(journal, "scoring for " + curve.name);
+    std::vector<int64_t> order =
+        curve.order == "reverse" ? std::vector<int64_t>(by_lim.rbegin(), by_lim.rend())
+                                 : rank_layers(in, parse_ranking(curve.order), curve.seed, scoring, progress).layers;
+    if (curve.order == "lim") by_lim = order;
     for (int step = 0; step <= kSteps; ++step) {
       const double share = static_cast<double>(step) / kSteps;
-      plans.push_back(bits_by_share(order.layers, levels, {share}));
+      plans.push_back(bits_by_share(order, levels, {share}));
       curve.shares.push_back(static_cast<double>(std::ranges::count(plans.back(), levels.back())) / layers);
     }
   }

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <filesystem>
 #include <map>
 #include <numeric>
 #include <set>
 
+#include "cli/ggml_types.h"
 #include "cli/sizes.h"
 #include "dynslice/quantize/gguf_blocks.h"
 #include "dynslice/support/error.h"
@@ -50,13 +50,9 @@ std::map<int64_t, int64_t> groups_of(const QuantizeOptions& options, const std::
   return groups;
 }
 
-constexpr std::array kGgmlTypes = {GgmlType::kQ8_0, GgmlType::kQ6_K, GgmlType::kQ5_K, GgmlType::kQ5_1, GgmlType::kQ5_0,
-                                   GgmlType::kQ4_K, GgmlType::kQ4_1, GgmlType::kQ4_0, GgmlType::kQ3_K, GgmlType::kQ2_K};
-
-std::string lower(std::string text) {
-  for (char& letter : text) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
-  return text;
-}
+constexpr std::array kBlockTypes = {GgmlType::kQ8_0, GgmlType::kQ6_K, GgmlType::kQ5_K, GgmlType::kQ5_1,
+                                    GgmlType::kQ5_0, GgmlType::kQ4_K, GgmlType::kQ4_1, GgmlType::kQ4_0,
+                                    GgmlType::kQ3_K, GgmlType::kQ2_K};
 
 // The types that the levels stand for, by their bits.
 std::map<int, GgmlType> types_of(const QuantizeOptions& options) {
@@ -68,7 +64,7 @@ std::map<int, GgmlType> types_of(const QuantizeOptions& options) {
     throw_error(ErrorKind::kUsage, "--types: takes one type for every level of --bits, ", levels.size(),
                 " here; found ", options.types.size());
   }
-  for (size_t i = 0; i < levels.size(); ++i) types[levels[i]] = parse_ggml_type("--types", options.types[i]);
+  for (size_t i = 0; i < levels.size(); ++i) types[levels[i]] = parse_block_type("--types", options.types[i]);
   return types;
 }
 
@@ -91,7 +87,7 @@ std::vector<double> shares_of(const QuantizeOptions& options) {
 QuantPlan searched_plan(const Quantizing& in, const FormatRule& rule, const PhaseOf& phase, ProgressSink& progress) {
   const std::vector<int> levels = levels_of(in.options);
   std::vector<int64_t> any(static_cast<size_t>(in.config().num_layers()));
-  for (size_t i = 0; i < any.size(); ++i) any[i] = static_cast<int64_t>(i);
+  std::iota(any.begin(), any.end(), 0);
   const double average = in.options.average_bits
                              ? *in.options.average_bits
                              : average_bits(in.config(), bits_by_share(any, levels, shares_of(in.options)));
@@ -160,13 +156,8 @@ void check_levels(const QuantizeOptions& options) {
   }
 }
 
-GgmlType parse_ggml_type(const std::string& option, const std::string& name) {
-  std::string names;
-  for (const GgmlType type : kGgmlTypes) {
-    if (lower(name) == lower(ggml_format(type).name)) return type;
-    names += (names.empty() ? "" : ", ") + lower(ggml_format(type).name);
-  }
-  throw_error(ErrorKind::kUsage, option, " ", name, ": is not one of ", names);
+GgmlType parse_block_type(const std::string& option, const std::string& name) {
+  return parse_ggml_type(option, name, kBlockTypes);
 }
 
 FormatRule format_rule(const Quantizing& in) {

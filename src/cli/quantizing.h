@@ -58,8 +58,8 @@ FormatOf formats_of(const FormatRule& rule, const QuantPlan& plan);
 
 using PhaseOf = std::function<JournalPhase(const std::string& name)>;
 
-// ggml's type of that name, in small letters ("q4_k"). Throws kUsage, naming `option`, for another.
-GgmlType parse_ggml_type(const std::string& option, const std::string& name);
+// The type of blocks of that name ("q4_k"). Throws kUsage, naming `option`, for another.
+GgmlType parse_block_type(const std::string& option, const std::string& name);
 
 // The layers, the least important first, and the scores that say so.
 struct Order {

@@ -126,6 +126,10 @@ std::string bar(double share, int width) {
   return text + std::string(static_cast<size_t>(width - used), ' ');
 }
 
+std::string span_of(int64_t first, int64_t last) {
+  return first == last ? std::to_string(first) : std::to_string(first) + "-" + std::to_string(last);
+}
+
 std::string format_fixed(double value, int digits) {
   char buffer[64];
   std::snprintf(buffer, sizeof buffer, "%.*f", digits, value);

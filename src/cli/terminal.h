@@ -46,6 +46,9 @@ void print_table(const std::vector<std::string>& header, const std::vector<std::
 // A horizontal bar of `width` cells, `share` of them filled; share in [0, 1].
 std::string bar(double share, int width);
 
+// "3-7", "3".
+std::string span_of(int64_t first, int64_t last);
+
 std::string format_fixed(double value, int digits);
 std::string format_percent(double ratio, int digits = 1);  // 0.25 → "25.0%"
 std::string format_change(double before, double after);    // "-8.3%"

@@ -51,9 +51,7 @@ class DepthWriter {
     } else {
       return copy_tensor(source_, layer_tensor_name(sources.front(), suffix), tensor, writer_, task_);
     }
-    int64_t values = 1;
-    for (const int64_t size : tensor.shape) values *= size;
-    task_.advance(values);
+    task_.advance(count_values(tensor));
   }
 
  private:

@@ -31,12 +31,6 @@ constexpr int64_t kGrainValues = int64_t{1} << 15;
 constexpr const char* kRopeFrequencies = "rope_freqs.weight";
 constexpr const char* kSlicedModelsElsewhere = "; it runs with dynslice and with transformers";
 
-std::string describe_shape(const std::vector<int64_t>& shape) {
-  std::string text;
-  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-  return "[" + text + "]";
-}
-
 const OutputTensor* find_tensor(const std::vector<OutputTensor>& tensors, const std::string& name) {
   const auto found = std::ranges::find(tensors, name, &OutputTensor::name);
   return found == tensors.end() ? nullptr : &*found;
@@ -121,7 +115,7 @@ class GgufExporter {
 
   void write(GgufWriter& writer, ProgressSink& sink) const {
     int64_t values = 0;
-    for (const OutputTensor& tensor : layout_) values += count(tensor);
+    for (const OutputTensor& tensor : layout_) values += count_values(tensor);
     ProgressTask progress(sink, "Writing GGUF", values, "parameters");
     if (!rope_divisors_.empty()) writer.write(kRopeFrequencies, std::as_bytes(std::span(rope_divisors_)));
     for (size_t i = 0; i < layout_.size(); ++i) {
@@ -130,12 +124,6 @@ class GgufExporter {
   }
 
  private:
-  static int64_t count(const OutputTensor& tensor) {
-    int64_t values = 1;
-    for (const int64_t size : tensor.shape) values *= size;
-    return values;
-  }
-
   // Query and key rows are paired in files of the llama architecture; biases as well.
   bool is_paired(const std::string& name) const {
     return gguf_architecture(checkpoint_.config()) == "llama" &&
@@ -237,23 +225,11 @@ void check_tokenizer(const fs::path& source, const fs::path& out, const GgufMeta
   }
 }
 
-GgufMetadata tokenizer_metadata(const Checkpoint& checkpoint) {
-  const ModelConfig& config = checkpoint.config();
-  return gguf_tokenizer_metadata(checkpoint.path(), {config.vocab_size, config.bos_token_id, config.eos_token_id});
-}
-
-uint64_t bytes_of(const GgufOutputTensor& tensor) {
-  const GgmlFormat& format = ggml_format(tensor.type);
-  int64_t blocks = tensor.shape.back() / format.values;
-  for (size_t i = 0; i + 1 < tensor.shape.size(); ++i) blocks *= tensor.shape[i];
-  return static_cast<uint64_t>(blocks * format.bytes);
-}
-
 // What the file calls itself by: the type asked for or, where types were given one by one, that of most layers' bytes.
 GgmlType file_type(const GgufExportOptions& options, const std::vector<GgufOutputTensor>& tensors) {
   std::map<GgmlType, uint64_t> bytes;
   for (const GgufOutputTensor& tensor : tensors) {
-    if (tensor.shape.size() > 1 && tensor.name.starts_with("blk.")) bytes[tensor.type] += bytes_of(tensor);
+    if (tensor.shape.size() > 1 && tensor.name.starts_with("blk.")) bytes[tensor.type] += count_bytes(tensor);
   }
   if (options.types.empty() || bytes.empty()) return options.type;
   return std::ranges::max_element(bytes, {}, [](const auto& entry) { return entry.second; })->first;
@@ -271,6 +247,17 @@ void check_apart(const Checkpoint& checkpoint, const fs::path& out) {
     if (!fs::equivalent(file, out, error) || error) continue;
     throw_error(ErrorKind::kUsage, out.string(), ": is the model that is to be exported; choose another file with -o");
   }
+}
+
+// All that can be refused beforehand, and the tokenizer as the file will have it.
+GgufMetadata checked_tokenizer(const Checkpoint& checkpoint, const fs::path& out, bool force) {
+  const ModelConfig& config = checkpoint.config();
+  check_exportable(checkpoint);
+  check_apart(checkpoint, out);
+  GgufMetadata tokenizer =
+      gguf_tokenizer_metadata(checkpoint.path(), {config.vocab_size, config.bos_token_id, config.eos_token_id});
+  check_tokenizer(checkpoint.path(), out, tokenizer, force);
+  return tokenizer;
 }
 
 std::vector<std::string> notices_of(const ModelConfig& config, const GgufExportOptions& options,
@@ -308,21 +295,18 @@ uint64_t gguf_tensor_bytes(const Checkpoint& checkpoint, const GgufExportOptions
   check_exportable(checkpoint);
   const GgufExporter exporter(checkpoint, options);
   uint64_t bytes = 0;
-  for (const GgufOutputTensor& tensor : exporter.tensors()) bytes += bytes_of(tensor);
+  for (const GgufOutputTensor& tensor : exporter.tensors()) bytes += count_bytes(tensor);
   return bytes;
 }
 
 void check_gguf_export(const Checkpoint& checkpoint, const fs::path& out, bool force) {
-  check_exportable(checkpoint);
-  check_apart(checkpoint, out);
-  check_tokenizer(checkpoint.path(), out, tokenizer_metadata(checkpoint), force);
+  checked_tokenizer(checkpoint, out, force);
 }
 
 GgufExport export_gguf(const Checkpoint& checkpoint, const fs::path& out, const GgufExportOptions& options,
                        ProgressSink& progress) {
   const ModelConfig& config = checkpoint.config();
-  check_gguf_export(checkpoint, out, options.force);
-  const GgufMetadata tokenizer = tokenizer_metadata(checkpoint);
+  const GgufMetadata tokenizer = checked_tokenizer(checkpoint, out, options.force);
   const GgufExporter exporter(checkpoint, options);
   GgufMetadata metadata =
       gguf_model_metadata(config, model_name(checkpoint.path()), file_type(options, exporter.tensors()));

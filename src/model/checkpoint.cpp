@@ -1,7 +1,6 @@
 #include "dynslice/model/checkpoint.h"
 
 #include <set>
-#include <sstream>
 #include <stdexcept>
 
 #include "dynslice/model/tensor_layout.h"
@@ -13,14 +12,6 @@
 namespace dynslice {
 namespace {
 
-std::string describe(const std::vector<int64_t>& shape) {
-  std::ostringstream text;
-  text << '[';
-  for (size_t i = 0; i < shape.size(); ++i) text << (i == 0 ? "" : ", ") << shape[i];
-  text << ']';
-  return text.str();
-}
-
 [[noreturn]] void throw_missing(const Checkpoint& checkpoint, const std::string& name) {
   throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": tensor \"", name,
               "\" is missing; the checkpoint is incomplete or its configuration belongs to another model");
@@ -28,8 +19,8 @@ std::string describe(const std::vector<int64_t>& shape) {
 
 void check_shape(const std::filesystem::path& file, const TensorInfo& info, const std::vector<int64_t>& expected) {
   if (info.shape == expected) return;
-  throw_error(ErrorKind::kBadInput, file.string(), ": tensor \"", info.name, "\" has shape ", describe(info.shape),
-              "; the configuration asks for ", describe(expected));
+  throw_error(ErrorKind::kBadInput, file.string(), ": tensor \"", info.name, "\" has shape ",
+              describe_shape(info.shape), "; the configuration asks for ", describe_shape(expected));
 }
 
 void check_values(const std::filesystem::path& file, const TensorInfo& info, const at::Tensor& values) {

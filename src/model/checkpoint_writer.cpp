@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -21,6 +20,7 @@
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
 #include "dynslice/support/json.h"
+#include "model/kernels.h"
 
 namespace dynslice {
 namespace {
@@ -55,12 +55,6 @@ std::string dtype_name(at::ScalarType dtype) {
     default:
       throw std::logic_error("CheckpointWriter: tensors are float32, float16, bfloat16, int32, int64 or uint8");
   }
-}
-
-uint64_t bytes_of(const OutputTensor& tensor) {
-  uint64_t bytes = c10::elementSize(tensor.dtype);
-  for (const int64_t size : tensor.shape) bytes *= static_cast<uint64_t>(size);
-  return bytes;
 }
 
 // An open descriptor, closed at the end.
@@ -136,7 +130,7 @@ void write_at(const Descriptor& file, const fs::path& path, const void* content,
 }
 
 void check_finite(const std::string& name, const at::Tensor& values) {
-  if (std::isfinite(values.sum(at::kFloat).item<float>()) || values.isfinite().all().item<bool>()) return;
+  if (kernels::all_finite(values)) return;
   throw_error(ErrorKind::kBadInput, "tensor \"", name, "\" to be written holds NaN or Inf as ",
               c10::toString(values.scalar_type()), "; the input or its dtype does not allow this computation");
 }
@@ -153,7 +147,7 @@ std::vector<Shard> assign_shards(const std::vector<OutputTensor>& tensors, uint6
                                  const std::string& stem) {
   std::vector<Shard> shards(1);
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const uint64_t bytes = bytes_of(tensors[i]);
+    const uint64_t bytes = count_bytes(tensors[i]);
     const uint64_t used = shards.back().bytes;
     if (used > 0 && (used > max_bytes || bytes > max_bytes - used)) shards.emplace_back();
     shards.back().tensors.push_back(i);
@@ -168,6 +162,16 @@ std::vector<Shard> assign_shards(const std::vector<OutputTensor>& tensors, uint6
 }
 
 }  // namespace
+
+int64_t count_values(const OutputTensor& tensor) {
+  int64_t values = 1;
+  for (const int64_t size : tensor.shape) values *= size;
+  return values;
+}
+
+uint64_t count_bytes(const OutputTensor& tensor) {
+  return static_cast<uint64_t>(count_values(tensor)) * c10::elementSize(tensor.dtype);
+}
 
 class CheckpointWriter::Impl {
  public:
@@ -256,7 +260,7 @@ std::string CheckpointWriter::Impl::lay_out(size_t k) {
     if (!places_.emplace(tensor.name, Place{index, k, offset}).second) {
       throw std::logic_error("CheckpointWriter: tensor " + tensor.name + " is announced twice");
     }
-    const uint64_t end = offset + bytes_of(tensor);
+    const uint64_t end = offset + count_bytes(tensor);
     header[tensor.name] = {
         {"dtype", dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
     offset = end;
@@ -298,7 +302,7 @@ void CheckpointWriter::Impl::check_written(const std::string& name, const std::s
   Checksum found;
   std::string block(size_t{4} << 20, '\0');
   uint64_t done = 0;
-  for (const uint64_t bytes = bytes_of(tensors_[place.tensor]); done < bytes;) {
+  for (const uint64_t bytes = count_bytes(tensors_[place.tensor]); done < bytes;) {
     const ssize_t n = ::pread(shard.file.get(), block.data(), std::min<uint64_t>(block.size(), bytes - done),
                               static_cast<off_t>(place.offset + done));
     if (n < 0 && errno == EINTR) continue;
@@ -343,7 +347,7 @@ void CheckpointWriter::Impl::write_rows(const std::string& name, int64_t begin, 
   if (begin != place.rows_written || count > all - begin || rows.sizes() != at::IntArrayRef(expected)) {
     throw std::logic_error("CheckpointWriter: rows of tensor " + name + " are not the next ones, or of another shape");
   }
-  const uint64_t row_bytes = bytes_of(tensors_[place.tensor]) / static_cast<uint64_t>(std::max<int64_t>(1, all));
+  const uint64_t row_bytes = count_bytes(tensors_[place.tensor]) / static_cast<uint64_t>(std::max<int64_t>(1, all));
   write_values(name, place, rows.detach(), place.offset + static_cast<uint64_t>(begin) * row_bytes);
   place.rows_written += count;
   place.written = place.rows_written == all;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
 #include "model/safetensors_checkpoint.h"
 
@@ -13,12 +14,6 @@ namespace {
 constexpr const char* kCodes = ".weight_packed";
 // Values that are decoded before they are converted: enough for all threads, small beside a layer.
 constexpr int64_t kChunkValues = int64_t{1} << 22;
-
-std::string describe(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (const int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + "]";
-}
 
 }  // namespace
 
@@ -56,7 +51,7 @@ std::vector<int64_t> SafetensorsCheckpoint::read_shape(const Location& location)
   const std::byte* bytes = file.bytes(file.entries().at(location.info.name)).data();
   const bool is_long = location.info.dtype == "I64";
   if ((!is_long && location.info.dtype != "I32") || location.info.shape != std::vector<int64_t>{2})
-    refuse(location, "has dtype " + location.info.dtype + " and shape " + describe(location.info.shape) +
+    refuse(location, "has dtype " + location.info.dtype + " and shape " + describe_shape(location.info.shape) +
                          "; expected I64 and [2]");
   std::vector<int64_t> shape(2);
   for (size_t i = 0; i < shape.size(); ++i) {
@@ -86,8 +81,8 @@ void SafetensorsCheckpoint::place_zeros(const PackingGroup& group, const std::st
   if (packed.zeros && !is_plain && packed.zeros->info.dtype != "I32")
     refuse(*packed.zeros, "has dtype " + packed.zeros->info.dtype + "; expected I32, or I8 where it is not packed");
   if (is_plain && packed.zeros->info.shape != std::vector<int64_t>{rows, matrix.groups()}) {
-    refuse(*packed.zeros,
-           "has shape " + describe(packed.zeros->info.shape) + "; expected " + describe({rows, matrix.groups()}));
+    refuse(*packed.zeros, "has shape " + describe_shape(packed.zeros->info.shape) + "; expected " +
+                              describe_shape({rows, matrix.groups()}));
   }
   const auto zeros_fit = [&](CodeLayout layout) {
     const std::vector<int64_t> expected{packed_words(rows, matrix.bits, layout), matrix.groups()};
@@ -103,9 +98,9 @@ void SafetensorsCheckpoint::place_zeros(const PackingGroup& group, const std::st
   const std::vector<int64_t> expected = codes_do
                                             ? std::vector<int64_t>{packed_words(rows, matrix.bits), matrix.groups()}
                                             : std::vector<int64_t>{rows, packed_words(columns, matrix.bits)};
-  refuse(odd, "has shape " + describe(odd.info.shape) + "; a weight " + describe({rows, columns}) + " of " +
+  refuse(odd, "has shape " + describe_shape(odd.info.shape) + "; a weight " + describe_shape({rows, columns}) + " of " +
                   std::to_string(matrix.bits) + " bits (group " + group.name + " of config.json) asks for " +
-                  describe(expected));
+                  describe_shape(expected));
 }
 
 // Sizes and scales.
@@ -113,14 +108,14 @@ void SafetensorsCheckpoint::place_codes(const PackingGroup& group, const std::st
   const std::vector<int64_t>& words = packed.codes.info.shape;
   if (packed.codes.info.dtype != "I32" || words.size() != 2) {
     refuse(packed.codes,
-           "has dtype " + packed.codes.info.dtype + " and shape " + describe(words) + "; expected I32, a matrix");
+           "has dtype " + packed.codes.info.dtype + " and shape " + describe_shape(words) + "; expected I32, a matrix");
   }
   packed.scales = take_part(packed.codes, module, ".weight_scale");
   const Location shape_at = take_part(packed.codes, module, ".weight_shape");
   const std::vector<int64_t> shape = read_shape(shape_at);
   // No word holds more than 32 codes: the sizes are no larger than the file allows.
   if (shape[0] != words[0] || shape[0] < 1 || shape[1] < 1 || shape[1] / 32 > words[1])
-    refuse(shape_at, "says " + describe(shape) + ", which " + describe(words) + " words cannot hold");
+    refuse(shape_at, "says " + describe_shape(shape) + ", which " + describe_shape(words) + " words cannot hold");
   PackedMatrix& matrix = packed.matrix;
   matrix.rows = shape[0];
   matrix.columns = shape[1];
@@ -135,8 +130,8 @@ void SafetensorsCheckpoint::place_codes(const PackingGroup& group, const std::st
   const bool is_float = scales.dtype == "F32" || scales.dtype == "BF16" || scales.dtype == "F16";
   const std::vector<int64_t> expected{matrix.rows, matrix.groups()};
   if (is_float && scales.shape == expected) return;
-  refuse(packed.scales, "has dtype " + scales.dtype + " and shape " + describe(scales.shape) +
-                            "; expected F32, BF16 or F16, and " + describe(expected));
+  refuse(packed.scales, "has dtype " + scales.dtype + " and shape " + describe_shape(scales.shape) +
+                            "; expected F32, BF16 or F16, and " + describe_shape(expected));
 }
 
 void SafetensorsCheckpoint::add_packed(const std::string& module) {

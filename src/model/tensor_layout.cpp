@@ -56,8 +56,16 @@ void add_layer(std::vector<OutputTensor>& tensors, const ModelConfig& config, in
 std::vector<OutputTensor> linear_weights(const ModelConfig& config, int64_t layer, at::ScalarType dtype) {
   std::vector<OutputTensor> tensors;
   add_layer(tensors, config, layer, dtype);
-  std::erase_if(tensors, [](const OutputTensor& tensor) { return !tensor.name.ends_with("_proj.weight"); });
+  std::erase_if(tensors, [](const OutputTensor& tensor) { return !is_linear_weight(tensor.name); });
   return tensors;
+}
+
+bool is_linear_weight(const std::string& name) { return name.ends_with("_proj.weight"); }
+
+std::string describe_shape(const std::vector<int64_t>& shape) {
+  std::string text;
+  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
+  return "[" + text + "]";
 }
 
 std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::ScalarType dtype) {

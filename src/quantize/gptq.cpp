@@ -121,7 +121,7 @@ class GptqRounding {
         float* grids = row_grids_.data() + row * groups * 2;
         const auto count = static_cast<size_t>(groups);
         if (!fit_unit(matrix_, row, 0, {weights_ + row * columns_, static_cast<size_t>(columns_)}, importance_,
-                      GridSearch::kLoss, {grids, count}, {grids + groups, count}))
+                      {grids, count}, {grids + groups, count}))
           finite_ = false;
       }
     });
@@ -185,8 +185,7 @@ class GptqRounding {
         for (int64_t place = first; place < last; ++place)
           values[static_cast<size_t>(column_at_[place] - start)] = target(rows, r, place);
         float* grid = grids.data() + k * 2 * groups;
-        if (!fit_unit(matrix_, rows.row + r, unit, values, importance, GridSearch::kLoss, {grid, groups},
-                      {grid + groups, groups}))
+        if (!fit_unit(matrix_, rows.row + r, unit, values, importance, {grid, groups}, {grid + groups, groups}))
           finite_ = false;
         grid_of[k] = grid;
         codes_of[k] = codes.data() + k * width;

@@ -12,7 +12,6 @@
 #include <limits>
 #include <vector>
 
-#include "dynslice/quantize/gptq.h"
 #include "dynslice/support/error.h"
 #include "model/ggml_dequantize.h"
 #include "model/ggml_quantize.h"
@@ -156,18 +155,9 @@ IntegerGrid search_grid(const float* v, const float* w, int64_t n, const QuantFo
 }
 
 bool fit_integers(QuantizedMatrix& matrix, int64_t row, int64_t group, std::span<const float> values,
-                  std::span<const float> weights, GridSearch search, float& scale, float& offset) {
-  const auto n = static_cast<int64_t>(values.size());
-  IntegerGrid grid;
-  if (search == GridSearch::kRange) {
-    float low = 0, high = 0;
-    find_range(values.data(), n, low, high);
-    grid = span_range(low, high, matrix.format);
-  } else {
-    thread_local std::vector<float> ones;
-    if (weights.empty() && ones.size() < values.size()) ones.assign(values.size(), 1.0F);
-    grid = search_grid(values.data(), weights.empty() ? ones.data() : weights.data(), n, matrix.format);
-  }
+                  std::span<const float> weights, float& scale, float& offset) {
+  const IntegerGrid grid =
+      search_grid(values.data(), weights.data(), static_cast<int64_t>(values.size()), matrix.format);
   const int64_t place = row * matrix.scales.size(1) + group;
   matrix.scales.mutable_data_ptr<float>()[place] = grid.scale;
   if (matrix.zero_points.defined())
@@ -267,11 +257,11 @@ QuantizedMatrix empty_matrix(const QuantFormat& format, int64_t rows, int64_t co
 }
 
 bool fit_unit(QuantizedMatrix& matrix, int64_t row, int64_t unit, std::span<const float> values,
-              std::span<const float> weights, GridSearch search, std::span<float> scales, std::span<float> offsets) {
+              std::span<const float> weights, std::span<float> scales, std::span<float> offsets) {
   if (matrix.format.block_type) {
     return fit_block(*matrix.format.block_type, values, weights, block_bytes(matrix, row, unit), scales, offsets);
   }
-  return fit_integers(matrix, row, unit, values, weights, search, scales.front(), offsets.front());
+  return fit_integers(matrix, row, unit, values, weights, scales.front(), offsets.front());
 }
 
 void store_unit(QuantizedMatrix& matrix, int64_t row, int64_t unit, std::span<const uint8_t> codes) {

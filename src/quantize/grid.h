@@ -20,17 +20,11 @@ GridShape grid_shape(const QuantFormat& format, int64_t columns);
 // A matrix of the format with room for everything and nothing in it.
 QuantizedMatrix empty_matrix(const QuantFormat& format, int64_t rows, int64_t columns);
 
-// How hard the scale of a group is searched for.
-enum class GridSearch {
-  kRange,  // it spans the weights
-  kLoss,   // the least weighted squared error of rounding, among ranges that cut the outermost weights off
-};
-
 // Fits the grid of unit `unit` of row `row` to `values` and writes it into the matrix; value = scale * code + offset
-// with the scales and offsets of its groups. `weights` (of the squared errors) may be empty. False when a scale is too
-// large for its precision.
+// with the scales and offsets of its groups. Searched for is the least squared error of rounding, by `weights`, among
+// ranges that cut the outermost values off. False when a scale is too large for its precision.
 bool fit_unit(QuantizedMatrix& matrix, int64_t row, int64_t unit, std::span<const float> values,
-              std::span<const float> weights, GridSearch search, std::span<float> scales, std::span<float> offsets);
+              std::span<const float> weights, std::span<float> scales, std::span<float> offsets);
 
 // Writes the codes of a unit whose grid is fitted.
 void store_unit(QuantizedMatrix& matrix, int64_t row, int64_t unit, std::span<const uint8_t> codes);

@@ -62,7 +62,7 @@ std::vector<OutputTensor> packed_tensors(const ModelConfig& config, at::ScalarTy
   std::vector<OutputTensor> tensors;
   for (const OutputTensor& tensor : checkpoint_tensors(config, dtype)) {
     const auto place = split_layer_name(tensor.name);
-    if (!place || !is_layer_matrix(place->second)) {
+    if (!place || !is_linear_weight(place->second)) {
       tensors.push_back(tensor);
       continue;
     }

@@ -152,8 +152,6 @@ std::vector<LinearShape> linear_shapes(const ModelConfig& config, int64_t layer)
   return shapes;
 }
 
-bool is_layer_matrix(const std::string& suffix) { return suffix.ends_with("_proj.weight"); }
-
 void check_formats(const ModelConfig& config, const FormatOf& format_of) {
   for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
     for (const LinearShape& matrix : linear_shapes(config, layer)) {

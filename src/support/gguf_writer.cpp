@@ -33,16 +33,6 @@ enum ValueType : uint32_t { kUint32 = 4, kInt32 = 5, kFloat32 = 6, kBool = 7, kS
 
 uint64_t padded(uint64_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
 
-uint64_t bytes_of(const GgufOutputTensor& tensor) {
-  const GgmlFormat& format = ggml_format(tensor.type);
-  if (tensor.shape.empty() || tensor.shape.back() % format.values != 0) {
-    throw std::logic_error("GgufWriter: the rows of " + tensor.name + " are no whole blocks of " + format.name);
-  }
-  int64_t values = 1;
-  for (const int64_t size : tensor.shape) values *= size;
-  return static_cast<uint64_t>(values / format.values * format.bytes);
-}
-
 template <typename T>
 bool all_fit(const std::vector<int64_t>& values) {
   return std::ranges::all_of(values, [](int64_t value) { return std::in_range<T>(value); });
@@ -126,7 +116,7 @@ std::string make_header(const GgufMetadata& metadata, const std::vector<GgufOutp
     }
     out.scalar(static_cast<uint32_t>(tensor.type));
     out.scalar(offset);
-    offset += padded(bytes_of(tensor));
+    offset += padded(count_bytes(tensor));
   }
   std::string header = out.take();
   header.resize(padded(header.size()), '\0');
@@ -185,6 +175,16 @@ void check_room(const fs::path& out, uint64_t needed) {
 
 }  // namespace
 
+uint64_t count_bytes(const GgufOutputTensor& tensor) {
+  const GgmlFormat& format = ggml_format(tensor.type);
+  if (tensor.shape.empty() || tensor.shape.back() % format.values != 0) {
+    throw std::logic_error("the rows of " + tensor.name + " are no whole blocks of " + format.name);
+  }
+  int64_t values = 1;
+  for (const int64_t size : tensor.shape) values *= size;
+  return static_cast<uint64_t>(values / format.values * format.bytes);
+}
+
 class GgufWriter::Impl {
  public:
   Impl(const fs::path& out, const GgufMetadata& metadata, std::vector<GgufOutputTensor> tensors, bool force);
@@ -215,7 +215,7 @@ GgufWriter::Impl::Impl(const fs::path& out, const GgufMetadata& metadata, std::v
   check_output(out_, force_);
   const std::string header = make_header(metadata, tensors_);
   file_bytes_ = header.size();
-  for (const GgufOutputTensor& tensor : tensors_) file_bytes_ += padded(bytes_of(tensor));
+  for (const GgufOutputTensor& tensor : tensors_) file_bytes_ += padded(count_bytes(tensor));
   check_room(out_, file_bytes_);
   // What a killed run left is written over; what another run is writing is not.
   fd_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
@@ -253,7 +253,7 @@ void GgufWriter::Impl::write(const std::string& name, std::span<const std::byte>
   if (current_ >= tensors_.size() || tensors_[current_].name != name) {
     throw std::logic_error("GgufWriter: tensor " + name + " is not the one that comes next");
   }
-  const uint64_t size = bytes_of(tensors_[current_]);
+  const uint64_t size = count_bytes(tensors_[current_]);
   if (bytes.size() > size - in_current_) throw std::logic_error("GgufWriter: too many bytes for tensor " + name);
   append(bytes);
   in_current_ += bytes.size();

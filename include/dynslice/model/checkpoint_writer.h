@@ -21,6 +21,10 @@ struct OutputTensor {
   at::ScalarType dtype = at::ScalarType::BFloat16;  // or Float, Half; Int or Long of packed weights and their shapes
 };
 
+// Values, and bytes, of a tensor.
+int64_t count_values(const OutputTensor& tensor);
+uint64_t count_bytes(const OutputTensor& tensor);
+
 // Guarantees: everything is written into `OUT.partial/`, synced, and renamed to `OUT` by `commit`; without
 // `commit` the destructor removes it, unless the folder was given and is kept. The bytes of a file depend on the
 // tensors only. Tensors may be written in any order; their place in the files is the order in which they were

@@ -1,6 +1,7 @@
 // The names and shapes of all tensors of a checkpoint, from its configuration alone.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "dynslice/model/checkpoint_writer.h"
@@ -14,5 +15,10 @@ std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::Scal
 // The weights of the linears of one layer, those that a quantizer would quantize: q, k, v, o, gate, up, down, as far as
 // the layer has them. No biases, norms or shortcuts.
 std::vector<OutputTensor> linear_weights(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
+// Whether the tensor of that name, "self_attn.q_proj.weight" or more, is one of them.
+bool is_linear_weight(const std::string& name);
+
+// "[49152, 576]", for messages.
+std::string describe_shape(const std::vector<int64_t>& shape);
 
 }  // namespace dynslice

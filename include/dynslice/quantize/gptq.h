@@ -5,7 +5,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <memory>
 
 #include "dynslice/quantize/quantized_matrix.h"
 
@@ -37,8 +36,5 @@ class Gptq {
   at::Tensor column_at_;  // [columns] int64: the column that stands at each place of the factor
   at::Tensor factor_;     // L [columns, columns] fp32, in the order of places; the last place is rounded first
 };
-
-// Columns whose grid is fitted together: a group, a block, or the whole row.
-int64_t grid_unit(const QuantFormat& format, int64_t columns);
 
 }  // namespace dynslice

@@ -40,7 +40,5 @@ struct LinearShape {
   int64_t rows = 0, columns = 0;
 };
 std::vector<LinearShape> linear_shapes(const ModelConfig& config, int64_t layer);
-// Whether "self_attn.q_proj.weight" is the weight of one of them.
-bool is_layer_matrix(const std::string& suffix);
 
 }  // namespace dynslice

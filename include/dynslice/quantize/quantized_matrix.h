@@ -31,6 +31,9 @@ double stored_bits(const QuantFormat& format, int64_t columns);
 // Whether rounding to nearest is as good as anything: 8 bits, by whatever name.
 bool is_fine(const QuantFormat& format);
 
+// Columns whose grid is fitted together: a group, a block, or the whole row.
+int64_t grid_unit(const QuantFormat& format, int64_t columns);
+
 // Throws kUsage, naming `what`, when rows of that many columns cannot be stored so: a group or block that does not
 // divide them, bits that do not exist.
 void check_format(const QuantFormat& format, int64_t columns, const std::string& what);

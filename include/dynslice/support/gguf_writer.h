@@ -24,6 +24,9 @@ struct GgufOutputTensor {
   GgmlType type = GgmlType::kF32;
 };
 
+// Its bytes, without padding. Throws std::logic_error when its rows are not whole blocks.
+uint64_t count_bytes(const GgufOutputTensor& tensor);
+
 // Guarantees: everything goes to `OUT.partial`, is synced, and renamed to `OUT` by `commit`; without `commit` the
 // destructor removes it. The bytes depend on metadata and tensors only.
 class GgufWriter {
