@@ -1,0 +1,37 @@
+#include <CLI/CLI.hpp>
+
+#include "cli/common_options.h"
+
+namespace dynslice::cli {
+
+void define_eval(CLI::App& app, EvalOptions& options) {
+  CLI::App* verb = app.add_subcommand("eval", "What it cost: perplexity of a dense or sliced model");
+  add_common(*verb, options.common, true);
+  add_walk(*verb, options.common);
+  verb->add_option("--protocol", options.protocol,
+                   "which tokens of a window are scored; full: all but the first, as papers do, llamacpp: the second "
+                   "half, with BOS in front where the tokenizer adds it, as llama-perplexity does")
+      ->type_name("full|llamacpp")
+      ->capture_default_str();
+  add_text(*verb, options.text, "ppl", "evaluation", "test split", "all", "2048, or the model's maximum if less");
+}
+
+void define_bench(CLI::App& app, BenchOptions& options) {
+  CLI::App* verb = app.add_subcommand("bench", "How fast it is: tokens/s of reading a prompt and of writing tokens");
+  add_common(*verb, options.common, true);
+  const auto count = [verb](const std::string& name, int64_t& target, int64_t least, const std::string& help) {
+    verb->add_option(name, target, help)->check(CLI::Range(least, int64_t{1} << 30))->capture_default_str();
+  };
+  verb->add_option("--against", options.against,
+                   "a second model, usually the dense one: measured in turns with the first, and the ratio printed")
+      ->type_name("MODEL");
+  count("--prompt-tokens", options.prompt_tokens, 1, "tokens of every prompt");
+  count("--decode-tokens", options.decode_tokens, 0, "tokens written after the prompt, one at a time");
+  count("--repeats", options.repeats, 1, "times that count, after one that warms up");
+  count("--batch", options.batch, 1, "sequences side by side");
+  add_dry_run(*verb, options.common);
+  verb->add_flag("--gemm", options.gemm, "no model: the most that this machine reaches in matrix products, in seconds")
+      ->excludes(verb->get_option("--dry-run"));
+}
+
+}  // namespace dynslice::cli
