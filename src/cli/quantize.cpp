@@ -63,14 +63,14 @@ std::vector<OutputTensor> output_tensors(const Quantizing& in, const FormatOf& f
 
 void quantize_layers(const Quantizing& in, const FormatOf& format_of, CheckpointWriter& writer, Journal& journal,
                      ProgressSink& progress) {
-  const MatrixSink sink = [&](int64_t layer, const std::string& module, const QuantizedMatrix& matrix) {
-    const std::string name = layer_tensor_name(layer, module);
+  const MatrixSink sink = [&](const MatrixRows& rows) {
+    const std::string name = layer_tensor_name(rows.layer, rows.module) + ".weight";
     if (in.options.gguf) {
-      writer.write(name + ".weight", matrix.blocks);
+      writer.write_rows(name, rows.first_row, rows.matrix.blocks);
     } else if (in.options.fake_quant) {
-      writer.write(name + ".weight", matrix.values());
+      writer.write_rows(name, rows.first_row, rows.matrix.values());
     } else {
-      write_packed(name, matrix, writer);
+      write_packed(rows, writer);
     }
   };
   const JournalPhase phase(journal, "quantizing");
@@ -198,6 +198,7 @@ void quantize_to_folder(const Quantizing& in, const Destination& to, Journal& jo
   journal.attach([&] { return writer.written(); });
   quantize_layers(in, format_of, writer, journal, progress);
   if (!in.options.gguf) {
+    if (!in.options.fake_quant) write_packed_shapes(in.config(), writer);
     copy_the_rest(in, writer, progress);
     write_companions(in.checkpoint, in.config(), in.dtype(), writer,
                      in.options.fake_quant ? OrderedJson() : describe_packing(in.config(), format_of));

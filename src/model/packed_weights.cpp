@@ -32,6 +32,47 @@ uint32_t code_at(int64_t index, int bits, CodeLayout layout, const WordAt& word)
   return code & mask_of(bits);
 }
 
+// The way back. Gives all codes or-ed together.
+template <int bits>
+[[gnu::always_inline]] inline uint32_t pack_blocks(const uint8_t* codes, int64_t blocks, int32_t* words) {
+  uint32_t all = 0;
+  for (int64_t block = 0; block < blocks; ++block, words += bits, codes += kWordBits) {
+    uint32_t packed[bits] = {};
+#pragma GCC unroll 32
+    for (int i = 0; i < kWordBits; ++i) {
+      const int word = i * bits / kWordBits, shift = i * bits % kWordBits;
+      const uint32_t code = codes[i];
+      all |= code;
+      packed[word] |= code << shift;
+      if (shift + bits > kWordBits) packed[word + 1] |= code >> (kWordBits - shift);
+    }
+    for (int i = 0; i < bits; ++i) words[i] = static_cast<int32_t>(packed[i]);
+  }
+  return all;
+}
+
+DYNSLICE_MULTIVERSION
+uint32_t pack_whole_blocks(const uint8_t* codes, int bits, int64_t blocks, int32_t* words) {
+  switch (bits) {
+    case 1:
+      return pack_blocks<1>(codes, blocks, words);
+    case 2:
+      return pack_blocks<2>(codes, blocks, words);
+    case 3:
+      return pack_blocks<3>(codes, blocks, words);
+    case 4:
+      return pack_blocks<4>(codes, blocks, words);
+    case 5:
+      return pack_blocks<5>(codes, blocks, words);
+    case 6:
+      return pack_blocks<6>(codes, blocks, words);
+    case 7:
+      return pack_blocks<7>(codes, blocks, words);
+    default:
+      return pack_blocks<8>(codes, blocks, words);
+  }
+}
+
 // 32 codes from each `bits` words. Unrolled, all shifts are constants.
 template <int bits>
 [[gnu::always_inline]] inline void unpack_blocks(const uint32_t* words, int64_t blocks, uint8_t* codes) {
@@ -118,11 +159,13 @@ int64_t packed_words(int64_t codes, int bits, CodeLayout layout) {
 void pack_codes(std::span<const uint8_t> codes, int bits, std::span<int32_t> words) {
   if (bits < 1 || bits > 8 || static_cast<int64_t>(words.size()) != packed_words(std::ssize(codes), bits))
     throw std::logic_error("pack_codes: sizes do not fit");
+  const int64_t blocks = std::ssize(codes) / kWordBits;
+  uint32_t all = pack_whole_blocks(codes.data(), bits, blocks, words.data());
   uint64_t pending = 0;
   int filled = 0;
-  auto word = words.begin();
-  for (const uint8_t code : codes) {
-    if (code > mask_of(bits)) throw std::logic_error("pack_codes: a code has too many bits");
+  auto word = words.begin() + blocks * bits;
+  for (const uint8_t code : codes.subspan(static_cast<size_t>(blocks * kWordBits))) {
+    all |= code;
     pending |= uint64_t{code} << filled;
     filled += bits;
     if (filled < kWordBits) continue;
@@ -131,6 +174,7 @@ void pack_codes(std::span<const uint8_t> codes, int bits, std::span<int32_t> wor
     filled -= kWordBits;
   }
   if (filled > 0) *word = static_cast<int32_t>(static_cast<uint32_t>(pending));
+  if (all > mask_of(bits)) throw std::logic_error("pack_codes: a code has too many bits");
 }
 
 void unpack_codes(std::span<const int32_t> words, int bits, std::span<uint8_t> codes, CodeLayout layout) {

@@ -16,6 +16,8 @@ constexpr uint64_t kDeviceLibraryBytes = uint64_t{256} << 20;
 // Rows of embedding and head that are in memory at once, and tokens whose logits for them are (on the CPU, elsewhere).
 constexpr int64_t kVocabularyBlock = 8192;
 constexpr int64_t kTokenBlock = 1024, kDeviceTokenBlock = 4096;
+// Weights that quantize rounds at a time, about.
+constexpr int64_t kRoundedValues = int64_t{1} << 20;
 
 uint64_t u64(int64_t value) { return static_cast<uint64_t>(std::max<int64_t>(0, value)); }
 
@@ -314,8 +316,8 @@ ResourceEstimate estimate_quantize(const Checkpoint& checkpoint, const ComputeOp
   const int64_t matrix =
       largest_of_layers(config, [&](const LayerShape& shape) { return largest_linear(config, shape); });
   if (!by_gptq) {
-    // A matrix in fp32, its codes, and what is packed of them.
-    estimate.parts = {program_part(at::kCPU), {"matrix", u64(matrix * (4 + 1 + 1))}};
+    // Rows of a matrix in fp32, their codes, and what is packed of them.
+    estimate.parts = {program_part(at::kCPU), {"rows", u64(std::min(matrix, kRoundedValues) * (4 + 1 + 1))}};
     estimate.work.bytes_read = stored_bytes(checkpoint) + static_cast<double>(output_bytes);
     return estimate;
   }

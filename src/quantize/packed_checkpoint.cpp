@@ -121,15 +121,25 @@ OrderedJson describe_packing(const ModelConfig& config, const FormatOf& format_o
   return json;
 }
 
-void write_packed(const std::string& module, const QuantizedMatrix& matrix, CheckpointWriter& writer) {
-  const std::string weight = module + ".weight";
-  writer.write(weight + "_packed", packed(matrix.codes, matrix.format.bits));
-  writer.write(weight + "_scale", matrix.scales);
+void write_packed(const MatrixRows& rows, CheckpointWriter& writer) {
+  const QuantizedMatrix& matrix = rows.matrix;
+  const std::string weight = layer_tensor_name(rows.layer, rows.module) + ".weight";
+  writer.write_rows(weight + "_packed", rows.first_row, packed(matrix.codes, matrix.format.bits));
+  writer.write_rows(weight + "_scale", rows.first_row, matrix.scales);
   if (matrix.zero_points.defined()) {
-    // Packed down the rows.
-    writer.write(weight + "_zero_point", packed(matrix.zero_points.t(), matrix.format.bits).t().contiguous());
+    // Packed down the rows; 32 of them begin a word.
+    writer.write_rows(weight + "_zero_point", packed_words(rows.first_row, matrix.format.bits),
+                      packed(matrix.zero_points.t(), matrix.format.bits).t().contiguous());
   }
-  writer.write(weight + "_shape", at::tensor({matrix.rows(), matrix.columns}, at::kLong));
+}
+
+void write_packed_shapes(const ModelConfig& config, CheckpointWriter& writer) {
+  for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
+    for (const LinearShape& matrix : linear_shapes(config, layer)) {
+      writer.write(layer_tensor_name(layer, matrix.module) + ".weight_shape",
+                   at::tensor({matrix.rows, matrix.columns}, at::kLong));
+    }
+  }
 }
 
 }  // namespace dynslice

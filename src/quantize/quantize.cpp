@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/quantize/quant_plan.h"
 #include "dynslice/support/error.h"
@@ -32,7 +34,7 @@ class LayerSink {
   void write(const QuantizedMatrix& whole) {
     for (int64_t row = 0; row < whole.rows(); ++next_) {
       const LinearShape& part = matrices_[next_];
-      sink_(layer_, part.module, whole.narrow(row, part.rows));
+      sink_({layer_, part.module, 0, whole.narrow(row, part.rows)});
       row += part.rows;
     }
   }
@@ -43,6 +45,12 @@ class LayerSink {
   const MatrixSink& sink_;
   size_t next_ = 0;
 };
+
+// So many that they stay in the cores' caches from when they are read until their codes are packed.
+int64_t rows_at_a_time(const LinearShape& matrix) {
+  constexpr int64_t kValues = int64_t{1} << 19, kRows = 32;
+  return std::max(kValues / matrix.columns / kRows, int64_t{1}) * kRows;
+}
 
 class GptqWalk {
  public:
@@ -172,10 +180,14 @@ void quantize_by_rounding(const Checkpoint& checkpoint, const FormatOf& format_o
   for (int64_t layer = first; layer < config.num_layers(); ++layer) {
     for (const LinearShape& matrix : linear_shapes(config, layer)) {
       const std::string name = layer_tensor_name(layer, matrix.module + ".weight");
-      const at::Tensor weight = checkpoint.load(name, {matrix.rows, matrix.columns}, at::kFloat);
-      sink(layer, matrix.module,
-           with_place(layer, [&] { return round_to_nearest(weight, format_of(layer, matrix.columns)); }));
-      task.advance(matrix.rows * matrix.columns);
+      const QuantFormat format = format_of(layer, matrix.columns);
+      const int64_t step = rows_at_a_time(matrix);
+      for (int64_t row = 0; row < matrix.rows; row += step) {
+        const int64_t end = std::min(row + step, matrix.rows);
+        const at::Tensor weight = checkpoint.load_rows(name, {matrix.rows, matrix.columns}, row, end, at::kFloat);
+        sink({layer, matrix.module, row, with_place(layer, [&] { return round_to_nearest(weight, format); })});
+        task.advance((end - row) * matrix.columns);
+      }
     }
     journal.save(layer + 1, config.num_layers(), {});
   }

@@ -20,7 +20,8 @@ std::vector<OutputTensor> packed_tensors(const ModelConfig& config, at::ScalarTy
 // The "quantization_config" of config.json: one group of modules for every format.
 OrderedJson describe_packing(const ModelConfig& config, const FormatOf& format_of);
 
-// The tensors of one matrix; `module` is its whole name, "model.layers.3.self_attn.q_proj".
-void write_packed(const std::string& module, const QuantizedMatrix& matrix, CheckpointWriter& writer);
+// The tensors of one matrix, or these rows of them; weight_shape of all matrices are written apart.
+void write_packed(const MatrixRows& rows, CheckpointWriter& writer);
+void write_packed_shapes(const ModelConfig& config, CheckpointWriter& writer);
 
 }  // namespace dynslice

@@ -16,14 +16,22 @@ namespace dynslice {
 // quantized as one and so have one format.
 using FormatOf = std::function<QuantFormat(int64_t layer, int64_t columns)>;
 
-// Receives every quantized matrix, layer by layer: "self_attn.q_proj" of layer 3, in the rows' order of the checkpoint.
-using MatrixSink = std::function<void(int64_t layer, const std::string& module, const QuantizedMatrix& matrix)>;
+// A quantized matrix, or rows of it.
+struct MatrixRows {
+  int64_t layer = 0;
+  std::string module;     // "self_attn.q_proj"
+  int64_t first_row = 0;  // a multiple of 32
+  QuantizedMatrix matrix;
+};
+
+// Receives all of them, layer by layer, in the rows' order of the checkpoint.
+using MatrixSink = std::function<void(const MatrixRows& rows)>;
 
 // Throws kUsage when a matrix of the model does not fit its format.
 void check_formats(const ModelConfig& config, const FormatOf& format_of);
 
-// Rounds to nearest; needs no text. `journal` keeps which layers are done; their matrices are then not handed over
-// again.
+// Rounds to nearest, some rows of a matrix at a time; needs no text. `journal` keeps which layers are done; their
+// matrices are then not handed over again.
 void quantize_by_rounding(const Checkpoint& checkpoint, const FormatOf& format_of, const MatrixSink& sink,
                           ProgressSink& progress, const JournalPhase& journal = {});
 

@@ -6,16 +6,19 @@
 #include <map>
 
 #include "dynslice/model/head.h"
+#include "dynslice/quantize/packed_checkpoint.h"
 #include "dynslice/quantize/plan_losses.h"
 #include "dynslice/quantize/quant_plan.h"
 #include "dynslice/support/error.h"
 #include "tiny_model.h"
+#include "unit/support/temporary_folder.h"
 
 namespace dynslice {
 namespace {
 
 using testing::MemoryCheckpoint;
 using testing::random_windows;
+using testing::TemporaryFolder;
 using testing::tiny_model;
 
 constexpr int64_t kVocab = 61;
@@ -37,10 +40,11 @@ Quantized quantized(const MemoryCheckpoint& model, const Quantize& quantize) {
   Quantized result{MemoryCheckpoint(model.config()), {}};
   for (const TensorInfo& info : model.tensors())
     result.model.put(info.name, model.load(info.name, info.shape, at::kFloat));
-  quantize([&](int64_t layer, const std::string& module, const QuantizedMatrix& matrix) {
-    const std::string name = layer_tensor_name(layer, module + ".weight");
-    EXPECT_TRUE(result.matrices.emplace(name, matrix).second) << name << " came twice";
-    result.model.put(name, matrix.values());
+  quantize([&](const MatrixRows& rows) {
+    const std::string name = layer_tensor_name(rows.layer, rows.module + ".weight");
+    EXPECT_EQ(rows.first_row, 0) << name << " is small enough to come at once";
+    EXPECT_TRUE(result.matrices.emplace(name, rows.matrix).second) << name << " came twice";
+    result.model.put(name, rows.matrix.values());
   });
   return result;
 }
@@ -84,6 +88,44 @@ TEST(QuantizeByRounding, RoundsEveryMatrixOfTheLayersAndNothingElse) {
     ASSERT_EQ(found != result.matrices.end(), info.name.ends_with("_proj.weight")) << info.name;
     if (found == result.matrices.end()) continue;
     EXPECT_TRUE(found->second.values().equal(round_to_nearest(before, found->second.format).values())) << info.name;
+  }
+}
+
+// 3 bits and rows that are no multiple of 32 at the end: codes and zero points cross words.
+TEST(QuantizeByRounding, WritesLargeMatricesInPartsAsItWouldAtOnce) {
+  const MemoryCheckpoint model = tiny_model({.hidden_size = 520, .layers = 1, .heads = 4, .kv_heads = 4});
+  const auto format_of = [](int64_t, int64_t) {
+    return QuantFormat{.bits = 3, .group_size = 40, .scale_dtype = at::kFloat};
+  };
+  const TemporaryFolder folder;
+  const std::filesystem::path out = folder.path() / "out";
+  int64_t parts = 0;
+  {
+    CheckpointWriter writer(out, packed_tensors(model.config(), at::kFloat, format_of), false);
+    quantize_by_rounding(
+        model, format_of,
+        [&](const MatrixRows& rows) {
+          ++parts;
+          write_packed(rows, writer);
+        },
+        no_progress());
+    EXPECT_GT(parts, 7);
+    write_packed_shapes(model.config(), writer);
+    for (const TensorInfo& info : model.tensors()) {
+      if (!is_linear_weight(info.name)) writer.write(info.name, model.load(info.name, info.shape, at::kFloat));
+    }
+    OrderedJson config = write_config(model.config(), "float32");
+    config["quantization_config"] = describe_packing(model.config(), format_of);
+    writer.write_text("config.json", to_text(config));
+    writer.commit();
+  }
+  const auto written = open_checkpoint(out);
+  for (const TensorInfo& info : model.tensors()) {
+    const at::Tensor before = model.load(info.name, info.shape, at::kFloat);
+    const at::Tensor after = written->load(info.name, info.shape, at::kFloat);
+    const bool is_packed = is_linear_weight(info.name);
+    EXPECT_TRUE(after.equal(is_packed ? round_to_nearest(before, format_of(0, info.shape.back())).values() : before))
+        << info.name;
   }
 }
 
