@@ -70,6 +70,11 @@ void check_options(const StreamlineOptions& options) {
   }
 }
 
+// Whether a map is fitted in the place of what goes; a layer's training begins with it.
+bool is_repaired(const StreamlineOptions& options) {
+  return options.replace == "linear" || options.replace == "linear-stream" || options.replace == "layer";
+}
+
 // Windows of text that choose what goes: a training has more than the choice needs.
 constexpr int64_t kChoosingWindows = 32;
 TokenWindows choosing_windows(const StreamlineOptions& options, const TokenWindows& windows) {
@@ -209,6 +214,9 @@ class Streamlining {
     std::vector<DepthPlan> plans;
     if (options_.replace == "none") {
       for (const int64_t start : starts) plans.push_back(plan_without_window(in_.layers(), start, count_, {}));
+    } else if (!is_repaired(options_)) {
+      // An MLP starts as nothing, and stands for the layer in front of the window too.
+      for (const int64_t start : starts) plans.push_back(plan_without_window(in_.layers(), start - 1, count_ + 1, {}));
     } else {
       std::vector<Repair> repairs = fit(starts, choosing_.part(0, fitting), "repairs of all windows");
       for (size_t i = 0; i < starts.size(); ++i)
@@ -229,7 +237,7 @@ class Streamlining {
 DepthUse use_of_streamlining(const StreamlineOptions& options, int64_t layers, int64_t count,
                              const TokenWindows& windows) {
   DepthUse use;
-  const bool repairs = options.replace != "none";
+  const bool repairs = is_repaired(options);
   const auto total = static_cast<double>(layers);
   use.streams = options.window == "cosine" ? count + 1 : 1;
   if (repairs) use.streams = std::max<int64_t>(use.streams, 3);

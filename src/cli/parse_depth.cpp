@@ -92,10 +92,12 @@ void define_streamline(CLI::App& depth, StreamlineOptions& options) {
                    "trained MLP, gated or not, in the place of them and of the layer in front")
       ->check(CLI::IsMember({"none", "linear", "linear-stream", "layer", "ffn", "swiglu"}))
       ->capture_default_str();
-  verb->add_option("--window", options.window,
-                   "which layers go; search: every window is repaired and tried on held-out calibration text, the "
-                   "lowest loss wins, cosine: where the streams before and after are most alike (LLM-Streamline), N: "
-                   "from layer N on")
+  verb->add_option(
+          "--window", options.window,
+          "which layers go; search: every window is tried on held-out calibration text, repaired unless --replace is "
+          "none, ffn or swiglu, and the lowest loss wins, cosine: where the streams before and after are most alike "
+          "(LLM-Streamline), N: "
+          "from layer N on")
       ->type_name("search|cosine|N")
       ->capture_default_str();
   verb->add_option("--ridge", options.ridge,
