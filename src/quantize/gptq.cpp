@@ -246,9 +246,10 @@ Gptq::Gptq(at::Tensor moment, int64_t unit, const GptqOptions& options) : column
   // Inputs that are all 0 say nothing of how errors weigh; rounding to nearest is then as good as anything.
   moment.diagonal().add_(mean > 0 ? options.damping * mean : 1.0);
   const bool is_row = unit_ == columns_;
-  column_at_ = order_columns(moment.diagonal().contiguous(), is_row ? 1 : unit_, options.act_order);
-  moment = moment.index_select(0, column_at_);  // one after the other: never more than two such matrices
-  moment = moment.index_select(1, column_at_);
+  column_at_ = order_columns(moment.diagonal().cpu().contiguous(), is_row ? 1 : unit_, options.act_order);
+  const at::Tensor places = column_at_.to(moment.device());
+  moment = moment.index_select(0, places);  // one after the other: never more than two such matrices
+  moment = moment.index_select(1, places);
   const auto [factor, info] = at::linalg_cholesky_ex(moment);
   moment.reset();
   if (info.item<int>() != 0) {
@@ -256,7 +257,7 @@ Gptq::Gptq(at::Tensor moment, int64_t unit, const GptqOptions& options) : column
                 "the second moment of a matrix's inputs is singular; give a larger --damping, or "
                 "more calibration text");
   }
-  factor_ = factor.to(at::kFloat).contiguous();
+  factor_ = factor.to(at::kFloat).cpu().contiguous();
 }
 
 QuantizedMatrix Gptq::quantize(const at::Tensor& weight, const QuantFormat& format) const {

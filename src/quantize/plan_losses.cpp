@@ -137,7 +137,7 @@ class PlanWalk {
       const at::Tensor whole = (step.layer.*linears[i]).weight.cpu();
       at::Tensor moment;
       if (!moments.empty())
-        moment = moments[i].take("what the matrices of layer " + std::to_string(step.index()) + " read").cpu();
+        moment = moments[i].take("what the matrices of layer " + std::to_string(step.index()) + " read");
       std::map<int64_t, Gptq> solvers;  // by their units: levels with groups of one size share the factor
       for (const int bits : levels) {
         if (bits == 0) continue;

@@ -129,7 +129,7 @@ class GptqWalk {
       if (is_fine(format)) return round_to_nearest(weight, format);
       SecondMoment moment(weight.size(1), walk_.options().device);
       stream.visit([&](const at::Tensor& x) { moment.add(reads(layer_, step.context, x).to(at::kFloat)); });
-      const Gptq gptq(moment.take(where).cpu(), grid_unit(format, weight.size(1)), options_);
+      const Gptq gptq(moment.take(where), grid_unit(format, weight.size(1)), options_);
       return gptq.quantize(weight, format);
     });
     step.advance(static_cast<int64_t>(share * static_cast<double>(stream_.tokens())));

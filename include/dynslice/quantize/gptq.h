@@ -23,8 +23,8 @@ struct GptqOptions {
 // error costs there.
 class Gptq {
  public:
-  // `moment` [columns, columns] fp64: Σ_t x_t x_tᵀ of what the matrix reads; used up. `unit`: columns whose grid is
-  // fitted together (grid_unit of the format).
+  // `moment` [columns, columns] fp64, on any device: Σ_t x_t x_tᵀ of what the matrix reads; used up. `unit`: columns
+  // whose grid is fitted together (grid_unit of the format).
   Gptq(at::Tensor moment, int64_t unit, const GptqOptions& options);
 
   // weight [rows, columns] fp32 on the CPU. Throws as round_to_nearest does.

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "dynslice/support/error.h"
+#include "test_device.h"
 
 namespace dynslice {
 namespace {
@@ -160,6 +161,21 @@ TEST(Gptq, GivesTheCodesOfTheTextbookProcedure) {
   // Ours rounds in fp32; a value near the middle between two codes may fall to the other side, and what follows in its
   // row with it.
   EXPECT_GT(matrix.codes.eq(expected).to(at::kFloat).mean().item<float>(), 0.98F);
+}
+
+class CudaGptq : public testing::OnDevice {};
+
+TEST_F(CudaGptq, LosesAsLittleAsOnTheCpu) {
+  at::manual_seed(5);
+  const at::Tensor weight = at::randn({24, 256}), moment = moment_of(correlated_inputs(2048, 256));
+  const QuantFormat format{.bits = 3, .group_size = 64, .scale_dtype = at::kFloat};
+  const auto error = [&](at::Device device) {
+    return output_error(weight, Gptq(moment.to(device, at::kDouble, false, true), 64, {}).quantize(weight, format),
+                        moment);
+  };
+  // A factor that differs in its last bits rounds a few weights otherwise.
+  const double expected = error(at::kCPU);
+  EXPECT_NEAR(error(device_), expected, 0.01 * expected);
 }
 
 TEST(Gptq, OfInputsThatAreAllZeroRoundsToTheNearest) {
