@@ -1,5 +1,6 @@
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
 
@@ -51,12 +52,20 @@ ResourceEstimate estimate_bench(const Checkpoints& checkpoints, const ComputeOpt
                                 const BenchOptions& options) {
   const ResidentUse use{options.batch, options.prompt_tokens, options.decode_tokens, options.repeats + 1};
   ResourceEstimate all = estimate_resident(*checkpoints.front(), compute, use);
+  const auto add = [&](const std::string& name, uint64_t bytes) {
+    const auto part =
+        std::find_if(all.parts.begin(), all.parts.end(), [&](const MemoryPart& p) { return p.name == name; });
+    if (part != all.parts.end())
+      part->bytes += bytes;
+    else
+      all.parts.push_back({name, bytes});
+  };
   for (size_t i = 1; i < checkpoints.size(); ++i) {
     const bool is_against = !options.against.empty() && i + 1 == checkpoints.size();
-    const std::string whose = is_against ? "against" : "model_" + std::to_string(i + 1);
     const ResourceEstimate other = estimate_resident(*checkpoints[i], compute, use);
     for (const MemoryPart& part : other.parts) {
-      if (part.name == "weights" || part.name == "cache") all.parts.push_back({whose + "_" + part.name, part.bytes});
+      if (part.name == "weights" || part.name == "cache")
+        add((is_against ? "against_" : "others_") + part.name, part.bytes);
     }
     all.work += other.work;
   }

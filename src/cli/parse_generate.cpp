@@ -22,7 +22,7 @@ void define_generate(CLI::App& app, GenerateOptions& options) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
   verb->add_option("--temperature", options.temperature,
-                   "0: always the likeliest token; above 0: drawn by probability, of logits divided by this")
+                   "draw tokens by probability, of logits divided by this; 0: take the likeliest one each time")
       ->type_name("X")
       ->capture_default_str();
   verb->add_option("--top-k", options.top_k, "draw from the K likeliest tokens only; 0: from all")

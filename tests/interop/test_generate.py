@@ -3,7 +3,8 @@ import pytest
 import torch
 import transformers
 
-PROMPTS = ["The city of", "It was the year 1914 when", "A naïve approach, in Zürich:\n"]
+PROMPTS = ["The city of", "A naïve approach, in Zürich:\n"]
+END = 2  # <|im_end|>: what the real model's file says, and transformers' tokenizer of it does not
 
 
 def continued(model, ids, count, **options):
@@ -33,7 +34,7 @@ def real(model):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_200_tokens_of_the_real_model_are_transformers(real, run, model, prompt):
     dense, tokenizer = real
-    expected = theirs(dense, tokenizer, prompt, 200, eos_token_id=tokenizer.eos_token_id)
+    expected = theirs(dense, tokenizer, prompt, 200, eos_token_id=END)
     result = ours(run, model, prompt, 200)
     assert result["ids"] == expected
     assert result["text"] == tokenizer.decode(expected, skip_special_tokens=True)
@@ -45,7 +46,7 @@ def test_an_answer_of_the_real_model_is_transformers(real, run, model):
     system, question = "Be brief.", "What is the capital of Switzerland?"
     messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    expected = continued(dense, ids, 200, eos_token_id=tokenizer.eos_token_id)
+    expected = continued(dense, ids, 200, eos_token_id=END)
     result = ours(run, model, question, 200, "--chat", "--system", system)
     assert result["prompt"] == tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert result["prompt_ids"] == ids
