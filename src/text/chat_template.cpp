@@ -3,7 +3,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/gguf_file.h"
-#include "text/jinja_evaluator.h"
+#include "text/jinja/evaluator.h"
 #include "text/tokenizer_folder.h"
 #include "text/tokenizer_gguf.h"
 #include "text/tokenizer_unicode.h"

@@ -22,7 +22,7 @@ struct ChatMessage {
 // lstrip_blocks, values that do not change, tojson without escapes for HTML, raise_exception and strftime_now.
 //
 // Known are if, for, set, macro, generation, break, continue and raw; the filters, tests and methods that
-// jinja_filters.cpp, jinja_tests.cpp and jinja_methods.cpp list. What is not known is an error, never left out.
+// src/text/jinja/{filters,tests,methods}.cpp list. What is not known is an error, never left out.
 // A template is not trusted: its size, nesting, work and output are limited.
 class ChatTemplate {
  public:

@@ -1,5 +1,5 @@
-#include "text/jinja_functions.h"
-#include "text/jinja_text.h"
+#include "text/jinja/functions.h"
+#include "text/jinja/text.h"
 
 namespace dynslice::jinja {
 namespace {

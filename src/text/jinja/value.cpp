@@ -1,11 +1,11 @@
-#include "text/jinja_value.h"
+#include "text/jinja/value.h"
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
 
-#include "text/jinja_text.h"
+#include "text/jinja/text.h"
 
 namespace dynslice::jinja {
 namespace {

@@ -1,11 +1,9 @@
-#include "text/jinja_parser.h"
+#include "text/jinja/parser.h"
 
 #include <algorithm>
-#include <charconv>
 #include <initializer_list>
 
-#include "text/jinja_expressions.h"
-#include "text/jinja_lexer.h"
+#include "text/jinja/expressions.h"
 
 namespace dynslice::jinja {
 namespace {

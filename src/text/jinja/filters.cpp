@@ -2,8 +2,8 @@
 #include <charconv>
 #include <cmath>
 
-#include "text/jinja_functions.h"
-#include "text/jinja_text.h"
+#include "text/jinja/functions.h"
+#include "text/jinja/text.h"
 
 namespace dynslice::jinja {
 namespace {

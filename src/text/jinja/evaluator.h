@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "text/jinja_parser.h"
-#include "text/jinja_value.h"
+#include "text/jinja/parser.h"
+#include "text/jinja/value.h"
 
 namespace dynslice::jinja {
 

@@ -1,9 +1,9 @@
-#include "text/jinja_lexer.h"
+#include "text/jinja/lexer.h"
 
 #include <algorithm>
 
-#include "text/jinja_text.h"
-#include "text/jinja_value.h"
+#include "text/jinja/text.h"
+#include "text/jinja/value.h"
 #include "text/tokenizer_unicode.h"
 
 namespace dynslice::jinja {

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "text/jinja_functions.h"
-#include "text/jinja_text.h"
+#include "text/jinja/functions.h"
+#include "text/jinja/text.h"
 
 namespace dynslice::jinja {
 namespace {

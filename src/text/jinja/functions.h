@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "text/jinja_value.h"
+#include "text/jinja/value.h"
 
 namespace dynslice::jinja {
 
@@ -25,6 +25,14 @@ bool apply_test(const std::string& name, const Value& input, const Arguments& ar
 
 // left + right and so on.
 Value apply_operator(const std::string& sign, const Value& left, const Value& right, Budget& budget);
+
+// The functions range, strftime_now and raise_exception.
+Value range_of(const Arguments& arguments, Budget& budget);
+Value time_now(const Arguments& arguments);
+[[noreturn]] void raise_exception(const Arguments& arguments, Budget& budget);
+
+// Of equal keys the last one's value counts, at the place of the first.
+Value dict_of(std::vector<std::pair<Value, Value>> items);
 
 // A string argument. Throws TemplateError naming the function for another type.
 const std::string& string_argument(const std::string& function, const Value& value);

@@ -1,4 +1,4 @@
-#include "text/jinja_expressions.h"
+#include "text/jinja/expressions.h"
 
 #include <algorithm>
 #include <charconv>
@@ -6,8 +6,6 @@
 
 namespace dynslice::jinja {
 namespace {
-
-constexpr int kMaxDepth = 100;
 
 template <typename... Parts>
 std::vector<ExpressionPtr> parts_of(Parts... parts) {
@@ -18,48 +16,13 @@ std::vector<ExpressionPtr> parts_of(Parts... parts) {
 
 }  // namespace
 
-ExpressionParser::Nesting::Nesting(ExpressionParser& parser) : parser_(parser) {
-  if (++parser_.depth_ > kMaxDepth) {
-    --parser_.depth_;
-    fail(parser_.line(), "is nested more than ", kMaxDepth, " levels deep");
-  }
-}
-
-const Token& ExpressionParser::next() {
-  const Token& current = tokens_[at_];
-  if (at_ + 1 < tokens_.size()) ++at_;
-  return current;
-}
-
-bool ExpressionParser::skip(TokenKind kind, const char* text) {
-  if (!is(kind, text)) return false;
-  next();
-  return true;
-}
-
-void ExpressionParser::expect(TokenKind kind, const char* text) {
-  if (!skip(kind, text)) unexpected("\"" + std::string(text) + "\"");
-}
-
-void ExpressionParser::unexpected(const std::string& expected) const {
-  const std::string found = is(TokenKind::kEndOfTemplate) ? "the end of the template"
-                            : is(TokenKind::kText)        ? "text"
-                                                          : "\"" + token().text + "\"";
-  fail(line(), "expected ", expected, ", found ", found);
-}
-
-bool ExpressionParser::is_reserved(const std::string& word) {
-  static constexpr const char* kWords[] = {"and",  "or",    "not",  "in",   "is",    "if",   "else",
-                                           "true", "false", "none", "True", "False", "None", "elif"};
-  return std::find(std::begin(kWords), std::end(kWords), word) != std::end(kWords);
-}
-
 ExpressionPtr ExpressionParser::finish(std::unique_ptr<Expression> expression) const {
   for (const ExpressionPtr& part : expression->parts) {
     if (part) expression->depth = std::max(expression->depth, part->depth + 1);
   }
   for (const auto& [name, part] : expression->named) expression->depth = std::max(expression->depth, part->depth + 1);
-  if (expression->depth > kMaxDepth) fail(expression->line, "has an expression of more than ", kMaxDepth, " levels");
+  if (expression->depth > kMaxNesting)
+    fail(expression->line, "has an expression of more than ", kMaxNesting, " levels");
   return expression;
 }
 

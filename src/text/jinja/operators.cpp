@@ -2,7 +2,7 @@
 #include <cmath>
 #include <limits>
 
-#include "text/jinja_functions.h"
+#include "text/jinja/functions.h"
 
 namespace dynslice::jinja {
 namespace {
