@@ -14,6 +14,7 @@ endfunction()
 dynslice_test_program(tokenize_main interop/tokenize_main.cpp)
 dynslice_test_program(dequantize_main interop/dequantize_main.cpp)
 dynslice_test_program(logits_main interop/logits_main.cpp)
+dynslice_test_program(template_main interop/template_main.cpp)
 dynslice_test_program(hub_main integration/hub_main.cpp)
 
 # dynslice_python_tests(label timeout [RUN_SERIAL]): every test_*.py in tests/<label>.

@@ -1,5 +1,6 @@
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
 
@@ -7,6 +8,7 @@
 #include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/evaluate/speed.h"
+#include "dynslice/support/error.h"
 
 namespace dynslice::cli {
 namespace {
@@ -14,29 +16,80 @@ namespace {
 // A model that is measured, and what came of it.
 struct Measured {
   std::string path;
+  uint64_t disk_bytes = 0;  // of its tensors
   ModelCost cost;
   ResidentModel model;
   Speed speed;
 };
 
 Measured load(const Checkpoint& checkpoint, const ComputeOptions& compute, TerminalProgress& progress) {
-  return {
-      checkpoint.path().string(), count_cost(checkpoint.config()), ResidentModel(checkpoint, compute, progress), {}};
+  uint64_t disk_bytes = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) disk_bytes += tensor.bytes;
+  return {checkpoint.path().string(),
+          disk_bytes,
+          count_cost(checkpoint.config()),
+          ResidentModel(checkpoint, compute, progress),
+          {}};
+}
+
+// The models in the order in which they are measured: MODEL, MORE and --against.
+using Checkpoints = std::vector<std::shared_ptr<const Checkpoint>>;
+
+Checkpoints open_models(const BenchOptions& options, TerminalProgress& progress) {
+  Checkpoints checkpoints{open_model(options.common, progress)};
+  std::vector<std::string> names = options.others;
+  if (!options.against.empty()) names.push_back(options.against);
+  for (const std::string& name : names) {
+    CommonOptions other = options.common;
+    other.model = name;
+    checkpoints.push_back(open_model(other, progress));
+  }
+  return checkpoints;
 }
 
 // All models together: they are in memory at the same time, and measured in turns.
-ResourceEstimate estimate_bench(const std::vector<std::shared_ptr<const Checkpoint>>& checkpoints,
-                                const ComputeOptions& compute, const BenchOptions& options) {
+ResourceEstimate estimate_bench(const Checkpoints& checkpoints, const ComputeOptions& compute,
+                                const BenchOptions& options) {
   const ResidentUse use{options.batch, options.prompt_tokens, options.decode_tokens, options.repeats + 1};
   ResourceEstimate all = estimate_resident(*checkpoints.front(), compute, use);
+  const auto add = [&](const std::string& name, uint64_t bytes) {
+    const auto part =
+        std::find_if(all.parts.begin(), all.parts.end(), [&](const MemoryPart& p) { return p.name == name; });
+    if (part != all.parts.end())
+      part->bytes += bytes;
+    else
+      all.parts.push_back({name, bytes});
+  };
   for (size_t i = 1; i < checkpoints.size(); ++i) {
+    const bool is_against = !options.against.empty() && i + 1 == checkpoints.size();
     const ResourceEstimate other = estimate_resident(*checkpoints[i], compute, use);
     for (const MemoryPart& part : other.parts) {
-      if (part.name == "weights" || part.name == "cache") all.parts.push_back({"against_" + part.name, part.bytes});
+      if (part.name == "weights" || part.name == "cache")
+        add((is_against ? "against_" : "others_") + part.name, part.bytes);
     }
     all.work += other.work;
   }
   return all;
+}
+
+// Whether to go on; says so when it is the number of models that is too much.
+bool prepare_bench(const Checkpoints& checkpoints, const ComputeOptions& compute, const BenchOptions& options) {
+  const Job job{"bench",
+                [&](const ComputeOptions& with, int64_t) { return estimate_bench(checkpoints, with, options); }};
+  try {
+    return prepare(options.common, *checkpoints.front(), compute, job).has_value();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kOutOfResources || checkpoints.size() == 1) throw;
+    throw_error(error.kind(), error.what(), "; the ", checkpoints.size(),
+                " models are in memory together: measure fewer at a time, or in --dtype bf16");
+  }
+}
+
+OrderedJson ratio_of(const Speed& speed, const Speed& against, bool decoded) {
+  OrderedJson json;
+  json["prefill"] = speed.prefill_tokens_per_second / against.prefill_tokens_per_second;
+  if (decoded) json["decode"] = speed.decode_tokens_per_second / against.decode_tokens_per_second;
+  return json;
 }
 
 OrderedJson to_json(const Measured& measured, bool decoded) {
@@ -45,14 +98,34 @@ OrderedJson to_json(const Measured& measured, bool decoded) {
   json["model"] = measured.path;
   json["parameters"] = measured.cost.parameters;
   json["multiply_adds_per_token"] = measured.cost.multiply_adds_per_token;
+  json["disk_bytes"] = measured.disk_bytes;
   json["weight_bytes"] = measured.model.weight_bytes();
   json["cache_bytes"] = speed.cache_bytes;
   json["prefill"] = {{"tokens_per_second", speed.prefill_tokens_per_second}, {"seconds", speed.prefill_seconds}};
   if (decoded) {
     json["decode"] = {{"tokens_per_second", speed.decode_tokens_per_second}, {"seconds", speed.decode_seconds}};
-    for (const auto& [name, q] : {std::pair{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}}) {
+    for (const auto& [name, q] : {std::pair{"p50", 0.5}, {"p90", 0.9}, {"p95", 0.95}, {"p99", 0.99}}) {
       json["decode"]["latency_seconds"][name] = quantile(speed.token_seconds, q);
     }
+  }
+  return json;
+}
+
+// One model's keys stand at the top; of several each is an item of "models". --against is apart from both.
+OrderedJson results_json(const std::vector<Measured>& all, const BenchOptions& options) {
+  const bool decoded = options.decode_tokens > 0;
+  const Measured* against = options.against.empty() ? nullptr : &all.back();
+  const size_t models = all.size() - (against != nullptr ? 1 : 0);
+  OrderedJson json;
+  if (models == 1) json = to_json(all.front(), decoded);
+  for (size_t i = 0; models > 1 && i < models; ++i) {
+    OrderedJson one = to_json(all[i], decoded);
+    if (against != nullptr) one["ratio"] = ratio_of(all[i].speed, against->speed, decoded);
+    json["models"].push_back(std::move(one));
+  }
+  if (against != nullptr) {
+    json["against"] = to_json(*against, decoded);
+    if (models == 1) json["ratio"] = ratio_of(all.front().speed, against->speed, decoded);
   }
   return json;
 }
@@ -75,6 +148,21 @@ void run_gemm(const BenchOptions& options) {
   std::cout << at::get_num_threads() << " thread(s).\n";
 }
 
+// "Ratio of the first to the second: prefill 1.20, decode 1.31.", or a line for every model before --against.
+void print_ratios(const std::vector<Measured>& all, const BenchOptions& options) {
+  if (options.against.empty()) return;
+  const Speed& against = all.back().speed;
+  for (size_t i = 0; i + 1 < all.size(); ++i) {
+    const Speed& speed = all[i].speed;
+    std::cout << "Ratio of " << (all.size() == 2 ? "the first to the second" : all[i].path + " to " + all.back().path)
+              << ": prefill " << format_fixed(speed.prefill_tokens_per_second / against.prefill_tokens_per_second, 2);
+    if (options.decode_tokens > 0) {
+      std::cout << ", decode " << format_fixed(speed.decode_tokens_per_second / against.decode_tokens_per_second, 2);
+    }
+    std::cout << ".\n";
+  }
+}
+
 void print_speeds(const std::vector<Measured>& all, const BenchOptions& options, const ComputeOptions& compute) {
   std::vector<std::vector<std::string>> rows;
   for (const Measured& one : all) {
@@ -83,24 +171,19 @@ void print_speeds(const std::vector<Measured>& all, const BenchOptions& options,
       return speed.token_seconds.empty() ? "-" : format_fixed(1000 * quantile(speed.token_seconds, q), 2);
     };
     rows.push_back({one.path, format_fixed(speed.prefill_tokens_per_second, 1),
-                    format_fixed(speed.decode_tokens_per_second, 1), latency(0.5), latency(0.9), latency(0.99),
-                    format_bytes(static_cast<uint64_t>(one.model.weight_bytes())), format_count(one.cost.parameters)});
+                    format_fixed(speed.decode_tokens_per_second, 1), latency(0.5), latency(0.95),
+                    format_bytes(one.disk_bytes), format_bytes(static_cast<uint64_t>(one.model.weight_bytes())),
+                    format_bytes(static_cast<uint64_t>(speed.cache_bytes)), format_count(one.cost.parameters)});
   }
-  print_table({"model", "prefill tokens/s", "decode tokens/s", "p50 ms", "p90 ms", "p99 ms", "weights", "parameters"},
-              rows);
-  if (all.size() > 1) {
-    std::cout << "Ratio of the first to the second: prefill "
-              << format_fixed(all[0].speed.prefill_tokens_per_second / all[1].speed.prefill_tokens_per_second, 2);
-    if (options.decode_tokens > 0) {
-      std::cout << ", decode "
-                << format_fixed(all[0].speed.decode_tokens_per_second / all[1].speed.decode_tokens_per_second, 2);
-    }
-    std::cout << ".\n";
-  }
+  print_table(
+      {"model", "prefill tokens/s", "decode tokens/s", "p50 ms", "p95 ms", "on disk", "weights", "cache", "parameters"},
+      rows);
+  print_ratios(all, options);
   std::cout << "Medians of " << options.repeats << " repeats after one to warm up; " << options.batch
             << " sequence(s), prompts of " << options.prompt_tokens << " tokens, " << options.decode_tokens
             << " decoded; " << dtype_name(compute.dtype) << " on " << compute.device.str() << ", "
-            << at::get_num_threads() << " thread(s); peak memory " << format_bytes(peak_rss_bytes()) << ".\n";
+            << at::get_num_threads() << " thread(s); peak memory " << format_bytes(peak_rss_bytes())
+            << (all.size() > 1 ? " with all models" : "") << ".\n";
 }
 
 }  // namespace
@@ -111,15 +194,8 @@ void run(const BenchOptions& options, TerminalProgress& progress) {
     return;
   }
   const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
-  std::vector<std::shared_ptr<const Checkpoint>> checkpoints{open_model(options.common, progress)};
-  if (!options.against.empty()) {
-    CommonOptions other = options.common;
-    other.model = options.against;
-    checkpoints.push_back(open_model(other, progress));
-  }
-  const Job job{"bench",
-                [&](const ComputeOptions& with, int64_t) { return estimate_bench(checkpoints, with, options); }};
-  if (!prepare(options.common, *checkpoints.front(), compute, job)) return;
+  Checkpoints checkpoints = open_models(options, progress);
+  if (!prepare_bench(checkpoints, compute, options)) return;
   std::vector<Measured> all;
   all.reserve(checkpoints.size());
   for (auto& checkpoint : checkpoints) {
@@ -135,13 +211,7 @@ void run(const BenchOptions& options, TerminalProgress& progress) {
     print_speeds(all, options, compute);
     return;
   }
-  const bool decoded = options.decode_tokens > 0;
-  OrderedJson json = to_json(all[0], decoded);
-  if (all.size() > 1) {
-    json["against"] = to_json(all[1], decoded);
-    json["ratio"]["prefill"] = speeds[0].prefill_tokens_per_second / speeds[1].prefill_tokens_per_second;
-    if (decoded) json["ratio"]["decode"] = speeds[0].decode_tokens_per_second / speeds[1].decode_tokens_per_second;
-  }
+  OrderedJson json = results_json(all, options);
   json["batch"] = options.batch;
   json["prompt_tokens"] = options.prompt_tokens;
   json["decode_tokens"] = options.decode_tokens;

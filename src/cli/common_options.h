@@ -25,11 +25,12 @@ void add_text(CLI::App& verb, TextOptions& options, const std::string& prefix, c
 void add_calibration(CLI::App& verb, TextOptions& options);
 void add_out_dtype(CLI::App& verb, std::string& out_dtype);
 
-// In parse_depth.cpp, parse_evaluate.cpp, parse_heal.cpp and parse_quantize.cpp.
+// In parse_depth.cpp, parse_evaluate.cpp, parse_generate.cpp, parse_heal.cpp and parse_quantize.cpp.
 void define_depth(CLI::App& app, DropOptions& drop, MergeOptions& merge, StreamlineOptions& streamline);
 void add_training(CLI::App& verb, TrainingCliOptions& options);
 void define_eval(CLI::App& app, EvalOptions& options);
 void define_bench(CLI::App& app, BenchOptions& options);
+void define_generate(CLI::App& app, GenerateOptions& options);
 void define_heal(CLI::App& app, HealOptions& options);
 void define_quantize(CLI::App& app, QuantizeOptions& options);
 

@@ -107,12 +107,28 @@ struct EvalOptions {
 
 struct BenchOptions {
   CommonOptions common;
+  std::vector<std::string> others;  // more models, measured in turns with the first
   std::string against;          // a second model, measured in turns with the first; "" for none
   int64_t prompt_tokens = 512;  // of every sequence
   int64_t decode_tokens = 64;   // after the prompt
   int64_t repeats = 5;          // that count, after one that does not
   int64_t batch = 1;            // sequences side by side
   bool gemm = false;            // measure the machine's matrix products instead of a model
+};
+
+struct GenerateOptions {
+  CommonOptions common;
+  std::optional<std::string> prompt;
+  std::string prompt_file;  // "-" for standard input; without a prompt that is read as well
+  bool chat = false;        // the prompt is a message, put into the model's chat template
+  std::optional<std::string> system;
+  int64_t max_tokens = 256;
+  double temperature = 0;
+  int64_t top_k = 0;
+  double top_p = 1;
+  uint64_t seed = 0;
+  std::vector<std::string> stops;
+  bool ignore_end = false;  // go on behind tokens that end a text
 };
 
 struct InspectOptions {
@@ -227,7 +243,7 @@ struct RunOptions {
 };
 
 using Command =
-    std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, BenchOptions, InspectOptions, ExportOptions,
+    std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, BenchOptions, GenerateOptions, InspectOptions, ExportOptions,
                  DropOptions, MergeOptions, StreamlineOptions, HealOptions, QuantizeOptions, RunOptions>;
 
 }  // namespace dynslice::cli

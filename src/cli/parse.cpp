@@ -85,6 +85,7 @@ struct Definitions {
   SliceOptions slice;
   EvalOptions eval;
   BenchOptions bench;
+  GenerateOptions generate;
   InspectOptions inspect;
   ExportOptions export_;
   DropOptions drop;
@@ -233,6 +234,7 @@ Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<
   if (name == "eval") return command(definitions.eval);
   if (name == "export") return command(definitions.export_);
   if (name == "bench") return command(definitions.bench);
+  if (name == "generate") return command(definitions.generate);
   if (name == "depth drop") return command(definitions.drop);
   if (name == "depth merge") return command(definitions.merge);
   if (name == "depth streamline") return command(definitions.streamline);
@@ -273,6 +275,7 @@ struct CommandLine {
     define_quantize(app, definitions.quantize);
     define_eval(app, definitions.eval);
     define_bench(app, definitions.bench);
+    define_generate(app, definitions.generate);
     define_inspect(app, definitions.inspect);
     define_export(app, definitions.export_);
     define_run(app, definitions.run);

@@ -19,6 +19,9 @@ void define_eval(CLI::App& app, EvalOptions& options) {
 void define_bench(CLI::App& app, BenchOptions& options) {
   CLI::App* verb = app.add_subcommand("bench", "How fast it is: tokens/s of reading a prompt and of writing tokens");
   add_common(*verb, options.common, true);
+  verb->add_option("MORE", options.others,
+                   "more models: all are in memory together and measured in turns, each with a row of its own")
+      ->type_name("MODEL");
   const auto count = [verb](const std::string& name, int64_t& target, int64_t least, const std::string& help) {
     verb->add_option(name, target, help)->check(CLI::Range(least, int64_t{1} << 30))->capture_default_str();
   };

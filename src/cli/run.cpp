@@ -74,6 +74,8 @@ int run_and_report(const Command& command) {
     std::cout.flush();
     if (!std::cout) return report("stdout: cannot be written; is the disk full or the pipe closed?", 5);
     return 0;
+  } catch (const OutputClosed&) {
+    return static_cast<int>(ErrorKind::kOutOfResources);
   } catch (const Error& error) {
     return report(error.what(), error.exit_code());
   } catch (const c10::Error& error) {

@@ -37,6 +37,9 @@ class TerminalProgress final : public ProgressSink {
   Clock::time_point drawn_;
 };
 
+// Whoever read standard output went away, as `head` does. The program ends without a word, with exit code 5.
+struct OutputClosed {};
+
 // Sends the library's log to stderr: warnings unless quiet, everything when verbose.
 void install_log(bool quiet, bool verbose);
 

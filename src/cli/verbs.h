@@ -11,6 +11,7 @@ void run(const PlanOptions& options, TerminalProgress& progress);
 void run(const SliceOptions& options, TerminalProgress& progress);
 void run(const EvalOptions& options, TerminalProgress& progress);
 void run(const BenchOptions& options, TerminalProgress& progress);
+void run(const GenerateOptions& options, TerminalProgress& progress);
 void run(const InspectOptions& options, TerminalProgress& progress);
 void run(const ExportOptions& options, TerminalProgress& progress);
 void run(const DropOptions& options, TerminalProgress& progress);

@@ -398,4 +398,6 @@ GgufTokenizerFiles tokenizer_files_of_gguf(const GgufFile& file) {
   return files;
 }
 
+Json tokenizer_config_of_gguf(const GgufFile& file) { return tokenizer_config(file, Vocabulary(file)); }
+
 }  // namespace dynslice

@@ -22,4 +22,7 @@ struct GgufTokenizerFiles {
 
 GgufTokenizerFiles tokenizer_files_of_gguf(const GgufFile& file);
 
+// tokenizer_config.json alone.
+Json tokenizer_config_of_gguf(const GgufFile& file);
+
 }  // namespace dynslice
