@@ -46,7 +46,7 @@ TextSource load_file(const fs::path& path) {
   return source;
 }
 
-TextSource load_split(const NamedDataset& dataset, const DatasetSplit& split, const fs::path& path) {
+TextSource load_split(const NamedDataset& dataset, const NamedSplit& split, const fs::path& path) {
   TextSource source;
   source.name = dataset.name;
   source.split = split.name;
@@ -58,9 +58,9 @@ TextSource load_split(const NamedDataset& dataset, const DatasetSplit& split, co
 
 // Calibration without a split: training where it is at hand, else validation rather than a download.
 TextSource load_for_calibration(const NamedDataset& dataset, const fs::path& data_dir, ProgressSink& progress) {
-  const DatasetSplit& train = *dataset.find_split("train");
+  const NamedSplit& train = *dataset.find_split("train");
   if (const auto path = find_split_file(train, data_dir)) return load_split(dataset, train, *path);
-  const DatasetSplit& validation = *dataset.find_split("validation");
+  const NamedSplit& validation = *dataset.find_split("validation");
   if (const auto path = find_split_file(validation, data_dir)) {
     TextSource source = load_split(dataset, validation, *path);
     source.notice = "training split of " + dataset.name + " is not at hand: calibrating on its validation split";
@@ -72,7 +72,7 @@ TextSource load_for_calibration(const NamedDataset& dataset, const fs::path& dat
 TextSource load_named(const NamedDataset& dataset, const std::optional<std::string>& split_name, TextUse use,
                       const fs::path& data_dir, ProgressSink& progress) {
   if (!split_name && use == TextUse::kCalibration) return load_for_calibration(dataset, data_dir, progress);
-  const DatasetSplit* split = dataset.find_split(split_name.value_or(dataset.evaluated_split));
+  const NamedSplit* split = dataset.find_split(split_name.value_or(dataset.evaluated_split));
   if (split == nullptr) {
     throw_error(ErrorKind::kUsage, "\"", dataset.name, ":", *split_name, "\": no such split; ",
                 describe_named_datasets());

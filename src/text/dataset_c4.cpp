@@ -22,8 +22,8 @@ constexpr int64_t kTrainingDocuments = 4400;
 constexpr size_t kMaxLineBytes = size_t{16} << 20;
 constexpr size_t kMaxTextBytes = size_t{256} << 20;
 
-DatasetSplit split_of(const std::string& name, const std::string& file) {
-  DatasetSplit split{name, {}};
+NamedSplit split_of(const std::string& name, const std::string& file) {
+  NamedSplit split{name, {}};
   for (const fs::path folder : {"c4", "c4/en", "en", ""}) {
     for (const char* ending : {".json.gz", ".json"}) split.files.push_back(folder / (file + ending));
   }
@@ -63,11 +63,11 @@ NamedDataset c4_dataset() {
                     split_of("train", "c4-train.00000-of-01024")};
   dataset.evaluated_split = "validation";
   dataset.evaluated_windows = kEvaluatedWindows;
-  dataset.download = [](const DatasetSplit& split, ProgressSink& progress) {
+  dataset.download = [](const NamedSplit& split, ProgressSink& progress) {
     const std::string file = (fs::path("en") / split.files.front().filename()).string();
     return hub_file(HubOptions::from_environment(), HubRepoKind::kDataset, HubId{kHubRepo, "main"}, file, progress);
   };
-  dataset.read = [](const fs::path& path, const DatasetSplit& split) {
+  dataset.read = [](const fs::path& path, const NamedSplit& split) {
     return join_documents(path, split.name == "train" ? kTrainingDocuments : kEvaluatedDocuments);
   };
   return dataset;

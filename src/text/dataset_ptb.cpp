@@ -11,7 +11,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-DatasetSplit split_of(const std::string& name, const std::string& file) {
+NamedSplit split_of(const std::string& name, const std::string& file) {
   return {name, {fs::path("ptb") / file, file}};
 }
 
@@ -43,10 +43,10 @@ NamedDataset ptb_dataset() {
   dataset.splits = {split_of("test", "ptb.test.txt"), split_of("validation", "ptb.valid.txt"),
                     split_of("train", "ptb.train.txt")};
   dataset.evaluated_split = "test";
-  dataset.download = [](const DatasetSplit&, ProgressSink&) -> fs::path {
+  dataset.download = [](const NamedSplit&, ProgressSink&) -> fs::path {
     throw_error(ErrorKind::kMissingData, "the hub does not have the files of the Penn Treebank as text");
   };
-  dataset.read = [](const fs::path& path, const DatasetSplit&) { return join_rows(read_file(path)); };
+  dataset.read = [](const fs::path& path, const NamedSplit&) { return join_rows(read_file(path)); };
   return dataset;
 }
 

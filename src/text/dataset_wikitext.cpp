@@ -17,16 +17,16 @@ constexpr const char* kHubArchive = "wikitext-2-raw-v1.zip";
 // The training split has 11 MB.
 constexpr uint64_t kMaxSplitBytes = uint64_t{64} << 20;
 
-DatasetSplit split_of(const std::string& name, const std::string& file) {
+NamedSplit split_of(const std::string& name, const std::string& file) {
   return {name, {fs::path(kFolder) / file, file}};
 }
 
 // Unpacks all splits of the archive into the cache.
-fs::path download(const NamedDataset& dataset, const DatasetSplit& wanted, ProgressSink& progress) {
+fs::path download(const NamedDataset& dataset, const NamedSplit& wanted, ProgressSink& progress) {
   const fs::path archive =
       hub_file(HubOptions::from_environment(), HubRepoKind::kDataset, HubId{kHubRepo, "main"}, kHubArchive, progress);
   make_folder(dataset_cache() / kFolder);
-  for (const DatasetSplit& split : dataset.splits) {
+  for (const NamedSplit& split : dataset.splits) {
     const std::string content = read_zip_member(archive, split.files.front().string(), kMaxSplitBytes);
     write_file_atomically(dataset_cache() / split.files.front(), content);
   }
@@ -41,10 +41,10 @@ NamedDataset wikitext2_dataset() {
   dataset.splits = {split_of("test", "wiki.test.raw"), split_of("validation", "wiki.valid.raw"),
                     split_of("train", "wiki.train.raw")};
   dataset.evaluated_split = "test";
-  dataset.download = [](const DatasetSplit& split, ProgressSink& progress) {
+  dataset.download = [](const NamedSplit& split, ProgressSink& progress) {
     return download(wikitext2_dataset(), split, progress);
   };
-  dataset.read = [](const fs::path& path, const DatasetSplit&) { return join_wikitext(read_file(path)); };
+  dataset.read = [](const fs::path& path, const NamedSplit&) { return join_wikitext(read_file(path)); };
   return dataset;
 }
 

@@ -18,8 +18,8 @@ std::string places(const fs::path& data_dir) {
 
 }  // namespace
 
-const DatasetSplit* NamedDataset::find_split(const std::string& wanted) const {
-  for (const DatasetSplit& split : splits) {
+const NamedSplit* NamedDataset::find_split(const std::string& wanted) const {
+  for (const NamedSplit& split : splits) {
     if (split.name == wanted) return &split;
   }
   return nullptr;
@@ -34,7 +34,7 @@ std::string describe_named_datasets() {
   std::string text;
   for (const NamedDataset& dataset : named_datasets()) {
     std::string splits;
-    for (const DatasetSplit& split : dataset.splits) splits += (splits.empty() ? "" : ", ") + split.name;
+    for (const NamedSplit& split : dataset.splits) splits += (splits.empty() ? "" : ", ") + split.name;
     text += (text.empty() ? "the known data sets are " : ", ") + dataset.name + (text.empty() ? " (splits " : " (") +
             splits + ")";
   }
@@ -43,7 +43,7 @@ std::string describe_named_datasets() {
 
 fs::path dataset_cache() { return cache_folder() / "datasets"; }
 
-std::optional<fs::path> find_split_file(const DatasetSplit& split, const fs::path& data_dir) {
+std::optional<fs::path> find_split_file(const NamedSplit& split, const fs::path& data_dir) {
   std::error_code error;
   if (!data_dir.empty() && !fs::is_directory(data_dir, error)) {
     throw_error(ErrorKind::kMissingData, "--data-dir ", data_dir.string(),
@@ -58,7 +58,7 @@ std::optional<fs::path> find_split_file(const DatasetSplit& split, const fs::pat
   return std::nullopt;
 }
 
-fs::path require_split_file(const NamedDataset& dataset, const DatasetSplit& split, const fs::path& data_dir,
+fs::path require_split_file(const NamedDataset& dataset, const NamedSplit& split, const fs::path& data_dir,
                             ProgressSink& progress) {
   if (auto path = find_split_file(split, data_dir)) return *path;
   try {
