@@ -49,7 +49,7 @@ parse_options() {
 
 readonly apt_packages=(g++ cmake ninja-build ccache pkg-config libsentencepiece-dev nlohmann-json3-dev libcli11-dev
   libgtest-dev libgmock-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libssl-dev
-  libzip-dev ca-certificates)
+  libzip-dev zlib1g-dev ca-certificates)
 readonly test_packages=(zsh fish groff-base) # completion in these shells, and the man page
 
 python_works() {

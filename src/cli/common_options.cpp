@@ -7,7 +7,9 @@
 namespace dynslice::cli {
 namespace {
 
-constexpr const char* kTextType = "wikitext2|wikitext2:test|wikitext2:validation|wikitext2:train|FILE";
+constexpr const char* kTextType =
+    "wikitext2|wikitext2:test|wikitext2:validation|wikitext2:train|ptb|ptb:test|ptb:validation|ptb:train|c4|"
+    "c4:validation|c4:train|FILE";
 
 }  // namespace
 
@@ -58,12 +60,12 @@ void add_walk(CLI::App& verb, CommonOptions& options, const std::string& replace
 
 void add_text(CLI::App& verb, TextOptions& options, const std::string& prefix, const std::string& use,
               const std::string& split, const std::string& samples_default, const std::string& seqlen_default) {
-  verb.add_option(
-          "--" + prefix, options.spec,
-          use +
-              " text: wikitext2[:test|:validation|:train], or a .txt, .raw or .jsonl file (the \"text\" of each "
-              "line); wikitext2 alone is its " +
-              split)
+  verb.add_option("--" + prefix, options.spec,
+                  use +
+                      " text: wikitext2 or ptb[:test|:validation|:train], c4[:validation|:train], or a .txt, .raw or "
+                      ".jsonl file "
+                      "(the \"text\" of each line); a name alone is its " +
+                      split)
       ->type_name(kTextType)
       ->option_text("TEXT")
       ->capture_default_str();

@@ -1,6 +1,8 @@
 #include <chrono>
 #include <iostream>
 
+#include "cli/eval_against.h"
+#include "cli/evaluating.h"
 #include "cli/inputs.h"
 #include "cli/journaling.h"
 #include "cli/resources.h"
@@ -11,13 +13,10 @@ namespace dynslice::cli {
 namespace {
 
 void report(const EvalOptions& options, const ComputeOptions& compute, const LoadedText& text, const Perplexity& result,
-            const OrderedJson& run_description, double seconds) {
+            const ScoredText& scored, const OrderedJson& run_description, double seconds) {
   if (options.common.json) {
     OrderedJson json;
-    json["perplexity"][text.source.name] = {
-        {"value", result.value},       {"stderr", result.standard_error},       {"windows", result.windows},
-        {"tokens", result.tokens},     {"scored_tokens", result.scored_tokens}, {"seqlen", result.seqlen},
-        {"protocol", options.protocol}};
+    json["perplexity"][text.source.name] = to_json(result, scored, options.protocol);
     json["tokens_per_second"] = result.tokens_per_second();
     json["wall_seconds"] = seconds;
     add_peaks(json, peak_memory(compute));
@@ -26,9 +25,8 @@ void report(const EvalOptions& options, const ComputeOptions& compute, const Loa
     std::cout << to_text(json);
     return;
   }
-  std::cout << text.source.name << (text.source.split.empty() ? "" : " (" + text.source.split + ")") << " perplexity "
-            << format_fixed(result.value, 4) << " ± " << format_fixed(result.standard_error, 4) << "\n"
-            << result.windows << " windows of " << result.seqlen << " tokens, " << result.tokens << " tokens, "
+  std::cout << title_of(text.source) << " " << describe(result, scored) << result.windows << " windows of "
+            << result.seqlen << " tokens, " << result.tokens << " tokens, "
             << format_fixed(result.tokens_per_second(), 0) << " tokens/s in " << dtype_name(compute.dtype) << " on "
             << compute.device.str() << ", " << format_duration(seconds) << ", peak memory "
             << format_bytes(peak_rss_bytes()) << ".\n";
@@ -37,12 +35,20 @@ void report(const EvalOptions& options, const ComputeOptions& compute, const Loa
 }  // namespace
 
 void run(const EvalOptions& options, TerminalProgress& progress) {
+  if (!options.against.empty()) {
+    run_against(options, progress);
+    return;
+  }
   const auto start = std::chrono::steady_clock::now();
   PerplexityOptions measure;
   measure.protocol = parse_protocol(options.protocol);
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
-  const LoadedText text = load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress);
+  std::unique_ptr<Tokenizer> tokenizer;
+  const LoadedText text =
+      load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress, &tokenizer);
+  const ScoredText scored = count_scored_text(*tokenizer, text.windows, measure.protocol);
+  tokenizer.reset();
   if (measure.protocol == PerplexityProtocol::kLlamaCpp) measure.first_token = text.bos_id;
   const auto plan = prepare(options.common, *checkpoint, compute,
                             {"eval",
@@ -60,7 +66,7 @@ void run(const EvalOptions& options, TerminalProgress& progress) {
     measure.journal = JournalPhase(*journal, "evaluation");
     const Perplexity result = measure_perplexity(*checkpoint, compute, text.windows, measure, progress);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    report(options, compute, text, result, journal->job(), journal->earlier_seconds() + seconds);
+    report(options, compute, text, result, scored, journal->job(), journal->earlier_seconds() + seconds);
   });
   journal->remove_files();
 }

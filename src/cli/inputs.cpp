@@ -69,11 +69,12 @@ std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, ProgressSin
 }
 
 LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOptions& common,
-                        const Checkpoint& checkpoint, ProgressSink& progress) {
+                        const Checkpoint& checkpoint, ProgressSink& progress,
+                        std::unique_ptr<Tokenizer>* kept_tokenizer) {
   LoadedText text;
   text.source = load_text(options.spec, use, common.data_dir, progress);
   if (!text.source.notice.empty()) log(LogLevel::kInfo, text.source.notice);
-  const auto tokenizer = load_tokenizer(checkpoint.path());
+  auto tokenizer = load_tokenizer(checkpoint.path());
   text.stream = tokenizer->encode(text.source.text);
   log(LogLevel::kDebug, text.source.path.string() + ": " + std::to_string(text.stream.size()) + " tokens");
   if (tokenizer->adds_bos()) text.bos_id = tokenizer->bos_id();
@@ -84,8 +85,11 @@ LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOpt
   }
   const int64_t tokens =
       text.cut.range ? text.cut.range->end - text.cut.range->begin : static_cast<int64_t>(text.stream.size());
+  const int64_t usual = text.source.usual_windows;
+  if (options.samples == 0 && !options.range && usual > 0 && tokens / text.cut.seqlen > usual) text.cut.samples = usual;
   if (options.at_most && tokens / text.cut.seqlen < text.cut.samples) text.cut.samples = 0;
   text.windows = cut_windows(text.stream, text.cut);
+  if (kept_tokenizer != nullptr) *kept_tokenizer = std::move(tokenizer);
   return text;
 }
 

@@ -31,9 +31,11 @@ struct LoadedText {
   std::optional<int32_t> bos_id;  // when the tokenizer adds it
 };
 
-// Loads, tokenizes and cuts the text. Checks that tokenizer and model agree.
+// Loads, tokenizes and cuts the text. Checks that tokenizer and model agree. `tokenizer`, when it is not null, gets
+// the model's, which is let go otherwise.
 LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOptions& common,
-                        const Checkpoint& checkpoint, ProgressSink& progress);
+                        const Checkpoint& checkpoint, ProgressSink& progress,
+                        std::unique_ptr<Tokenizer>* tokenizer = nullptr);
 
 // Name, file, hash, range, windows: what makes a text reproducible.
 OrderedJson describe(const LoadedText& text, const TextOptions& options);

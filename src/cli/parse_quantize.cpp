@@ -87,7 +87,7 @@ void add_sweep(CLI::App& verb, QuantizeOptions& options) {
           ->type_name("FILE");
   options.measured.samples = 8;
   verb.add_option("--ppl", options.measured.spec,
-                  "text that --sweep measures on, as --calib takes it; wikitext2 is its "
+                  "text that --sweep measures on, as --calib takes it; a name alone is its "
                   "test split")
       ->type_name("TEXT")
       ->capture_default_str();

@@ -9,33 +9,10 @@
 #include "dynslice/model/head.h"
 #include "dynslice/model/resources.h"
 #include "dynslice/support/error.h"
+#include "evaluate/scored_windows.h"
 
 namespace dynslice {
 namespace {
-
-// Loss of the first scored entry of a window of `length`: entry t is the loss of token t + 1.
-int64_t first_scored(PerplexityProtocol protocol, int64_t length) {
-  return protocol == PerplexityProtocol::kLlamaCpp ? length / 2 : 0;
-}
-
-void check_length(const TokenWindows& windows, const ModelConfig& config, PerplexityProtocol protocol) {
-  const int64_t least = protocol == PerplexityProtocol::kLlamaCpp ? 4 : 2;
-  if (windows.length < least) throw_error(ErrorKind::kUsage, "--seqlen ", windows.length, ": must be at least ", least);
-  if (windows.length > config.max_position_embeddings) {
-    throw_error(ErrorKind::kUsage, "--seqlen ", windows.length, ": is above the model's maximum of ",
-                config.max_position_embeddings, " positions");
-  }
-}
-
-// Windows walked together: whole chunks of them where there is room, so that how many does not change the arithmetic.
-int64_t windows_per_turn(const LayerWalk& walk, const TokenWindows& windows, const PerplexityOptions& options) {
-  const int64_t bytes_per_window = windows.length * walk.config().hidden_size * 4;
-  const int64_t stream_bytes =
-      options.stream_bytes > 0 ? options.stream_bytes : default_turn_bytes(walk.checkpoint(), walk.options().device);
-  const int64_t fitting = std::max<int64_t>(1, stream_bytes / bytes_per_window);
-  const int64_t chunk = std::max<int64_t>(1, walk.options().chunk_tokens / windows.length);
-  return fitting > chunk ? fitting / chunk * chunk : fitting;
-}
 
 // Walks the windows through the model in turns. Between layers the journal keeps the turn, its stream, and the losses
 // of the turns before.
@@ -73,7 +50,11 @@ class LossWalk {
   }
 
   void restore() {
-    per_turn_ = windows_per_turn(walk_, windows_, options_);
+    const int64_t stream_bytes = options_.stream_bytes > 0
+                                     ? options_.stream_bytes
+                                     : default_turn_bytes(walk_.checkpoint(), walk_.options().device);
+    per_turn_ = windows_per_turn(windows_.length * walk_.config().hidden_size * 4, stream_bytes, windows_.length,
+                                 walk_.options().chunk_tokens);
     stream_ = walk_.empty_stream();
     const auto kept = options_.journal.restore(state(), walk_.options().device);
     if (!kept) return;
@@ -94,12 +75,6 @@ class LossWalk {
   ResidualStream stream_;
 };
 
-// Scored losses of all windows, fp64 [windows, scored].
-at::Tensor scored_losses(const LayerWalk& walk, const TokenWindows& windows, const PerplexityOptions& options) {
-  const int64_t skip = first_scored(options.protocol, windows.length);
-  return LossWalk(walk, windows, options).run().narrow(1, skip, windows.length - 1 - skip);
-}
-
 }  // namespace
 
 PerplexityProtocol parse_protocol(const std::string& name) {
@@ -108,28 +83,61 @@ PerplexityProtocol parse_protocol(const std::string& name) {
   throw_error(ErrorKind::kUsage, "--protocol ", name, ": is not one of full, llamacpp");
 }
 
-Perplexity measure_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TokenWindows windows,
-                              const PerplexityOptions& options, ProgressSink& progress) {
-  check_length(windows, checkpoint.config(), options.protocol);
-  if (options.first_token) {
-    for (int64_t w = 0; w < windows.count; ++w)
-      windows.ids[static_cast<size_t>(w * windows.length)] = *options.first_token;
-  }
-  const auto start = std::chrono::steady_clock::now();
-  const LayerWalk walk(checkpoint, compute, windows.length, progress);
-  const at::Tensor losses = scored_losses(walk, windows, options);
+int64_t first_scored_token(PerplexityProtocol protocol, int64_t length) {
+  return protocol == PerplexityProtocol::kLlamaCpp ? length / 2 + 1 : 1;
+}
 
+void check_windows(const TokenWindows& windows, const ModelConfig& config, PerplexityProtocol protocol) {
+  const int64_t least = protocol == PerplexityProtocol::kLlamaCpp ? 4 : 2;
+  if (windows.length < least) throw_error(ErrorKind::kUsage, "--seqlen ", windows.length, ": must be at least ", least);
+  if (windows.length > config.max_position_embeddings) {
+    throw_error(ErrorKind::kUsage, "--seqlen ", windows.length, ": is above the model's maximum of ",
+                config.max_position_embeddings, " positions");
+  }
+}
+
+void replace_first_tokens(TokenWindows& windows, const PerplexityOptions& options) {
+  if (!options.first_token) return;
+  for (int64_t w = 0; w < windows.count; ++w)
+    windows.ids[static_cast<size_t>(w * windows.length)] = *options.first_token;
+}
+
+int64_t windows_per_turn(int64_t bytes_per_window, int64_t stream_bytes, int64_t length, int64_t chunk_tokens) {
+  const int64_t fitting = std::max<int64_t>(1, stream_bytes / bytes_per_window);
+  const int64_t chunk = std::max<int64_t>(1, chunk_tokens / length);
+  return fitting > chunk ? fitting / chunk * chunk : fitting;
+}
+
+at::Tensor scored(const at::Tensor& values, const TokenWindows& windows, PerplexityProtocol protocol) {
+  const int64_t skip = first_scored_token(protocol, windows.length) - 1;  // entry t is of token t + 1
+  return values.narrow(1, skip, windows.length - 1 - skip);
+}
+
+Perplexity perplexity_of(const at::Tensor& losses, const TokenWindows& windows) {
   Perplexity result;
   result.windows = windows.count;
   result.tokens = windows.tokens();
   result.seqlen = windows.length;
   result.scored_tokens = losses.numel();
-  const double mean = losses.mean().item<double>();
-  result.value = std::exp(mean);
+  result.mean_loss = losses.mean().item<double>();
+  result.value = std::exp(result.mean_loss);
+  const at::Tensor by_window = losses.mean(1).contiguous();
+  result.window_losses.assign(by_window.const_data_ptr<double>(), by_window.const_data_ptr<double>() + windows.count);
   if (losses.numel() > 1) {
     const double variance = losses.var(/*unbiased=*/true).item<double>();
     result.standard_error = result.value * std::sqrt(variance / static_cast<double>(losses.numel()));
   }
+  return result;
+}
+
+Perplexity measure_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TokenWindows windows,
+                              const PerplexityOptions& options, ProgressSink& progress) {
+  check_windows(windows, checkpoint.config(), options.protocol);
+  replace_first_tokens(windows, options);
+  const auto start = std::chrono::steady_clock::now();
+  const LayerWalk walk(checkpoint, compute, windows.length, progress);
+  const at::Tensor losses = LossWalk(walk, windows, options).run();
+  Perplexity result = perplexity_of(scored(losses, windows, options.protocol), windows);
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() +
                    options.journal.earlier_seconds();
   return result;

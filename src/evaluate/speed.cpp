@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "dynslice/evaluate/statistics.h"
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
 
@@ -74,10 +75,7 @@ double tokens_per_second(int64_t tokens, const std::vector<double>& seconds) {
 
 double quantile(std::vector<double> values, double q) {
   std::sort(values.begin(), values.end());
-  const double place = q * static_cast<double>(values.size() - 1);
-  const auto below = static_cast<size_t>(place);
-  const size_t above = std::min(below + 1, values.size() - 1);
-  return values[below] + (place - static_cast<double>(below)) * (values[above] - values[below]);
+  return quantile_of_sorted(values, q);
 }
 
 std::vector<Speed> measure_speed(const std::vector<const ResidentModel*>& models, const SpeedOptions& options,

@@ -7,22 +7,10 @@
 
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
+#include "model/logit_blocks.h"
 
 namespace dynslice {
 namespace {
-
-// Rows of the output matrix in memory at once.
-constexpr int64_t kVocabularyBlock = 8192;
-
-// Logits are made for some tokens and some of these rows at a time: on the CPU few enough to be still in the cache when
-// they are summed up, on a device so many that launching its kernels does not count (resources.cpp knows these sizes).
-struct LogitBlock {
-  int64_t tokens, columns;
-};
-
-LogitBlock logit_block(at::Device device) {
-  return device.is_cpu() ? LogitBlock{1024, 2048} : LogitBlock{4096, kVocabularyBlock};
-}
 
 // Running log-sum-exp and target logit of every position of all windows, fp64 [positions].
 struct LossState {
@@ -36,14 +24,11 @@ void accumulate(LossState& state, const at::Tensor& x, const at::Tensor& rows, c
   const at::Tensor logits = kernels::linear(x, rows, {});
   at::Tensor log_sum = state.log_sum.narrow(0, first, x.size(0));
   log_sum.copy_(at::logaddexp(log_sum, kernels::logsumexp_rows(logits)));
-  const at::Tensor column = targets.narrow(0, first, x.size(0)) - begin;
-  const at::Tensor inside = column.ge(0).logical_and(column.lt(rows.size(0)));
-  const at::Tensor picked = logits.gather(1, column.clamp(0, rows.size(0) - 1).unsqueeze(1)).squeeze(1).to(at::kDouble);
-  at::Tensor target_logit = state.target_logit.narrow(0, first, x.size(0));
-  target_logit.copy_(at::where(inside, picked, target_logit));
+  pick_targets(state.target_logit.narrow(0, first, x.size(0)), logits, targets.narrow(0, first, x.size(0)), begin);
 }
 
-// What every position must predict: the next id of its window; 0 at the last one, whose loss is not used.
+}  // namespace
+
 at::Tensor next_ids(const TokenWindows& windows, at::Device device) {
   const at::Tensor ids =
       at::tensor(at::ArrayRef<int32_t>(windows.ids), at::kLong).view({windows.count, windows.length});
@@ -52,9 +37,15 @@ at::Tensor next_ids(const TokenWindows& windows, at::Device device) {
   return next.view({-1}).to(device);
 }
 
-}  // namespace
+void pick_targets(at::Tensor picked, const at::Tensor& logits, const at::Tensor& targets, int64_t begin) {
+  const at::Tensor column = targets - begin;
+  const at::Tensor inside = column.ge(0).logical_and(column.lt(logits.size(1)));
+  const at::Tensor found =
+      logits.gather(1, column.clamp(0, logits.size(1) - 1).unsqueeze(1)).squeeze(1).to(at::kDouble);
+  picked.copy_(at::where(inside, found, picked));
+}
 
-Head load_head(const LayerWalk& walk) {
+Head load_head(const LayerWalk& walk, std::optional<at::ScalarType> dtype) {
   const ModelConfig& config = walk.config();
   const Checkpoint& checkpoint = walk.checkpoint();
   Head head;
@@ -71,9 +62,9 @@ Head load_head(const LayerWalk& walk) {
         checkpoint.load("model.head_rotation.weight", {head.columns, head.width}, at::kFloat).to(walk.options().device);
   }
   const std::string name = config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-  head.load_rows = [&checkpoint, name, options = walk.options(),
+  head.load_rows = [&checkpoint, name, device = walk.options().device, dtype = dtype.value_or(walk.options().dtype),
                     shape = std::vector<int64_t>{head.vocab_size, head.columns}](int64_t begin, int64_t end) {
-    return checkpoint.load_rows(name, shape, begin, end, options.dtype).to(options.device);
+    return checkpoint.load_rows(name, shape, begin, end, dtype).to(device);
   };
   return head;
 }

@@ -128,4 +128,13 @@ void ResidualStream::transform(const std::function<at::Tensor(const at::Tensor&)
   }
 }
 
+void visit_both(const ResidualStream& first, const ResidualStream& second,
+                const std::function<void(const at::Tensor&, const at::Tensor&)>& fn) {
+  for (size_t i = 0; i < first.chunks.size(); ++i) {
+    fn(first.chunks[i].to(first.device), second.chunks.at(i).to(second.device));
+    if (first.store) first.store->drop_pages(first.chunks[i]);
+    if (second.store) second.store->drop_pages(second.chunks[i]);
+  }
+}
+
 }  // namespace dynslice

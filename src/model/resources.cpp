@@ -126,6 +126,19 @@ std::vector<MemoryPart> head_parts(const ModelConfig& config, const ComputeOptio
           {"losses", u64(3 * text.tokens() * 8)}};
 }
 
+// Two heads side by side, with rows and logits in fp32.
+std::vector<MemoryPart> compared_head_parts(const ModelConfig& first, const ModelConfig& second,
+                                            const ComputeOptions& compute, TextAmount text) {
+  const int64_t rows = std::min(first.vocab_size, kVocabularyBlock);
+  const int64_t tokens = std::min(text.tokens(), compute.device.is_cpu() ? kTokenBlock : kDeviceTokenBlock);
+  // On a device logits and exponentials are in fp64 as well.
+  const int64_t logits = compute.device.is_cpu() ? 3 * 4 : 2 * 4 + 4 * 8;
+  return {program_part(compute.device),
+          {"head_blocks", u64(rows * (first.head_columns() + second.head_columns()) * 2 * 4)},
+          {"logits", u64(logits * tokens * rows)},
+          {"losses", u64(16 * text.tokens() * 8)}};
+}
+
 double attention_flops(const ModelConfig& config, TextAmount text) {
   double flops = 0;  // scores and their use: half of T x T each
   for (const LayerShape& shape : config.layers) {
@@ -268,6 +281,31 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
   // Upper halves only.
   estimate.work.moment_flops = (2 * layers + 1) * 2 * 0.58 * dd * static_cast<double>(calibration.tokens());
   estimate.work.eigen_cubes = (2 * layers + 1) * dd * static_cast<double>(d);
+  return estimate;
+}
+
+ResourceEstimate estimate_divergence(const Checkpoint& checkpoint, const Checkpoint& reference,
+                                     const ComputeOptions& compute, TextAmount text, int64_t turn_bytes) {
+  const int64_t a_window = std::max<int64_t>(
+      1, stream_bytes(checkpoint.config(), {1, text.length}) + stream_bytes(reference.config(), {1, text.length}));
+  const int64_t in_turn = std::clamp<int64_t>(turn_bytes / a_window, 1, std::max<int64_t>(1, text.windows));
+  const TextAmount turn{in_turn, text.length};
+  ResourceEstimate estimate;
+  estimate.parts = compared_head_parts(checkpoint.config(), reference.config(), compute, turn);
+  // The results of all turns: three values a token in fp64, and two more while they are summed up.
+  estimate.parts.push_back({"comparisons", u64(8 * text.tokens() * 8)});
+  const uint64_t results = estimate.parts.back().bytes;
+  for (const Checkpoint* one : {&checkpoint, &reference}) {
+    const ModelConfig& config = one->config();
+    for (std::vector<MemoryPart> walking : {walking_parts(*one, compute, turn), embedding_parts(config, compute)}) {
+      walking.push_back({"comparisons", results});
+      estimate.parts = larger(std::move(estimate.parts), std::move(walking));
+    }
+    estimate.work += walking_work(*one, text, (text.windows + in_turn - 1) / in_turn);
+    estimate.work.forward_flops += 2.0 * static_cast<double>(config.vocab_size) *
+                                   static_cast<double>(config.head_columns()) * static_cast<double>(text.tokens());
+  }
+  estimate.stream_bytes = u64(stream_bytes(checkpoint.config(), turn) + stream_bytes(reference.config(), turn));
   return estimate;
 }
 

@@ -9,27 +9,21 @@
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
 #include "dynslice/support/json.h"
-#include "text/dataset_wikitext.h"
 #include "text/json_lines.h"
+#include "text/named_dataset.h"
 
 namespace dynslice {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kWikitext = "wikitext2";
-constexpr const char* kKnownNames = "the known data set is wikitext2 (splits test, validation, train)";
-
 // The "text" of each line, joined with "\n\n".
 std::string text_of_jsonl(std::string_view content, const std::string& path) {
   std::string text;
   bool found = false;
   for_each_json_line(content, path, [&](const Json& row, const std::string& where) {
-    if (!row.is_object() || !row.contains("text") || !row["text"].is_string()) {
-      throw_error(ErrorKind::kBadInput, where, ": expected an object with a string under the key \"text\"");
-    }
     if (found) text += "\n\n";
-    text += row["text"].get_ref<const std::string&>();
+    text += text_of_row(row, where);
     found = true;
   });
   if (!found) throw_error(ErrorKind::kBadInput, path, ": has no lines; expected one JSON object with \"text\" a line");
@@ -52,24 +46,40 @@ TextSource load_file(const fs::path& path) {
   return source;
 }
 
-TextSource load_wikitext(const std::string& split, const fs::path& path, const std::string& notice) {
-  const std::string content = read_file(path);
-  return {kWikitext, split, path, sha256(content), join_wikitext(content), notice};
+TextSource load_split(const NamedDataset& dataset, const NamedSplit& split, const fs::path& path) {
+  TextSource source;
+  source.name = dataset.name;
+  source.split = split.name;
+  source.path = path;
+  source.sha256 = sha256_of_file(path);
+  source.text = dataset.read(path, split);
+  return source;
 }
 
 // Calibration without a split: training where it is at hand, else validation rather than a download.
-TextSource load_calibration_wikitext(const fs::path& data_dir, ProgressSink& progress) {
-  if (const auto path = find_wikitext("train", data_dir)) return load_wikitext("train", *path, "");
-  if (const auto path = find_wikitext("validation", data_dir)) {
-    return load_wikitext("validation", *path,
-                         "training split of wikitext2 is not at hand: calibrating on its validation split");
+TextSource load_for_calibration(const NamedDataset& dataset, const fs::path& data_dir, ProgressSink& progress) {
+  const NamedSplit& train = *dataset.find_split("train");
+  if (const auto path = find_split_file(train, data_dir)) return load_split(dataset, train, *path);
+  const NamedSplit& validation = *dataset.find_split("validation");
+  if (const auto path = find_split_file(validation, data_dir)) {
+    TextSource source = load_split(dataset, validation, *path);
+    source.notice = "training split of " + dataset.name + " is not at hand: calibrating on its validation split";
+    return source;
   }
-  return load_wikitext("train", download_wikitext("train", data_dir, progress), "");
+  return load_split(dataset, train, require_split_file(dataset, train, data_dir, progress));
 }
 
-TextSource load_wikitext_split(const std::string& split, const fs::path& data_dir, ProgressSink& progress) {
-  const auto path = find_wikitext(split, data_dir);
-  return load_wikitext(split, path ? *path : download_wikitext(split, data_dir, progress), "");
+TextSource load_named(const NamedDataset& dataset, const std::optional<std::string>& split_name, TextUse use,
+                      const fs::path& data_dir, ProgressSink& progress) {
+  if (!split_name && use == TextUse::kCalibration) return load_for_calibration(dataset, data_dir, progress);
+  const NamedSplit* split = dataset.find_split(split_name.value_or(dataset.evaluated_split));
+  if (split == nullptr) {
+    throw_error(ErrorKind::kUsage, "\"", dataset.name, ":", *split_name, "\": no such split; ",
+                describe_named_datasets());
+  }
+  TextSource source = load_split(dataset, *split, require_split_file(dataset, *split, data_dir, progress));
+  if (use == TextUse::kEvaluation) source.usual_windows = dataset.evaluated_windows;
+  return source;
 }
 
 bool looks_like_path(const std::string& spec) {
@@ -80,20 +90,18 @@ bool looks_like_path(const std::string& spec) {
 
 TextSource load_text(const std::string& spec, TextUse use, const fs::path& data_dir, ProgressSink& progress) {
   const auto colon = spec.find(':');
-  if (spec.substr(0, colon) == kWikitext) {
-    if (colon == std::string::npos && use == TextUse::kCalibration)
-      return load_calibration_wikitext(data_dir, progress);
-    const std::string split = colon == std::string::npos ? "test" : spec.substr(colon + 1);
-    if (is_wikitext_split(split)) return load_wikitext_split(split, data_dir, progress);
-    throw_error(ErrorKind::kUsage, "\"", spec, "\": no such split; ", kKnownNames);
+  for (const NamedDataset& dataset : named_datasets()) {
+    if (spec.substr(0, colon) != dataset.name) continue;
+    const auto split = colon == std::string::npos ? std::nullopt : std::optional(spec.substr(colon + 1));
+    return load_named(dataset, split, use, data_dir, progress);
   }
   std::error_code error;
   if (!spec.empty() && fs::exists(spec, error)) return load_file(spec);
   if (looks_like_path(spec)) {
     throw_error(ErrorKind::kMissingData, spec,
-                ": there is no such file; give the path of a text file, or a data set: ", kKnownNames);
+                ": there is no such file; give the path of a text file, or a data set: ", describe_named_datasets());
   }
-  throw_error(ErrorKind::kUsage, "\"", spec, "\" is no data set; ", kKnownNames,
+  throw_error(ErrorKind::kUsage, "\"", spec, "\" is no data set; ", describe_named_datasets(),
               ", and the path of a text file works too");
 }
 

@@ -1,14 +1,9 @@
 #include "text/dataset_wikitext.h"
 
-#include <array>
-#include <cstdlib>
-#include <system_error>
-
-#include "dynslice/support/environment.h"
-#include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/text/hub.h"
 #include "text/hub_cache.h"
+#include "text/named_dataset.h"
 #include "text/zip_extract.h"
 
 namespace dynslice {
@@ -22,80 +17,35 @@ constexpr const char* kHubArchive = "wikitext-2-raw-v1.zip";
 // The training split has 11 MB.
 constexpr uint64_t kMaxSplitBytes = uint64_t{64} << 20;
 
-struct Split {
-  const char* name;
-  const char* file;
-};
-constexpr std::array<Split, 3> kSplits{
-    {{"test", "wiki.test.raw"}, {"validation", "wiki.valid.raw"}, {"train", "wiki.train.raw"}}};
-
-std::string file_of(const std::string& split) {
-  for (const Split& known : kSplits) {
-    if (split == known.name) return known.file;
-  }
-  throw_error(ErrorKind::kUsage, "wikitext2 has no split \"", split, "\"; it has test, validation and train");
+NamedSplit split_of(const std::string& name, const std::string& file) {
+  return {name, {fs::path(kFolder) / file, file}};
 }
 
-fs::path dataset_cache() { return cache_folder() / "datasets"; }
-
-std::optional<fs::path> find_in(const fs::path& folder, const std::string& file) {
-  for (const fs::path& path : {folder / kFolder / file, folder / file}) {
-    std::error_code error;
-    if (fs::is_regular_file(path, error)) return path;
+// Unpacks all splits of the archive into the cache.
+fs::path download(const NamedDataset& dataset, const NamedSplit& wanted, ProgressSink& progress) {
+  const fs::path archive =
+      hub_file(HubOptions::from_environment(), HubRepoKind::kDataset, HubId{kHubRepo, "main"}, kHubArchive, progress);
+  make_folder(dataset_cache() / kFolder);
+  for (const NamedSplit& split : dataset.splits) {
+    const std::string content = read_zip_member(archive, split.files.front().string(), kMaxSplitBytes);
+    write_file_atomically(dataset_cache() / split.files.front(), content);
   }
-  return std::nullopt;
-}
-
-std::string places(const fs::path& data_dir) {
-  const std::string named = environment("DYNSLICE_DATA_DIR");
-  return (data_dir.empty() ? "--data-dir (not given)" : "--data-dir " + data_dir.string()) + ", DYNSLICE_DATA_DIR " +
-         (named.empty() ? "(not set)" : named) + ", the cache " + dataset_cache().string();
+  return dataset_cache() / wanted.files.front();
 }
 
 }  // namespace
 
-bool is_wikitext_split(std::string_view split) {
-  for (const Split& known : kSplits) {
-    if (split == known.name) return true;
-  }
-  return false;
-}
-
-std::optional<fs::path> find_wikitext(const std::string& split, const fs::path& data_dir) {
-  const std::string file = file_of(split);
-  std::error_code error;
-  if (!data_dir.empty() && !fs::is_directory(data_dir, error)) {
-    throw_error(ErrorKind::kMissingData, "--data-dir ", data_dir.string(),
-                ": is not a folder; name the folder that holds ", kFolder, "/", file);
-  }
-  for (const fs::path& folder : {data_dir, fs::path(environment("DYNSLICE_DATA_DIR"))}) {
-    if (folder.empty()) continue;
-    if (auto path = find_in(folder, file)) return path;
-  }
-  fs::path cached = dataset_cache() / kFolder / file;
-  if (fs::is_regular_file(cached, error)) return cached;
-  return std::nullopt;
-}
-
-fs::path download_wikitext(const std::string& split, const fs::path& data_dir, ProgressSink& progress) {
-  const std::string file = file_of(split);
-  fs::path archive;
-  try {
-    archive =
-        hub_file(HubOptions::from_environment(), HubRepoKind::kDataset, HubId{kHubRepo, "main"}, kHubArchive, progress);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kMissingData) throw;
-    throw_error(ErrorKind::kMissingData, "wikitext2: ", file, " is in none of ", places(data_dir),
-                "; put it at FOLDER/", kFolder, "/", file,
-                " and give --data-dir FOLDER (downloading failed: ", error.what(), ")");
-  }
-  const fs::path folder = dataset_cache() / kFolder;
-  make_folder(folder);
-  for (const Split& known : kSplits) {
-    const std::string content = read_zip_member(archive, std::string(kFolder) + "/" + known.file, kMaxSplitBytes);
-    write_file_atomically(folder / known.file, content);
-  }
-  return folder / file;
+NamedDataset wikitext2_dataset() {
+  NamedDataset dataset;
+  dataset.name = "wikitext2";
+  dataset.splits = {split_of("test", "wiki.test.raw"), split_of("validation", "wiki.valid.raw"),
+                    split_of("train", "wiki.train.raw")};
+  dataset.evaluated_split = "test";
+  dataset.download = [](const NamedSplit& split, ProgressSink& progress) {
+    return download(wikitext2_dataset(), split, progress);
+  };
+  dataset.read = [](const fs::path& path, const NamedSplit&) { return join_wikitext(read_file(path)); };
+  return dataset;
 }
 
 std::vector<std::string_view> wikitext_rows(std::string_view raw) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "dynslice/support/error.h"
+
 namespace dynslice {
 
 void for_each_json_line(std::string_view content, const std::string& path,
@@ -15,6 +17,13 @@ void for_each_json_line(std::string_view content, const std::string& path,
     const std::string where = path + ": line " + std::to_string(number);
     fn(parse_json(line, where), where);
   }
+}
+
+const std::string& text_of_row(const Json& row, const std::string& where) {
+  if (!row.is_object() || !row.contains("text") || !row["text"].is_string()) {
+    throw_error(ErrorKind::kBadInput, where, ": expected an object with a string under the key \"text\"");
+  }
+  return row["text"].get_ref<const std::string&>();
 }
 
 }  // namespace dynslice

@@ -14,4 +14,7 @@ namespace dynslice {
 void for_each_json_line(std::string_view content, const std::string& path,
                         const std::function<void(const Json& row, const std::string& where)>& fn);
 
+// The "text" of a row. Throws kBadInput, naming `where`, when the row is no object with a string there.
+const std::string& text_of_row(const Json& row, const std::string& where);
+
 }  // namespace dynslice

@@ -1,5 +1,6 @@
 """hub_main against a hub of our own on 127.0.0.1, and against huggingface_hub on the same cache."""
 
+import gzip
 import hashlib
 import http.server
 import json
@@ -12,6 +13,8 @@ import threading
 import time
 
 import pytest
+
+from conftest import make_text
 
 MAIN = "a" * 40
 OLDER = "b" * 40
@@ -33,7 +36,7 @@ class Hub:
 
     def __init__(self):
         self.files = {}  # "org/name" or "datasets/org/name" -> {file: bytes}
-        self.lfs_suffixes = (".safetensors", ".zip", ".gguf")
+        self.lfs_suffixes = (".safetensors", ".zip", ".gguf", ".gz")
         self.requests = []  # (server's name, method, path, headers)
         self.cut_after = []  # one number of bytes a GET of a large file: the connection is dropped there
         self.statuses = []  # (status, headers) answered before anything else, one a request
@@ -644,3 +647,21 @@ def test_wrong_usage_ends_with_2(client):
     for arguments in ([], ["model"], ["model", "name"], ["model", "../x/y"], ["dataset", "org/name"], ["file", "a/b"]):
         client.error(2, *arguments)
     client.error(2, "model", "org/name", "../x")
+
+
+def test_c4_comes_from_the_hub_once(hub, client, run, tiny_model, tmp_path):
+    documents = [make_text(3, seed=seed) for seed in range(30)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
+    file = "en/c4-validation.00000-of-00008.json.gz"
+    hub.files["datasets/allenai/c4"] = {file: gzip.compress(lines.encode())}
+    environment = client.environment | {"DYNSLICE_CACHE": str(tmp_path / "cache"), "DYNSLICE_DATA_DIR": ""}
+    command = ["eval", tiny_model("llama"), "--ppl", "c4", "--seqlen", "64", "--json"]
+    first = run(*command, env=environment).json()
+    text = first["provenance"]["text"]
+    assert text["split"] == "validation" and text["file"].endswith(f"datasets--allenai--c4/snapshots/{MAIN}/{file}")
+    assert text["sha256"] == hashlib.sha256(hub.files["datasets/allenai/c4"][file]).hexdigest()
+    hub.requests.clear()
+    again = run(*command, env=environment | {"HF_HUB_OFFLINE": "1"}).json()
+    assert again["perplexity"] == first["perplexity"] and not hub.requests
+    missing = run(*command[:3], "c4:train", env=environment, expect=4).stderr.splitlines()[-1]
+    assert "c4/c4-train.00000-of-01024.json.gz" in missing and "--data-dir" in missing

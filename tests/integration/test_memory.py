@@ -211,6 +211,17 @@ def test_real_memory_is_between_half_and_eleven_tenths_of_the_estimate(run, spar
     assert 0.5 * told <= real <= 1.1 * told, (told, real)
 
 
+# Large vocabularies make the heads the most of it.
+@pytest.mark.parametrize("vocab", [4096, 32768])
+def test_real_memory_of_two_models_side_by_side_is_foretold(run, sparse_model, letters, vocab):
+    model, reference = (sparse_model(random=seed, layers=2, hidden=width, intermediate=4096, heads=8, kv_heads=4, vocab=vocab)
+                        for seed, width in [(1, 512), (2, 1024)])
+    command = ["eval", model, "--against", reference, "--ppl", letters, "--samples", "8", "--seqlen", "256", "-q", "--json"]
+    told = run(*command, "--dry-run").json()["memory"]["bytes"]
+    real = peak(run(*command))
+    assert 0.5 * told <= real <= 1.1 * told, (told, real)
+
+
 SEARCHES_AND_TRAINING = [["depth", "drop", "--layers", "1", "--order", "ppl"], ["depth", "merge", "--target-layers", "3"],
                   ["depth", "streamline", "--layers", "1"], ["depth", "streamline", "--layers", "1", "--replace", "layer"],
                   ["depth", "streamline", "--layers", "1", "--replace", "swiglu", "--loss", "mse", "--stream-dtype", "bf16"],

@@ -154,8 +154,10 @@ def test_plan_base_auto_killed_writes_the_same_file(run, start, model, text_file
     assert content(file) == expected and [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
-def test_eval_killed_gives_the_same_figures_and_leaves_nothing(run, start, model, text_file, tmp_path, cache):
-    arguments = ["eval", model, "--ppl", text_file, *WORK, "--json"]
+@pytest.mark.parametrize("against", [False, True])
+def test_eval_killed_gives_the_same_figures_and_leaves_nothing(run, start, model, tiny_model, text_file, tmp_path, cache, against):
+    more = ["--against", tiny_model("llama", seed=1)] if against else []
+    arguments = ["eval", model, "--ppl", text_file, *WORK, *more, "--json"]
     expected = json.loads(run(*arguments, env=cache).stdout)
     journals = tmp_path / "cache" / "journals"
     assert not list(journals.iterdir())
@@ -170,6 +172,7 @@ def test_eval_killed_gives_the_same_figures_and_leaves_nothing(run, start, model
     found = json.loads(again.stdout)
     assert "Resuming at" in again.stderr
     assert found["perplexity"] == expected["perplexity"] and found["provenance"] == expected["provenance"]
+    assert found.get("divergence") == expected.get("divergence")
     assert not list(journals.iterdir())
 
 

@@ -34,8 +34,9 @@ def field(path, name):
 
 
 def llama_cpp_perplexity(run_command, program, model, text, chunks, context):
+    # Without --no-repack its kernels for AMX crash on some virtual machines.
     for _ in range(40):  # its logger's thread often loses the last lines of a very short run
-        result = run_command([program, "-m", model, "-f", text, "-c", context, "-b", context, "--chunks", chunks, "-t", 2])
+        result = run_command([program, "-m", model, "-f", text, "-c", context, "-b", context, "--chunks", chunks, "-t", 2, "--no-repack"])
         found = re.search(rf"Final estimate: PPL = ([0-9.]+)|\[{chunks}\]([0-9.]+),", result.stdout + result.stderr)
         if found:
             return float(found.group(1) or found.group(2))

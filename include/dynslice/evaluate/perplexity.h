@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "dynslice/model/journal.h"
 #include "dynslice/model/layer_walk.h"
@@ -18,6 +19,9 @@ enum class PerplexityProtocol {
 // "full" or "llamacpp"; throws kUsage for anything else.
 PerplexityProtocol parse_protocol(const std::string& name);
 
+// Place in a window of `length` tokens of the first one that is scored.
+int64_t first_scored_token(PerplexityProtocol protocol, int64_t length);
+
 struct PerplexityOptions {
   PerplexityProtocol protocol = PerplexityProtocol::kFull;
   // Put in the place of every window's first token: llama-perplexity does so for models that begin with BOS.
@@ -31,12 +35,14 @@ struct PerplexityOptions {
 
 struct Perplexity {
   double value = 0;           // exp of the mean loss of the scored tokens
+  double mean_loss = 0;       // in nats
   double standard_error = 0;  // of `value`, from the variance of the tokens' losses, as llama-perplexity has it
   int64_t windows = 0;
   int64_t tokens = 0;  // windows * seqlen: what went through the model
   int64_t scored_tokens = 0;
   int64_t seqlen = 0;
-  double seconds = 0;  // those of the runs that this one resumed included
+  std::vector<double> window_losses;  // mean loss of each window's scored tokens, in nats
+  double seconds = 0;                 // those of the runs that this one resumed included
   double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 

@@ -57,4 +57,8 @@ struct ResidualStream {
   void transform(const std::function<at::Tensor(const at::Tensor&)>& fn);
 };
 
+// Hands the chunks of two streams of the same windows to fn side by side, each on its stream's device.
+void visit_both(const ResidualStream& first, const ResidualStream& second,
+                const std::function<void(const at::Tensor&, const at::Tensor&)>& fn);
+
 }  // namespace dynslice

@@ -66,6 +66,10 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
 ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
                                      int64_t stream_bytes);
 
+// Perplexity of two models and their divergence, as many windows at a time as `stream_bytes` allow for both streams.
+ResourceEstimate estimate_divergence(const Checkpoint& checkpoint, const Checkpoint& reference,
+                                     const ComputeOptions& compute, TextAmount text, int64_t stream_bytes);
+
 // Trying shallower models beside the dense one.
 struct DepthUse {
   int64_t streams = 1;        // alive at the worst moment

@@ -16,18 +16,21 @@ namespace dynslice {
 enum class TextUse { kCalibration, kEvaluation };
 
 struct TextSource {
-  std::string name;            // "wikitext2", or the file's name
+  std::string name;            // "wikitext2", "ptb", "c4", or the file's name
   std::string split;           // "test", "validation", "train"; empty for a file
   std::filesystem::path path;  // the file that was read
   std::string sha256;          // of that file
   std::string text;            // what is tokenized
   std::string notice;          // one line for the user when something was chosen for them, else empty
+  int64_t usual_windows = 0;   // that are evaluated unless it is said how many, as papers have it; 0: all
 };
 
 // SPEC = name[:split] or a path to a .txt, .raw, .jsonl file (or any other text file).
-// `wikitext2` alone is its test split for evaluation; for calibration the training split, else the validation
-// split where training is not at hand (said in `notice`). Rows are joined with "\n\n": a row is a line of the
-// raw file with its newline, a blank line is an empty row.
+// wikitext2: rows joined with "\n\n"; a row is a line of the raw file with its newline, a blank line is an empty row.
+// ptb: lines, without the spaces around them, joined with " ". c4: the first 1100 documents of the first validation
+// file (for training the first 4400 of the first training file), joined with " ".
+// The name alone is the test split for evaluation (of c4, which has none, validation); for calibration the training
+// split, else the validation split where training is not at hand (said in `notice`).
 // A .jsonl file gives the "text" of each line, joined with "\n\n"; any other file is its text as it stands.
 // Data sets are looked for in `data_dir`, DYNSLICE_DATA_DIR, the cache, then the hub.
 // Throws kMissingData with a line that says which file to put where; kBadInput (line number) for broken jsonl;

@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 #include <zip.h>
 
 #include <algorithm>
@@ -21,6 +20,7 @@
 #include "dynslice/support/hash.h"
 #include "text/dataset_wikitext.h"
 #include "text/zip_extract.h"
+#include "unit/text/dataset_fixture.h"
 
 namespace dynslice {
 namespace {
@@ -29,55 +29,6 @@ namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-template <typename Action>
-std::optional<Error> error_of(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error;
-  }
-  return std::nullopt;
-}
-
-// An empty folder, and an environment in which nothing else can be found and nothing is downloaded.
-class DatasetTest : public testing::Test {
- protected:
-  void SetUp() override {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::path(testing::TempDir()) / ("dataset_test_" + std::string(info->name()) + std::to_string(::getpid()));
-    fs::create_directories(folder_ / "data");
-    for (const char* name : {"DYNSLICE_DATA_DIR", "DYNSLICE_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE"}) {
-      const char* value = std::getenv(name);
-      saved_.emplace_back(name, value == nullptr ? std::nullopt : std::optional<std::string>(value));
-    }
-    ::unsetenv("DYNSLICE_DATA_DIR");
-    ::unsetenv("HF_HUB_CACHE");
-    ::setenv("DYNSLICE_CACHE", (folder_ / "cache").c_str(), 1);
-    ::setenv("HF_HOME", (folder_ / "hf").c_str(), 1);
-    ::setenv("HF_HUB_OFFLINE", "1", 1);
-  }
-  void TearDown() override {
-    for (const auto& [name, value] : saved_) value ? ::setenv(name, value->c_str(), 1) : ::unsetenv(name);
-    fs::remove_all(folder_);
-  }
-
-  fs::path write(const fs::path& name, const std::string& content) const {
-    const fs::path path = folder_ / name;
-    fs::create_directories(path.parent_path());
-    std::ofstream(path, std::ios::binary) << content;
-    return path;
-  }
-  TextSource load(const std::string& spec, TextUse use = TextUse::kEvaluation) const {
-    return load_text(spec, use, folder_ / "data", no_progress());
-  }
-  std::optional<Error> load_error(const std::string& spec, TextUse use = TextUse::kEvaluation) const {
-    return error_of([&] { load(spec, use); });
-  }
-
-  fs::path folder_;
-  std::vector<std::pair<const char*, std::optional<std::string>>> saved_;
-};
 
 void write_zip(const fs::path& path, const std::vector<std::pair<std::string, std::string>>& members) {
   int code = 0;
@@ -277,7 +228,7 @@ TEST_F(DatasetTest, PathThatDoesNotExistIsMissingData) {
 }
 
 TEST_F(DatasetTest, UnknownNameListsTheKnownOnes) {
-  for (const char* spec : {"wikitext3", "", "c4:train", "wikitext2:tset", "wikitext2:"}) {
+  for (const char* spec : {"wikitext3", "", "c5:train", "wikitext2:tset", "wikitext2:", "c4:test"}) {
     const auto error = load_error(spec);
     ASSERT_TRUE(error) << spec;
     EXPECT_EQ(error->kind(), ErrorKind::kUsage) << spec;

@@ -1,0 +1,102 @@
+#include "cli/eval_against.h"
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+
+#include "cli/evaluating.h"
+#include "cli/inputs.h"
+#include "cli/journaling.h"
+#include "cli/resources.h"
+#include "dynslice/evaluate/divergence.h"
+#include "dynslice/support/error.h"
+
+namespace dynslice::cli {
+namespace {
+
+// Ids mean nothing to a model of another vocabulary. Whether two vocabularies are one shows in what becomes of the
+// text.
+void check_same_tokens(const Checkpoint& reference, const Checkpoint& checkpoint, const LoadedText& text) {
+  const std::vector<int32_t> ids = load_tokenizer(reference.path())->encode(text.source.text);
+  if (ids == text.stream) return;
+  const auto [other, own] = std::mismatch(ids.begin(), ids.end(), text.stream.begin(), text.stream.end());
+  throw_error(ErrorKind::kUsage, "--against ", reference.path().string(), ": its tokenizer makes other tokens of ",
+              title_of(text.source), " than that of ", checkpoint.path().string(), ", from token ", other - ids.begin(),
+              " on; only models with one vocabulary can be compared token by token");
+}
+
+struct Outcome {
+  Divergence divergence;
+  ScoredText scored;
+  double seconds = 0;
+};
+
+void report(const EvalOptions& options, const ComputeOptions& compute, const LoadedText& text,
+            const Checkpoint& reference, const Outcome& outcome, const OrderedJson& run_description) {
+  const Perplexity& perplexity = outcome.divergence.perplexity;
+  const double speed = 2 * perplexity.tokens_per_second();  // every token went through both
+  if (options.common.json) {
+    OrderedJson json;
+    json["perplexity"][text.source.name] = to_json(perplexity, outcome.scored, options.protocol);
+    json["divergence"][text.source.name] = to_json(outcome.divergence);
+    json["against"] = reference.path().string();
+    json["tokens_per_second"] = speed;
+    json["wall_seconds"] = outcome.seconds;
+    add_peaks(json, peak_memory(compute));
+    json["provenance"] = run_description;
+    json["provenance"]["text"] = describe(text, options.text);
+    std::cout << to_text(json);
+    return;
+  }
+  std::cout << title_of(text.source) << " " << describe(perplexity, outcome.scored) << "\n";
+  print_divergence(outcome.divergence, reference.path().string());
+  std::cout << "\n"
+            << perplexity.windows << " windows of " << perplexity.seqlen << " tokens, " << perplexity.scored_tokens
+            << " scored tokens, " << format_fixed(speed, 0) << " tokens/s of both models in "
+            << dtype_name(compute.dtype) << " on " << compute.device.str() << ", " << format_duration(outcome.seconds)
+            << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\n";
+}
+
+}  // namespace
+
+void run_against(const EvalOptions& options, TerminalProgress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  PerplexityOptions measure;
+  measure.protocol = parse_protocol(options.protocol);
+  ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
+  const auto checkpoint = open_model(options.common, progress);
+  CommonOptions other = options.common;
+  other.model = options.against;
+  const auto reference = open_model(other, progress);
+  std::unique_ptr<Tokenizer> tokenizer;
+  const LoadedText text =
+      load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress, &tokenizer);
+  check_same_tokens(*reference, *checkpoint, text);
+  Outcome outcome;
+  outcome.scored = count_scored_text(*tokenizer, text.windows, measure.protocol);
+  tokenizer.reset();
+  if (measure.protocol == PerplexityProtocol::kLlamaCpp) measure.first_token = text.bos_id;
+  const auto plan = prepare(
+      options.common, *checkpoint, compute,
+      {"eval",
+       [&](const ComputeOptions& with, int64_t stream_bytes) {
+         return estimate_divergence(*checkpoint, *reference, with, amount_of(text.windows), stream_bytes);
+       },
+       std::max(default_turn_bytes(*checkpoint, compute.device), default_turn_bytes(*reference, compute.device))});
+  if (!plan) return;
+  compute = plan->compute;
+  measure.stream_bytes = plan->stream_bytes;
+  OrderedJson job = fingerprint(options.common, compute, *checkpoint, &text, options.text);
+  add_model_files(job, "against", *reference);
+  const auto journal = open_journal(options.common, "", job, describe_run(options.common, compute, *checkpoint));
+  with_journal(*journal, options.common, [&] {
+    measure.journal = JournalPhase(*journal, "evaluation");
+    outcome.divergence = measure_divergence(*checkpoint, *reference, compute, text.windows, measure, progress);
+    outcome.seconds =
+        journal->earlier_seconds() + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report(options, compute, text, *reference, outcome, journal->job());
+  });
+  journal->remove_files();
+}
+
+}  // namespace dynslice::cli

@@ -1,0 +1,25 @@
+// What the verbs that measure perplexity say of it.
+#pragma once
+
+#include <string>
+
+#include "cli/inputs.h"
+#include "dynslice/evaluate/divergence.h"
+#include "dynslice/evaluate/perplexity.h"
+#include "dynslice/evaluate/text_levels.h"
+
+namespace dynslice::cli {
+
+// "wikitext2 (test)".
+std::string title_of(const TextSource& source);
+
+// The object under perplexity.NAME.
+OrderedJson to_json(const Perplexity& perplexity, const ScoredText& text, const std::string& protocol);
+// "perplexity 23.63 ± 0.21", and a line with the figures of words and bytes.
+std::string describe(const Perplexity& perplexity, const ScoredText& text);
+
+// The object under divergence.NAME.
+OrderedJson to_json(const Divergence& divergence);
+void print_divergence(const Divergence& divergence, const std::string& reference);
+
+}  // namespace dynslice::cli

@@ -1,0 +1,53 @@
+// The Penn Treebank as Mikolov prepared it: one sentence a line, rare words replaced by <unk>, numbers by N.
+#include <algorithm>
+#include <string_view>
+
+#include "dynslice/support/error.h"
+#include "dynslice/support/files.h"
+#include "text/named_dataset.h"
+
+namespace dynslice {
+namespace {
+
+namespace fs = std::filesystem;
+
+NamedSplit split_of(const std::string& name, const std::string& file) {
+  return {name, {fs::path("ptb") / file, file}};
+}
+
+std::string_view trimmed(std::string_view line) {
+  constexpr std::string_view kSpaces = " \t\r\n\v\f";
+  const size_t first = line.find_first_not_of(kSpaces);
+  if (first == std::string_view::npos) return {};
+  return line.substr(first, line.find_last_not_of(kSpaces) - first + 1);
+}
+
+// A row is a line without the spaces around it; rows are joined with " ".
+std::string join_rows(std::string_view raw) {
+  std::string text;
+  text.reserve(raw.size());
+  for (bool first = true; !raw.empty(); first = false) {
+    const size_t end = std::min(raw.find('\n'), raw.size());
+    if (!first) text += ' ';
+    text += trimmed(raw.substr(0, end));
+    raw.remove_prefix(std::min(end + 1, raw.size()));
+  }
+  return text;
+}
+
+}  // namespace
+
+NamedDataset ptb_dataset() {
+  NamedDataset dataset;
+  dataset.name = "ptb";
+  dataset.splits = {split_of("test", "ptb.test.txt"), split_of("validation", "ptb.valid.txt"),
+                    split_of("train", "ptb.train.txt")};
+  dataset.evaluated_split = "test";
+  dataset.download = [](const NamedSplit&, ProgressSink&) -> fs::path {
+    throw_error(ErrorKind::kMissingData, "the hub does not have the files of the Penn Treebank as text");
+  };
+  dataset.read = [](const fs::path& path, const NamedSplit&) { return join_rows(read_file(path)); };
+  return dataset;
+}
+
+}  // namespace dynslice
