@@ -103,6 +103,7 @@ struct EvalOptions {
   CommonOptions common;
   TextOptions text;
   std::string protocol = "full";
+  std::string against;  // the model to compare with, usually the dense one; "" for none
 };
 
 struct BenchOptions {

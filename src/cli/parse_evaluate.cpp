@@ -13,6 +13,8 @@ void define_eval(CLI::App& app, EvalOptions& options) {
                    "half, with BOS in front where the tokenizer adds it, as llama-perplexity does")
       ->type_name("full|llamacpp")
       ->capture_default_str();
+  verb->add_option("--against", options.against, "a second model to compare with, usually the dense one")
+      ->type_name("MODEL");
   add_text(*verb, options.text, "ppl", "evaluation", "test split", "all", "2048, or the model's maximum if less");
 }
 
