@@ -1,6 +1,7 @@
 #include <chrono>
 #include <iostream>
 
+#include "cli/eval_tasks.h"
 #include "cli/inputs.h"
 #include "cli/journaling.h"
 #include "cli/resources.h"
@@ -11,15 +12,14 @@ namespace dynslice::cli {
 namespace {
 
 void report(const EvalOptions& options, const ComputeOptions& compute, const LoadedText& text, const Perplexity& result,
-            const OrderedJson& run_description, double seconds) {
+            const OrderedJson& run_description, double seconds, OrderedJson json) {
   if (options.common.json) {
-    OrderedJson json;
     json["perplexity"][text.source.name] = {
         {"value", result.value},       {"stderr", result.standard_error},       {"windows", result.windows},
         {"tokens", result.tokens},     {"scored_tokens", result.scored_tokens}, {"seqlen", result.seqlen},
         {"protocol", options.protocol}};
     json["tokens_per_second"] = result.tokens_per_second();
-    json["wall_seconds"] = seconds;
+    json["wall_seconds"] = seconds + (json.contains("wall_seconds") ? json["wall_seconds"].get<double>() : 0);
     add_peaks(json, peak_memory(compute));
     json["provenance"] = run_description;
     json["provenance"]["text"] = describe(text, options.text);
@@ -34,9 +34,8 @@ void report(const EvalOptions& options, const ComputeOptions& compute, const Loa
             << format_bytes(peak_rss_bytes()) << ".\n";
 }
 
-}  // namespace
-
-void run(const EvalOptions& options, TerminalProgress& progress) {
+// `json` is what the tasks gave, when there were any.
+void run_perplexity(const EvalOptions& options, TerminalProgress& progress, OrderedJson json) {
   const auto start = std::chrono::steady_clock::now();
   PerplexityOptions measure;
   measure.protocol = parse_protocol(options.protocol);
@@ -60,9 +59,16 @@ void run(const EvalOptions& options, TerminalProgress& progress) {
     measure.journal = JournalPhase(*journal, "evaluation");
     const Perplexity result = measure_perplexity(*checkpoint, compute, text.windows, measure, progress);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    report(options, compute, text, result, journal->job(), journal->earlier_seconds() + seconds);
+    report(options, compute, text, result, journal->job(), journal->earlier_seconds() + seconds, std::move(json));
   });
   journal->remove_files();
+}
+
+}  // namespace
+
+void run(const EvalOptions& options, TerminalProgress& progress) {
+  if (options.tasks.empty()) return run_perplexity(options, progress, {});
+  run_tasks(options, progress, [&](OrderedJson json) { run_perplexity(options, progress, std::move(json)); });
 }
 
 }  // namespace dynslice::cli
