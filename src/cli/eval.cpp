@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "cli/eval_against.h"
+#include "cli/eval_tasks.h"
 #include "cli/evaluating.h"
 #include "cli/inputs.h"
 #include "cli/journaling.h"
@@ -13,15 +14,11 @@ namespace dynslice::cli {
 namespace {
 
 void report(const EvalOptions& options, const ComputeOptions& compute, const LoadedText& text, const Perplexity& result,
-            const ScoredText& scored, const OrderedJson& run_description, double seconds) {
+            const ScoredText& scored, const OrderedJson& run_description, double seconds, OrderedJson json) {
   if (options.common.json) {
-    OrderedJson json;
     json["perplexity"][text.source.name] = to_json(result, scored, options.protocol);
     json["tokens_per_second"] = result.tokens_per_second();
-    json["wall_seconds"] = seconds;
-    add_peaks(json, peak_memory(compute));
-    json["provenance"] = run_description;
-    json["provenance"]["text"] = describe(text, options.text);
+    finish_json(json, compute, seconds, run_description, describe(text, options.text));
     std::cout << to_text(json);
     return;
   }
@@ -32,13 +29,9 @@ void report(const EvalOptions& options, const ComputeOptions& compute, const Loa
             << format_bytes(peak_rss_bytes()) << ".\n";
 }
 
-}  // namespace
-
-void run(const EvalOptions& options, TerminalProgress& progress) {
-  if (!options.against.empty()) {
-    run_against(options, progress);
-    return;
-  }
+// `json` is what the tasks gave, when there were any.
+void run_perplexity(const EvalOptions& options, TerminalProgress& progress, OrderedJson json) {
+  if (!options.against.empty()) return run_against(options, progress, std::move(json));
   const auto start = std::chrono::steady_clock::now();
   PerplexityOptions measure;
   measure.protocol = parse_protocol(options.protocol);
@@ -66,9 +59,17 @@ void run(const EvalOptions& options, TerminalProgress& progress) {
     measure.journal = JournalPhase(*journal, "evaluation");
     const Perplexity result = measure_perplexity(*checkpoint, compute, text.windows, measure, progress);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    report(options, compute, text, result, scored, journal->job(), journal->earlier_seconds() + seconds);
+    report(options, compute, text, result, scored, journal->job(), journal->earlier_seconds() + seconds,
+           std::move(json));
   });
   journal->remove_files();
+}
+
+}  // namespace
+
+void run(const EvalOptions& options, TerminalProgress& progress) {
+  if (options.tasks.empty()) return run_perplexity(options, progress, {});
+  run_tasks(options, progress, [&](OrderedJson json) { run_perplexity(options, progress, std::move(json)); });
 }
 
 }  // namespace dynslice::cli

@@ -32,19 +32,15 @@ struct Outcome {
 };
 
 void report(const EvalOptions& options, const ComputeOptions& compute, const LoadedText& text,
-            const Checkpoint& reference, const Outcome& outcome, const OrderedJson& run_description) {
+            const Checkpoint& reference, const Outcome& outcome, const OrderedJson& run_description, OrderedJson json) {
   const Perplexity& perplexity = outcome.divergence.perplexity;
   const double speed = 2 * perplexity.tokens_per_second();  // every token went through both
   if (options.common.json) {
-    OrderedJson json;
     json["perplexity"][text.source.name] = to_json(perplexity, outcome.scored, options.protocol);
     json["divergence"][text.source.name] = to_json(outcome.divergence);
     json["against"] = reference.path().string();
     json["tokens_per_second"] = speed;
-    json["wall_seconds"] = outcome.seconds;
-    add_peaks(json, peak_memory(compute));
-    json["provenance"] = run_description;
-    json["provenance"]["text"] = describe(text, options.text);
+    finish_json(json, compute, outcome.seconds, run_description, describe(text, options.text));
     std::cout << to_text(json);
     return;
   }
@@ -59,7 +55,7 @@ void report(const EvalOptions& options, const ComputeOptions& compute, const Loa
 
 }  // namespace
 
-void run_against(const EvalOptions& options, TerminalProgress& progress) {
+void run_against(const EvalOptions& options, TerminalProgress& progress, OrderedJson json) {
   const auto start = std::chrono::steady_clock::now();
   PerplexityOptions measure;
   measure.protocol = parse_protocol(options.protocol);
@@ -94,7 +90,7 @@ void run_against(const EvalOptions& options, TerminalProgress& progress) {
     outcome.divergence = measure_divergence(*checkpoint, *reference, compute, text.windows, measure, progress);
     outcome.seconds =
         journal->earlier_seconds() + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    report(options, compute, text, *reference, outcome, journal->job());
+    report(options, compute, text, *reference, outcome, journal->job(), std::move(json));
   });
   journal->remove_files();
 }

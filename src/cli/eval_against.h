@@ -3,10 +3,12 @@
 
 #include "cli/options.h"
 #include "cli/terminal.h"
+#include "dynslice/support/json.h"
 
 namespace dynslice::cli {
 
-// Perplexity of both models, and their divergence. Throws kUsage when they have not the same tokens.
-void run_against(const EvalOptions& options, TerminalProgress& progress);
+// Perplexity of both models, and their divergence. `json` is what the tasks gave, when there were any. Throws kUsage when
+// the models have not the same tokens.
+void run_against(const EvalOptions& options, TerminalProgress& progress, OrderedJson json);
 
 }  // namespace dynslice::cli

@@ -3,6 +3,7 @@
 #include <array>
 #include <vector>
 
+#include "cli/resources.h"
 #include "cli/terminal.h"
 
 namespace dynslice::cli {
@@ -65,6 +66,14 @@ OrderedJson to_json(const Divergence& divergence) {
   json["rms_probability_change"] = to_json(divergence.rms_probability_change);
   json["same_top"] = to_json(divergence.same_top);
   return json;
+}
+
+void finish_json(OrderedJson& json, const ComputeOptions& compute, double seconds, const OrderedJson& run_description,
+                 const OrderedJson& text) {
+  json["wall_seconds"] = seconds + (json.contains("wall_seconds") ? json["wall_seconds"].get<double>() : 0);
+  add_peaks(json, peak_memory(compute));
+  json["provenance"] = run_description;
+  json["provenance"]["text"] = text;
 }
 
 void print_divergence(const Divergence& divergence, const std::string& reference) {

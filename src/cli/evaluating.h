@@ -20,6 +20,9 @@ std::string describe(const Perplexity& perplexity, const ScoredText& text);
 
 // The object under divergence.NAME.
 OrderedJson to_json(const Divergence& divergence);
+// Adds what a report ends with: seconds (to those that are there already), peaks, and where it comes from.
+void finish_json(OrderedJson& json, const ComputeOptions& compute, double seconds, const OrderedJson& run_description,
+                 const OrderedJson& text);
 void print_divergence(const Divergence& divergence, const std::string& reference);
 
 }  // namespace dynslice::cli

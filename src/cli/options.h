@@ -103,7 +103,11 @@ struct EvalOptions {
   CommonOptions common;
   TextOptions text;
   std::string protocol = "full";
-  std::string against;  // the model to compare with, usually the dense one; "" for none
+  std::string against;              // the model to compare with, usually the dense one; "" for none
+  std::string tasks;                // names with commas between them; "" for perplexity alone
+  int64_t limit = 0;                // questions of every task; 0: all
+  std::optional<int64_t> examples;  // few-shot ones; else the tasks' own
+  std::string log_samples;          // file of one line a question
 };
 
 struct BenchOptions {

@@ -196,10 +196,11 @@ std::vector<std::pair<std::string, std::string>> options_but(const CLI::App& ver
 
 // The options that decide the result: all but those that say how to show it, where to put it, and whether to resume.
 std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& verb) {
-  static const std::set<std::string> kNeutral = {"MODEL",         "--dry-run", "--max-memory", "--activation-memory",
-                                                 "--scratch-dir", "--resume",  "--force",      "--json",
-                                                 "--quiet",       "--verbose", "--output",     "--matrix",
-                                                 "--data-dir",    "--threads", "RECIPE",       "--keep-steps"};
+  static const std::set<std::string> kNeutral = {"MODEL",         "--dry-run",  "--max-memory", "--activation-memory",
+                                                 "--scratch-dir", "--resume",   "--force",      "--json",
+                                                 "--quiet",       "--verbose",  "--output",     "--matrix",
+                                                 "--log-samples", "--data-dir", "--threads",    "RECIPE",
+                                                 "--keep-steps"};
   return options_but(verb, kNeutral);
 }
 

@@ -3,9 +3,33 @@
 #include "cli/common_options.h"
 
 namespace dynslice::cli {
+namespace {
+
+void add_tasks(CLI::App& verb, EvalOptions& options) {
+  CLI::Option* tasks =
+      verb.add_option("--tasks", options.tasks,
+                      "question answering: piqa, arc_easy, arc_challenge, hellaswag, winogrande, boolq, openbookqa, "
+                      "social_iqa, lambada_openai, mmlu, with commas between them; no perplexity then unless --ppl is "
+                      "given too")
+          ->type_name("TASK,...");
+  verb.add_option("--limit", options.limit, "only the first questions of every task")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->default_str("all")
+      ->needs(tasks);
+  verb.add_option("--num-fewshot", options.examples, "solved examples in front of every question")
+      ->check(CLI::Range(int64_t{0}, int64_t{1000}))
+      ->default_str("0; 5 for mmlu")
+      ->needs(tasks);
+  verb.add_option("--log-samples", options.log_samples,
+                  "also write the answers to this file, one JSON object a question and line")
+      ->type_name("FILE")
+      ->needs(tasks);
+}
+
+}  // namespace
 
 void define_eval(CLI::App& app, EvalOptions& options) {
-  CLI::App* verb = app.add_subcommand("eval", "What it cost: perplexity of a dense or sliced model");
+  CLI::App* verb = app.add_subcommand("eval", "What it cost: perplexity and tasks of a dense or sliced model");
   add_common(*verb, options.common, true);
   add_walk(*verb, options.common);
   verb->add_option("--protocol", options.protocol,
@@ -15,6 +39,7 @@ void define_eval(CLI::App& app, EvalOptions& options) {
       ->capture_default_str();
   verb->add_option("--against", options.against, "a second model to compare with, usually the dense one")
       ->type_name("MODEL");
+  add_tasks(*verb, options);
   add_text(*verb, options.text, "ppl", "evaluation", "test split", "all", "2048, or the model's maximum if less");
 }
 

@@ -4,6 +4,10 @@
 
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
+#include "dynslice/support/json.h"
+#include "text/dataset_server.h"
+#include "text/hub_cache.h"
+#include "text/json_lines.h"
 #include "text/named_dataset.h"
 
 namespace dynslice {
@@ -35,6 +39,22 @@ std::string join_rows(std::string_view raw) {
   return text;
 }
 
+// The rows of ptb-text-only/ptb_text_only, which are those lines, kept in the cache as a file of them.
+fs::path download(const NamedSplit& split, ProgressSink& progress) {
+  const std::string rows = fetch_rows({"ptb-text-only/ptb_text_only", "penn_treebank", split.name}, progress);
+  std::string lines;
+  for_each_json_line(rows, "ptb-text-only/ptb_text_only, " + split.name, [&](const Json& row, const std::string& where) {
+    const std::string sentence = JsonReader(row, where).string("sentence");
+    if (sentence.find('\n') != std::string::npos)
+      throw_error(ErrorKind::kBadInput, where, ": key \"sentence\": must be one line");
+    lines += sentence + "\n";
+  });
+  const fs::path file = dataset_cache() / split.files.front();
+  make_folder(file.parent_path());
+  write_file_atomically(file, lines);
+  return file;
+}
+
 }  // namespace
 
 NamedDataset ptb_dataset() {
@@ -43,9 +63,7 @@ NamedDataset ptb_dataset() {
   dataset.splits = {split_of("test", "ptb.test.txt"), split_of("validation", "ptb.valid.txt"),
                     split_of("train", "ptb.train.txt")};
   dataset.evaluated_split = "test";
-  dataset.download = [](const NamedSplit&, ProgressSink&) -> fs::path {
-    throw_error(ErrorKind::kMissingData, "the hub does not have the files of the Penn Treebank as text");
-  };
+  dataset.download = download;
   dataset.read = [](const fs::path& path, const NamedSplit&) { return join_rows(read_file(path)); };
   return dataset;
 }

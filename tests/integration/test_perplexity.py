@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from conftest import make_text
+from test_tasks import Server
 
 C4 = "c4-validation.00000-of-00008.json.gz"
 
@@ -83,6 +84,37 @@ def test_ptb_is_measured_as_its_rows_in_a_file_are(run, tiny_model, tmp_path):
     (tmp_path / "same.txt").write_text(" ".join(row.strip() for row in rows), encoding="utf-8")
     found = measured(run, tiny_model("llama"), "--ppl", "ptb", "--seqlen", 64, env={"DYNSLICE_DATA_DIR": tmp_path})
     assert found == measured(run, tiny_model("llama"), "--ppl", tmp_path / "same.txt", "--seqlen", 64)
+
+
+def test_ptb_comes_from_the_dataset_server_once(run, tiny_model, tmp_path):
+    rows = make_text(230, seed=6).splitlines()
+    (tmp_path / "same.txt").write_text(" ".join(row.strip() for row in rows), encoding="utf-8")
+    server = Server([{"sentence": row} for row in rows])
+    env = {"DYNSLICE_DATA_DIR": "", "DYNSLICE_CACHE": tmp_path / "cache", "DYNSLICE_DATASETS_SERVER": server.url, "HF_HUB_OFFLINE": ""}
+    command = [tiny_model("llama"), "--seqlen", 64, "--ppl"]
+    found = [measured(run, *command, "ptb", env=env) for _ in range(2)]
+    assert found[0] == found[1] == measured(run, *command, tmp_path / "same.txt")
+    assert [(query["dataset"], query["config"], query["split"], query["offset"]) for _, query, _ in server.requests] == [
+        ("ptb-text-only/ptb_text_only", "penn_treebank", "test", offset) for offset in ("0", "100", "200")]
+    server.change = lambda page: {**page, "rows": [{**row, "row": {"sentence": "two\nlines"}} for row in page["rows"]]}
+    refused = run("eval", *command, "ptb:validation", env=env, expect=3).stderr
+    assert "one line" in refused and not (tmp_path / "cache/datasets/ptb/ptb.valid.txt").exists()
+    server.statuses = [404]
+    assert "ptb/ptb.train.txt" in run("eval", *command, "ptb:train", env=env, expect=4).stderr
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def test_tasks_perplexity_and_divergence_in_one_run(run, tiny_model, text_file, tmp_path):
+    (tmp_path / "piqa").mkdir()
+    row = {"goal": "a house", "sol1": "on the river", "sol2": "of the king", "label": 0}
+    (tmp_path / "piqa" / "validation.jsonl").write_text(json.dumps(row) + "\n")
+    command = ["eval", tiny_model("llama"), "--tasks", "piqa", "--ppl", text_file, *WINDOWS, "--against", tiny_model("llama", seed=1), "--data-dir", tmp_path]
+    both = run(*command, "--json").json()
+    assert both["tasks"]["piqa"]["n"] == 1 and "stability" in both["tasks"]["piqa"]
+    alone = run("eval", tiny_model("llama"), "--ppl", text_file, *WINDOWS, "--against", tiny_model("llama", seed=1), "--json").json()
+    assert both["perplexity"] == alone["perplexity"] and both["divergence"] == alone["divergence"]
+    assert run(*command, "--dry-run", "--json").json()["memory"]["parts"]["comparisons"] > 0
 
 
 def test_slice_calibrates_on_c4(run, tiny_model, tmp_path):

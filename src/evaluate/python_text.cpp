@@ -1,0 +1,92 @@
+#include "evaluate/python_text.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "text/tokenizer_unicode.h"
+
+namespace dynslice {
+namespace {
+
+// White_Space, and the four separators that Python counts by their bidirectional class.
+bool is_python_space(uint32_t c) { return is_whitespace(c) || (c >= 0x1C && c <= 0x1F); }
+
+constexpr uint32_t kCapitalSigma = 0x3A3, kFinalSigma = 0x3C2, kSharpS = 0xDF, kCapitalIWithDot = 0x130;
+
+bool is_cased(uint32_t c) {
+  const auto code = static_cast<utf8proc_int32_t>(c);
+  const auto category = utf8proc_category(code);
+  return category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL || category == UTF8PROC_CATEGORY_LT;
+}
+
+// A capital sigma is a final one behind a letter when no letter follows.
+bool ends_word(std::string_view before, std::string_view after) {
+  return !before.empty() && is_cased(last_code_point(before)) && (after.empty() || !is_cased(code_point_at(after)));
+}
+
+void append_lower(std::string& target, uint32_t c, std::string_view before, std::string_view after) {
+  if (c == kCapitalIWithDot) {
+    target += "i\xCC\x87";
+  } else if (c == kCapitalSigma && ends_word(before, after)) {
+    append_utf8(target, kFinalSigma);
+  } else {
+    append_utf8(target, static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
+  }
+}
+
+void append_title(std::string& target, uint32_t c) {
+  if (c == kSharpS) {
+    target += "Ss";
+  } else {
+    append_utf8(target, static_cast<uint32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
+  }
+}
+
+}  // namespace
+
+std::string_view python_rstrip(std::string_view text) {
+  while (!text.empty() && is_python_space(last_code_point(text))) {
+    do {
+      text.remove_suffix(1);
+    } while (!text.empty() && (static_cast<unsigned char>(text.data()[text.size()]) & 0xC0) == 0x80);
+  }
+  return text;
+}
+
+std::string_view python_strip(std::string_view text) {
+  while (!text.empty() && is_python_space(code_point_at(text))) text.remove_prefix(utf8_length(text.front()));
+  return python_rstrip(text);
+}
+
+std::string python_capitalize(std::string_view text) {
+  std::string result;
+  for (size_t at = 0; at < text.size();) {
+    const uint32_t c = code_point_at(text.substr(at));
+    const size_t next = at + utf8_length(text[at]);
+    if (at == 0) {
+      append_title(result, c);
+    } else {
+      append_lower(result, c, text.substr(0, at), text.substr(next));
+    }
+    at = next;
+  }
+  return result;
+}
+
+int64_t python_length(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+}
+
+std::string python_replace(std::string_view text, std::string_view from, std::string_view to) {
+  std::string result;
+  for (size_t found = text.find(from); found != std::string_view::npos; found = text.find(from)) {
+    result += text.substr(0, found);
+    result += to;
+    text.remove_prefix(found + from.size());
+  }
+  return result += text;
+}
+
+}  // namespace dynslice
