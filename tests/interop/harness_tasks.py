@@ -47,7 +47,7 @@ class AllSplits(dict):
 
 @contextlib.contextmanager
 def offline():
-    settings = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    settings = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {**settings, "HF_HOME": folder}):
         yield
 
