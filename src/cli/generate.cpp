@@ -1,6 +1,7 @@
 #include "dynslice/generate/generate.h"
 
 #include <ATen/Parallel.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -26,7 +27,9 @@ std::string read_standard_input() {
   std::vector<char> buffer(1 << 16);
   ssize_t count = 0;
   do {
-    check_interrupt();
+    // read() alone would go on waiting after a Ctrl-C.
+    pollfd input{STDIN_FILENO, POLLIN, 0};
+    while (::poll(&input, 1, /*milliseconds=*/200) <= 0) check_interrupt();
     count = ::read(STDIN_FILENO, buffer.data(), buffer.size());
     if (count > 0) text.append(buffer.data(), static_cast<size_t>(count));
     if (text.size() > kMaxPromptBytes) {

@@ -236,6 +236,22 @@ def test_text_comes_while_it_is_written_in_whole_characters(binary, llama):
         piece.decode()
 
 
+def test_ctrl_c_ends_the_wait_for_standard_input(binary, llama):
+    process = subprocess.Popen([binary, "generate", llama, "--prompt-file", "-", "-q"], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+
+
+def test_a_recipe_may_write_with_what_it_made(run, llama, tmp_path):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"recipe": 1, "steps": [{"verb": "depth drop", "indices": "1"},
+                                            {"verb": "generate", "prompt": "the city", "max-tokens": "5"}]}))
+    result = run("run", recipe, llama, "-o", tmp_path / "out").stdout
+    assert run("generate", tmp_path / "out", "--prompt", "the city", "--max-tokens", 5).stdout in result
+
+
 def test_without_a_prompt_a_terminal_is_not_waited_for(binary, llama):
     leader, follower = pty.openpty()
     done = subprocess.run([binary, "generate", llama], stdin=follower, capture_output=True, text=True, timeout=60)

@@ -296,6 +296,7 @@ void ExpressionParser::parse_arguments(Expression& call) {
     if (!first) expect(TokenKind::kOperator, ",");
     if (!first && skip(TokenKind::kOperator, ")")) return;
     first = false;
+    if (call.parts.size() + call.named.size() > kMaxArguments) fail(line(), "more than ", kMaxArguments, " arguments");
     if (is(TokenKind::kName) && token_after(1).kind == TokenKind::kOperator && token_after(1).text == "=") {
       std::string name = next().text;
       next();

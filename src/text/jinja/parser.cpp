@@ -168,6 +168,7 @@ class Parser : public ExpressionParser {
     expect(TokenKind::kOperator, "(");
     while (!skip(TokenKind::kOperator, ")")) {
       if (!statement.parameters.empty()) expect(TokenKind::kOperator, ",");
+      if (statement.parameters.size() >= kMaxArguments) fail(line(), "more than ", kMaxArguments, " parameters");
       std::string name = read_variable();
       ExpressionPtr fallback = skip(TokenKind::kOperator, "=") ? parse_expression() : nullptr;
       statement.parameters.emplace_back(std::move(name), std::move(fallback));

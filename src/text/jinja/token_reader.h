@@ -12,6 +12,9 @@ namespace dynslice::jinja {
 // No part of a template is nested deeper, so that neither parser nor evaluator needs more of the stack than there is.
 constexpr int kMaxNesting = 100;
 
+// Nor has a call more arguments, or a macro more parameters: they are looked up by going through all.
+constexpr size_t kMaxArguments = 255;
+
 class TokenReader {
  protected:
   // The last token is kEndOfTemplate, which is never left behind.

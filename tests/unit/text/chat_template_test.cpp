@@ -108,6 +108,11 @@ TEST(ChatTemplate, LimitsWhatAnUntrustedTemplateTakes) {
   expect_refused("{{ " + sum + " }}", {"levels"});
   expect_refused("{{ " + nots + "1 }}", {"nested"});
   expect_refused(ifs, {"nested"});
+  std::string names, entries;
+  for (int i = 0; i < 20000; ++i) names += "a" + std::to_string(i) + "=1,", entries += std::to_string(i) + ":1,";
+  expect_refused("{{ dict(" + names + ") }}", {"arguments"});
+  expect_refused("{% macro m(" + names.substr(0, names.size() - 1) + ") %}{% endmacro %}", {"parameters"});
+  expect_refused("{{ {" + entries + "} }}", {"too much"});
   expect_error(ErrorKind::kBadInput, {"bytes"}, [] { ChatTemplate(std::string(2 << 20, 'a'), "t"); });
   expect_error(ErrorKind::kBadInput, {"UTF-8"}, [] { ChatTemplate("\xFF", "t"); });
 }
