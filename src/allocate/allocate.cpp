@@ -50,6 +50,17 @@ std::vector<double> allocate_by_redundancy(const std::vector<double>& layer_redu
   return cap_ratios(std::move(ratios), options.max_ratio);
 }
 
+std::vector<double> allocate_by_influence(const std::vector<double>& layer_redundancy, double epsilon,
+                                          const AllocateOptions& options) {
+  check_options(options);
+  const double most = *std::max_element(layer_redundancy.begin(), layer_redundancy.end());
+  std::vector<double> ratios;
+  for (const double redundancy : layer_redundancy) ratios.push_back(std::exp((redundancy - most) / epsilon));
+  const double scale = static_cast<double>(ratios.size()) * options.average / sum(ratios);
+  for (double& ratio : ratios) ratio *= scale;
+  return cap_ratios(std::move(ratios), options.max_ratio);
+}
+
 std::vector<double> cap_ratios(std::vector<double> ratios, double limit) {
   const double total = sum(ratios);
   std::vector<bool> capped(ratios.size(), false);

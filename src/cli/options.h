@@ -71,15 +71,26 @@ struct SizeTarget {
   double share = 0;      // that is to go, in [0, 1)
 };
 
+// Of --method modular; those that are not given have the method's default.
+struct ModularCliOptions {
+  std::optional<std::string> refit;         // "dense" or "self"
+  std::optional<std::string> neurons;       // "loss" or "leverage"
+  std::optional<std::string> weigh_tokens;  // "norm" or "alike"
+  std::optional<double> ridge;
+  std::optional<int64_t> gradient_samples;  // calibration windows
+  bool any() const { return refit || neurons || weigh_tokens || ridge || gradient_samples; }
+};
+
 // What `plan` and `slice` share.
 struct PlanningOptions {
   CommonOptions common;
   TextOptions calibration;
-  std::string method = "slice";
+  std::string method = "slice";  // or "modular"
   std::optional<double> average;     // ratio in [0, 1)
   std::optional<SizeTarget> target;  // in the place of `average`, which is then solved for
-  std::string allocator = "lr";
+  std::string allocator;       // "" until it is known which method's default it is
   std::optional<double> base;  // slicing base of lr
+  double epsilon = 0.1;        // of softmax
   bool base_auto = false;
   int64_t sweep_samples = 8;  // calibration windows of every trial of --base auto
   std::optional<double> max_ratio;
@@ -88,6 +99,7 @@ struct PlanningOptions {
   std::string preset;     // "" or "paper"
   std::string scores;     // file
   std::string out_dtype;  // "", "fp32", "bf16", "fp16"
+  ModularCliOptions modular;
 };
 
 struct PlanOptions : PlanningOptions {

@@ -17,10 +17,43 @@ constexpr const char* kFooter =
     "Exit codes: 0 done, 1 a defect of dynslice, 2 wrong usage, 3 bad input file, 4 missing data or network,\n"
     "5 out of memory or disk, 130 interrupted.\n";
 
+void add_modular(CLI::App& verb, ModularCliOptions& options) {
+  verb.add_option("--refit", options.refit,
+                  "of --method modular: what the neurons that stay are refitted towards, by least squares; dense: the "
+                  "dense model's stream, self: what the layer itself would add")
+      ->check(CLI::IsMember({"dense", "self"}))
+      ->default_str("dense");
+  verb.add_option("--neurons", options.neurons,
+                  "of --method modular: which neurons go; loss: those that cost the loss least when the others are "
+                  "refitted (optimal brain surgeon), leverage: those with the smallest ridge leverage scores (MoDeGPT)")
+      ->check(CLI::IsMember({"loss", "leverage"}))
+      ->default_str("loss");
+  verb.add_option("--weigh-tokens", options.weigh_tokens,
+                  "of --method modular: how tokens count; norm: by the inverse square of their stream's norm, alike: the "
+                  "same")
+      ->check(CLI::IsMember({"norm", "alike"}))
+      ->default_str("norm");
+  verb.add_option("--ridge", options.ridge,
+                  "of --method modular: pull of a refit towards the weights as they are, in units of the mean square")
+      ->check(CLI::PositiveNumber)
+      ->default_str("0.0001");
+  verb.add_option("--gradient-samples", options.gradient_samples,
+                  "of --method modular: calibration windows on which the loss's gradients are taken; 0: none, all errors "
+                  "count alike")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->default_str("8");
+}
+
 void add_planning(CLI::App& verb, PlanningOptions& options) {
-  verb.add_option("--method", options.method, "how width is removed; slice: rotation by PCA, then slicing")
-      ->check(CLI::IsMember({"slice"}))
+  verb.add_option("--method", options.method,
+                  "how width is removed; slice: the residual stream, by rotation and slicing (SliceGPT); modular: neurons "
+                  "inside the MLPs, the others being refitted (MoDeGPT), which at equal parameters costs far less "
+                  "perplexity, and with --allocate constant gives an ordinary model that every runtime loads")
+      ->check(CLI::IsMember({"slice", "modular"}))
       ->capture_default_str();
+  verb.parse_complete_callback([&options] {
+    if (options.allocator.empty()) options.allocator = options.method == "modular" ? "loss" : "lr";
+  });
   const auto ratio = [&verb](const std::string& name, std::optional<double>& target, const std::string& help) {
     return verb
         .add_option_function<std::string>(
@@ -38,8 +71,13 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
       ->type_name("params=RATIO|bytes=RATIO|flops=RATIO")
       ->excludes(average);
   verb.add_option("--allocate", options.allocator,
-                  "how the average is shared out; lr: more where layers are redundant, constant: the same everywhere")
-      ->check(CLI::IsMember({"lr", "constant"}))
+                  "how the average is shared out; lr: more where layers are redundant, constant: the same everywhere, "
+                  "softmax: more where layers change the stream less (MoDeGPT), loss (of --method modular): by what "
+                  "every layer's neurons cost the loss")
+      ->check(CLI::IsMember({"lr", "constant", "softmax", "loss"}))
+      ->default_str("lr, with --method modular loss");
+  verb.add_option("--epsilon", options.epsilon, "temperature of --allocate softmax; larger is more even")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   verb.add_option_function<std::string>(
           "--base",
@@ -75,6 +113,7 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
                   "a published setting; paper: DynamicSlicing's own dimensions (last layer scored after the final "
                   "norm, no cap, --round-to 1)")
       ->check(CLI::IsMember({"paper"}));
+  add_modular(verb, options.modular);
   add_out_dtype(verb, options.out_dtype);
   add_calibration(verb, options.calibration);
 }
@@ -136,15 +175,15 @@ void define_slice(CLI::App& app, SliceOptions& options) {
   add_planning(*verb, options);
   CLI::Option* plan =
       verb->add_option("--plan", options.plan,
-                       "slice by this plan file; the calibration text is still needed, for the rotation")
+                       "slice by this plan file; the calibration text is still needed, for the rotation or the refit")
           ->type_name("FILE");
-  for (const char* replaced : {"--avg", "--target", "--allocate", "--base", "--max-ratio", "--round-to", "--slice-head",
+  for (const char* replaced : {"--avg", "--target", "--method", "--allocate", "--epsilon", "--base", "--max-ratio", "--round-to", "--slice-head",
                                "--scores", "--preset"}) {
     plan->excludes(verb->get_option(replaced));
   }
   verb->add_option("-o,--output", options.output, "folder of the sliced checkpoint")
       ->type_name("FOLDER")
-      ->default_str("./NAME-sliced-RATIO");
+      ->default_str("./NAME-sliced-RATIO, ./NAME-modular-RATIO");
 }
 
 void define_inspect(CLI::App& app, InspectOptions& options) {

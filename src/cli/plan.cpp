@@ -42,7 +42,9 @@ void run(const PlanOptions& options, TerminalProgress& progress) {
   compute = resources->compute;
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
   const auto plan = [&](Journal* journal) {
-    Planned planned = make_plan(options, *checkpoint, compute, calibration, journal, progress);
+    SensitivitySource sensitivity =
+        sensitivity_source(options, *checkpoint, compute, calibration, journal, progress);
+    Planned planned = make_plan(options, *checkpoint, compute, calibration, sensitivity, journal, progress);
     OrderedJson provenance = journal != nullptr ? journal->job() : run_description;
     provenance.update(planned.plan.provenance);
     planned.plan.provenance = provenance;

@@ -11,8 +11,10 @@
 #include "cli/resources.h"
 #include "cli/terminal.h"
 #include "dynslice/allocate/allocate.h"
+#include "dynslice/allocate/budget.h"
 #include "dynslice/allocate/target.h"
 #include "dynslice/model/tensor_layout.h"
+#include "dynslice/modular/modular.h"
 #include "dynslice/score/score.h"
 #include "dynslice/slice/slice.h"
 #include "dynslice/support/error.h"
@@ -38,17 +40,19 @@ AllocateOptions allocate_options(const PlanningOptions& options, double average,
 SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& config, std::vector<double> ratios,
                          double average, double base) {
   SlicePlan plan;
+  plan.method = options.method;
   plan.allocator = options.allocator;
   plan.average_ratio = average;
   plan.base = base;
   plan.round_to = options.round_to.value_or(is_paper(options) ? 1 : plan.round_to);
   plan.hidden_size = config.hidden_size;
+  if (plan.is_modular()) plan.intermediate_size = config.layers.front().intermediate_size;
   plan.ratios = std::move(ratios);
-  if (plan.round_to > config.hidden_size) {
-    throw_error(ErrorKind::kUsage, "--round-to ", plan.round_to, ": is above the model's hidden size of ",
-                config.hidden_size);
+  if (plan.round_to > plan.whole()) {
+    throw_error(ErrorKind::kUsage, "--round-to ", plan.round_to, ": is above the model's ",
+                plan.is_modular() ? "intermediate" : "hidden", " size of ", plan.whole());
   }
-  plan.dims = round_dimensions(plan.ratios, config.hidden_size, plan.round_to);
+  plan.dims = round_dimensions(plan.ratios, plan.whole(), plan.round_to);
   plan.head_width = options.slice_head
                         ? round_dimensions({plan.average_ratio}, config.hidden_size, plan.round_to).front()
                         : config.hidden_size;
@@ -62,9 +66,10 @@ SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& conf
 }
 
 // Layer redundancies out of a score file.
-std::vector<double> redundancies(const LayerScores& scores, const std::string& where, const ModelConfig& config) {
+std::vector<double> redundancies(const LayerScores& scores, const std::string& where, const std::string& allocator,
+                                 const ModelConfig& config) {
   if (scores.metric != "lr" && scores.metric != "bi") {
-    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate lr needs lr or bi");
+    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate ", allocator, " needs lr or bi");
   }
   if (static_cast<int64_t>(scores.values.size()) != config.num_layers()) {
     throw_error(ErrorKind::kBadInput, where, ": has ", scores.values.size(), " scores; the model has ",
@@ -111,8 +116,8 @@ std::pair<int64_t, int64_t> trial_windows(const PlanningOptions& options, int64_
 // Tries every base on the first calibration windows and measures the loss on some that follow them, which calibrate
 // no trial. Returns the best base and reports all of them.
 double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  const std::vector<double>& redundancy, double average, Calibration& calibration, Journal* journal,
-                  ProgressSink& progress, OrderedJson& report) {
+                  const std::vector<double>& redundancy, double average, Calibration& calibration, SensitivitySource& sensitivity,
+                  Journal* journal, ProgressSink& progress, OrderedJson& report) {
   const TokenWindows& windows = calibration.text().windows;
   const auto [trial, held] = trial_windows(options, windows.count);
   const TokenWindows sample = windows.part(0, trial), held_out = windows.part(trial, held);
@@ -126,8 +131,12 @@ double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, 
     const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, average, base));
     const SlicePlan plan = plan_of_ratios(options, checkpoint.config(), ratios, average, base);
     const auto measured = trial_phase.result();
-    const double loss =
-        measured ? measured->get<double>() : *slice_model(walk, plan, sample, {}, &held_out, trial_phase).held_out_loss;
+    const auto try_plan = [&] {
+      if (!plan.is_modular()) return *slice_model(walk, plan, sample, {}, &held_out, trial_phase).held_out_loss;
+      const ModularOptions modular = modular_options(options.modular);
+      return *compress_mlps(walk, plan, sample, sensitivity, modular, {}, &held_out, trial_phase).held_out_loss;
+    };
+    const double loss = measured ? measured->get<double>() : try_plan();
     if (!measured) trial_phase.finish(loss);
     report.push_back({{"base", base}, {"held_out_loss", loss}, {"held_out_perplexity", std::exp(loss)}});
     log(LogLevel::kInfo, "base " + format_percent(base) + ": held-out perplexity " + format_fixed(std::exp(loss), 3));
@@ -169,6 +178,65 @@ double average_of(const PlanningOptions& options, const Checkpoint& checkpoint,
   });
 }
 
+void refuse(const std::string& option, const std::string& place) {
+  throw_error(ErrorKind::kUsage, option, " belongs to --method ", place);
+}
+
+void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) {
+  if (options.method == "modular") {
+    if (options.slice_head) refuse("--slice-head", "slice");
+    if (is_paper(options)) refuse("--preset paper", "slice");
+    check_modular(checkpoint);
+    return;
+  }
+  if (options.modular.any()) refuse("one of --refit, --neurons, --weigh-tokens, --ridge, --gradient-samples", "modular");
+  if (options.allocator == "loss") refuse("--allocate loss", "modular");
+  check_sliceable(checkpoint);
+}
+
+int64_t gradient_samples(const PlanningOptions& options) { return options.modular.gradient_samples.value_or(8); }
+
+// What the plan is expected to cost every layer, in nats a token.
+OrderedJson losses_of(const std::vector<LossCurve>& curves, const SlicePlan& plan) {
+  OrderedJson losses = OrderedJson::array();
+  for (size_t i = 0; i < curves.size(); ++i) {
+    const auto gone = std::min(plan.intermediate_size - plan.dims[i], curves[i].largest());
+    losses.push_back(curves[i].losses[static_cast<size_t>(gone)]);
+  }
+  return losses;
+}
+
+// What removing neurons costs, layer by layer, and the plans made of that.
+Planned plan_by_losses(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
+                       Calibration& calibration, SensitivitySource& sensitivity, Journal* journal,
+                       ProgressSink& progress) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t inner = config.layers.front().intermediate_size;
+  const double most = std::min(options.max_ratio.value_or(0.8), kLargestRatio);
+  const int64_t least = std::max<int64_t>(1, std::llround((1 - most) * static_cast<double>(inner)));
+  const JournalPhase losses = phase(journal, "losses");
+  std::vector<LossCurve> curves;
+  if (const auto kept = losses.result()) {
+    for (const OrderedJson& curve : *kept) curves.push_back({curve.get<std::vector<double>>()});
+  } else {
+    const TokenWindows& windows = calibration.text().windows;
+    const LayerWalk walk(checkpoint, compute, windows.length, progress);
+    curves = measure_loss_curves(walk, windows, sensitivity, modular_options(options.modular), least, losses);
+    OrderedJson result = OrderedJson::array();
+    for (const LossCurve& curve : curves) result.push_back(curve.losses);
+    losses.finish(result);
+  }
+  const auto plan_at = [&](double average) {
+    const double total = average * static_cast<double>(inner * config.num_layers());
+    std::vector<double> ratios = allocate_by_losses(curves, total);
+    for (double& ratio : ratios) ratio /= static_cast<double>(inner);
+    return plan_of_ratios(options, config, ratios, average, average);
+  };
+  Planned planned{plan_at(average_of(options, checkpoint, plan_at)), std::nullopt};
+  planned.plan.provenance["losses"] = losses_of(curves, planned.plan);
+  return planned;
+}
+
 }  // namespace
 
 const LoadedText& Calibration::text() {
@@ -186,30 +254,65 @@ SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkp
   return plan_at(average_of(options, checkpoint, plan_at));
 }
 
+TextAmount gradient_text(const PlanningOptions& options, Calibration& calibration) {
+  const TokenWindows& windows = calibration.text().windows;
+  return {std::min(windows.count, gradient_samples(options)), windows.length};
+}
+
 ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,
                                    const ComputeOptions& compute, Calibration& calibration) {
   ResourceEstimate estimate;
   if (options.allocator == "constant") return estimate;
+  if (options.allocator == "loss") {
+    ModularUse use{amount_of(calibration.text().windows), {}, gradient_text(options, calibration), nullptr, 0};
+    return estimate_modular(checkpoint, compute, use);
+  }
   if (options.scores.empty()) estimate = estimate_score(checkpoint, compute, amount_of(calibration.text().windows));
   if (options.base_auto) {
     const TokenWindows& windows = calibration.text().windows;
     const auto [trial, held] = trial_windows(options, windows.count);
     const TextAmount sample{trial, windows.length}, held_out{held, windows.length};
-    const ResourceEstimate one = estimate_slice(checkpoint, compute, sample, held_out, nullptr, 0);
+    const ResourceEstimate one =
+        options.method == "modular"
+            ? estimate_modular(checkpoint, compute, {sample, held_out, gradient_text(options, calibration), nullptr, 0})
+            : estimate_slice(checkpoint, compute, sample, held_out, nullptr, 0);
     const double average = expected_plan(options, checkpoint).average_ratio;
     for (size_t i = 0; i < base_candidates(average).size(); ++i) estimate = estimate + one;
   }
   return estimate;
 }
 
+ModularOptions modular_options(const ModularCliOptions& given) {
+  ModularOptions options;
+  if (given.refit) options.towards_dense = *given.refit == "dense";
+  if (given.neurons) options.choice = *given.neurons == "loss" ? NeuronChoice::kLoss : NeuronChoice::kLeverage;
+  if (given.weigh_tokens) options.by_norm = *given.weigh_tokens == "norm";
+  if (given.ridge) options.ridge = *given.ridge;
+  return options;
+}
+
+SensitivitySource sensitivity_source(const PlanningOptions& options, const Checkpoint& checkpoint,
+                                     const ComputeOptions& compute, Calibration& calibration, Journal* journal,
+                                     ProgressSink& progress) {
+  const bool needs = modular_options(options.modular).choice == NeuronChoice::kLoss || options.allocator == "loss";
+  if (gradient_samples(options) == 0 || !needs) return {};
+  return SensitivitySource([&options, &checkpoint, compute, &calibration, journal, &progress] {
+    const TokenWindows& all = calibration.text().windows;
+    const TokenWindows windows = all.part(0, std::min(all.count, gradient_samples(options)));
+    const LayerWalk walk(checkpoint, compute, windows.length, progress);
+    return measure_sensitivity(walk, windows, default_turn_bytes(checkpoint, compute.device),
+                               phase(journal, "gradients"));
+  });
+}
+
 void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint) {
   if (!options.average && !options.target) {
     throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%, or --target params=25%");
   }
-  check_sliceable(checkpoint);
-  if (options.allocator == "constant") {
+  check_method(options, checkpoint);
+  if (options.allocator != "lr") {
     if (options.base || options.base_auto)
-      throw_error(ErrorKind::kUsage, "--base belongs to --allocate lr, not to constant");
+      throw_error(ErrorKind::kUsage, "--base belongs to --allocate lr, not to ", options.allocator);
     return;
   }
   if (!options.average) return;
@@ -218,12 +321,15 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
 }
 
 bool must_walk(const PlanningOptions& options) {
+  if (options.allocator == "loss") return true;
   return options.allocator != "constant" && (options.scores.empty() || options.base_auto);
 }
 
 Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  Calibration& calibration, Journal* journal, ProgressSink& progress) {
+                  Calibration& calibration, SensitivitySource& sensitivity, Journal* journal, ProgressSink& progress) {
   check_planning(options, checkpoint);
+  if (options.allocator == "loss")
+    return plan_by_losses(options, checkpoint, compute, calibration, sensitivity, journal, progress);
   const ModelConfig& config = checkpoint.config();
   if (options.allocator == "constant") {
     const auto plan_at = [&](double average) {
@@ -236,9 +342,11 @@ Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, 
     throw_error(ErrorKind::kUsage, "--base auto needs at least 2 calibration windows: --samples 2 or more");
   }
   const LayerScores scores = obtain_scores(options, checkpoint, compute, calibration, journal, progress);
-  const auto redundancy = redundancies(scores, options.scores.empty() ? "the scores" : options.scores, config);
+  const auto redundancy = redundancies(scores, options.scores.empty() ? "the scores" : options.scores, options.allocator, config);
   const auto plan_with = [&](double average, double base) {
-    const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, average, base));
+    const AllocateOptions allocate = allocate_options(options, average, base);
+    const auto ratios = options.allocator == "softmax" ? allocate_by_influence(redundancy, options.epsilon, allocate)
+                                                       : allocate_by_redundancy(redundancy, allocate);
     return plan_of_ratios(options, config, ratios, average, base);
   };
   const auto plan_at = [&](double average) {
@@ -248,7 +356,7 @@ Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, 
   if (!options.base_auto) return {plan_at(average), scores};
   OrderedJson sweep;
   const double base =
-      sweep_base(options, checkpoint, compute, redundancy, average, calibration, journal, progress, sweep);
+      sweep_base(options, checkpoint, compute, redundancy, average, calibration, sensitivity, journal, progress, sweep);
   // What a base costs in size is little, but a target is a target.
   const auto plan_with_share = [&](double other) { return plan_with(other, average > 0 ? base / average * other : 0); };
   Planned planned{
@@ -264,14 +372,17 @@ void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores,
     rows.push_back({std::to_string(i), scores ? format_fixed(scores->values[i], 4) : "-",
                     format_percent(plan.ratios[i]), std::to_string(plan.dims[i]), bar(plan.ratios[i], 30)});
   }
-  print_table({"layer", scores ? scores->metric : "score", "sliced", "width", ""}, rows);
+  const bool modular = plan.is_modular();
+  print_table({"layer", scores ? scores->metric : "score", modular ? "removed" : "sliced", modular ? "MLP size" : "width", ""},
+              rows);
 
   const double mean_width = static_cast<double>(std::accumulate(plan.dims.begin(), plan.dims.end(), int64_t{0})) /
                             static_cast<double>(plan.dims.size());
   std::cout << '\n';
-  print_sizes(change, {"width (mean)", std::to_string(plan.hidden_size), format_fixed(mean_width, 1),
-                       format_change(static_cast<double>(plan.hidden_size), mean_width)});
-  std::cout << "\nAsked: " << format_percent(plan.average_ratio) << " of the width on average (" << plan.allocator;
+  print_sizes(change, {modular ? "MLP size (mean)" : "width (mean)", std::to_string(plan.whole()),
+                       format_fixed(mean_width, 1), format_change(static_cast<double>(plan.whole()), mean_width)});
+  std::cout << "\nAsked: " << format_percent(plan.average_ratio) << " of the " << (modular ? "MLPs' neurons" : "width")
+            << " on average (" << plan.allocator;
   if (plan.allocator == "lr") std::cout << ", base " << format_percent(plan.base);
   std::cout << ").\n";
   print_size_notice(change);

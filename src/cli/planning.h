@@ -10,6 +10,7 @@
 #include "dynslice/model/layer_scores.h"
 #include "dynslice/model/resources.h"
 #include "dynslice/model/slice_plan.h"
+#include "dynslice/modular/modular.h"
 
 namespace dynslice::cli {
 
@@ -38,9 +39,20 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
 // Whether a plan must be worked out by walks over the layers.
 bool must_walk(const PlanningOptions& options);
 
-// `journal` may be null; it keeps the scores and the trials of --base auto.
+// What --method modular asks for.
+ModularOptions modular_options(const ModularCliOptions& given);
+
+// What the loss says of the layers' MLPs, of --method modular; measured on the calibration text's first windows when it
+// is first needed. All arguments must outlive it.
+SensitivitySource sensitivity_source(const PlanningOptions& options, const Checkpoint& checkpoint,
+                                     const ComputeOptions& compute, Calibration& calibration, Journal* journal,
+                                     ProgressSink& progress);
+// The text that it is measured on.
+TextAmount gradient_text(const PlanningOptions& options, Calibration& calibration);
+
+// `journal` may be null; it keeps scores, losses and the trials of --base auto.
 Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  Calibration& calibration, Journal* journal, ProgressSink& progress);
+                  Calibration& calibration, SensitivitySource& sensitivity, Journal* journal, ProgressSink& progress);
 
 // What make_plan will need.
 ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,

@@ -11,7 +11,9 @@
 #include "dynslice/evaluate/speed.h"
 #include "dynslice/model/checkpoint_writer.h"
 #include "dynslice/model/modeling_files.h"
+#include "dynslice/model/tensor_copy.h"
 #include "dynslice/model/tensor_layout.h"
+#include "dynslice/modular/modular.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
 #include "dynslice/text/tokenizer.h"
@@ -19,10 +21,10 @@
 namespace dynslice::cli {
 namespace {
 
-std::string folder_suffix(double average_ratio) {
+std::string folder_suffix(const std::string& method, double average_ratio) {
   std::string percent = format_fixed(100 * average_ratio, 1);
   if (percent.ends_with(".0")) percent.resize(percent.size() - 2);
-  return "sliced-" + percent;
+  return (method == "modular" ? "modular-" : "sliced-") + percent;
 }
 
 // Runs that are shorter say more about their start than about arithmetic.
@@ -79,32 +81,59 @@ ResourceEstimate estimate_slicing(const SliceInputs& in, const ComputeOptions& c
   const ModelConfig config = sliced_config(in.checkpoint.config(), plan);
   const uint64_t output_bytes = static_cast<uint64_t>(count_cost(config).parameters) *
                                 c10::elementSize(output_dtype(in.options.out_dtype, in.checkpoint));
+  const TextAmount text = amount_of(in.calibration.text().windows);
   const ResourceEstimate slicing =
-      estimate_slice(in.checkpoint, compute, amount_of(in.calibration.text().windows), {}, &config, output_bytes);
+      plan.is_modular()
+          ? estimate_modular(in.checkpoint, compute,
+                             {text, {}, gradient_text(in.options, in.calibration), &config, output_bytes})
+          : estimate_slice(in.checkpoint, compute, text, {}, &config, output_bytes);
   return in.plan ? slicing : estimate_planning(in.options, in.checkpoint, compute, in.calibration) + slicing;
+}
+
+// Everything that is in no layer.
+void copy_rest(const Checkpoint& checkpoint, const std::vector<OutputTensor>& tensors, CheckpointWriter& writer,
+               ProgressSink& progress) {
+  std::vector<OutputTensor> rest;
+  int64_t values = 0;
+  for (const OutputTensor& tensor : tensors) {
+    if (split_layer_name(tensor.name)) continue;
+    rest.push_back(tensor);
+    values += count_values(tensor);
+  }
+  ProgressTask task(progress, "Copying embedding and head", values, "parameters");
+  for (const OutputTensor& tensor : rest) copy_tensor(checkpoint, tensor.name, tensor, writer, task);
 }
 
 // Plans, slices and writes the checkpoint; what the journal holds of that is taken from there.
 void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& folder, Journal& journal,
                      std::chrono::steady_clock::time_point start, ProgressSink& progress) {
-  const Planned planned = in.plan
-                              ? Planned{*in.plan, std::nullopt}
-                              : make_plan(in.options, in.checkpoint, in.compute, in.calibration, &journal, progress);
+  SensitivitySource sensitivity =
+      sensitivity_source(in.options, in.checkpoint, in.compute, in.calibration, &journal, progress);
+  const Planned planned =
+      in.plan ? Planned{*in.plan, std::nullopt}
+              : make_plan(in.options, in.checkpoint, in.compute, in.calibration, sensitivity, &journal, progress);
   const ModelConfig config = sliced_config(in.checkpoint.config(), planned.plan);
   const at::ScalarType dtype = output_dtype(in.options.out_dtype, in.checkpoint);
   const SizeChange change = size_change(in.checkpoint, config, dtype);
   const TokenWindows& windows = in.calibration.text().windows;
-  CheckpointWriter writer(in.out, checkpoint_tensors(config, dtype), in.options.common.force, folder,
-                          journal.attached());
+  const std::vector<OutputTensor> tensors = checkpoint_tensors(config, dtype);
+  CheckpointWriter writer(in.out, tensors, in.options.common.force, folder, journal.attached());
   journal.attach([&] { return writer.written(); });
   const LayerWalk walk(in.checkpoint, in.compute, windows.length, progress);
-  const TensorSink sink{
-      [&](const std::string& name, const at::Tensor& values) { writer.write(name, values); },
-      [&](const std::string& name, int64_t begin, const at::Tensor& rows) { writer.write_rows(name, begin, rows); }};
-  slice_model(walk, planned.plan, windows, sink, nullptr, JournalPhase(journal, "slicing"));
+  const auto write = [&](const std::string& name, const at::Tensor& values) { writer.write(name, values); };
+  if (planned.plan.is_modular()) {
+    compress_mlps(walk, planned.plan, windows, sensitivity, modular_options(in.options.modular), write, nullptr,
+                  JournalPhase(journal, "compressing"));
+    copy_rest(in.checkpoint, tensors, writer, progress);
+  } else {
+    const TensorSink sink{write, [&](const std::string& name, int64_t begin, const at::Tensor& rows) {
+                            writer.write_rows(name, begin, rows);
+                          }};
+    slice_model(walk, planned.plan, windows, sink, nullptr, JournalPhase(journal, "slicing"));
+  }
 
   write_companions(in.checkpoint, config, dtype, writer);
-  OrderedJson json = describe_checkpoint("slice", journal.job(), in.checkpoint, progress);
+  OrderedJson json = describe_checkpoint(planned.plan.method, journal.job(), in.checkpoint, progress);
   json["plan"] = to_json(planned.plan);
   if (planned.scores) json["scores"] = to_json(*planned.scores);
   json["calibration"] = describe(in.calibration.text(), in.options.calibration);
@@ -146,7 +175,7 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
     in.plan = read_plan(options.plan, checkpoint->config());
   }
   const double average = in.plan ? in.plan->average_ratio : options.average ? *options.average : options.target->share;
-  in.out = checkpoint_folder(options.output, options.common, *checkpoint, folder_suffix(average));
+  in.out = checkpoint_folder(options.output, options.common, *checkpoint, folder_suffix(in.plan ? in.plan->method : options.method, average));
   const auto resources =
       prepare(options.common, *checkpoint, compute,
               {"slice", [&](const ComputeOptions& with, int64_t) { return estimate_slicing(in, with); }, 0, in.out});

@@ -38,7 +38,14 @@ const OutputTensor* find_tensor(const std::vector<OutputTensor>& tensors, const 
 
 // The first tensor that a dense model of the same architecture has not, or has in another shape.
 std::optional<std::string> shape_obstacle(const ModelConfig& config) {
-  const ModelConfig dense = parse_dense_config(config.source, config.model_type, "the source configuration");
+  ModelConfig dense = parse_dense_config(config.source, config.model_type, "the source configuration");
+  if (config.model_type != "qwen2" && config.num_layers() == dense.num_layers()) {
+    for (size_t i = 0; i < dense.layers.size(); ++i) {  // sizes may differ from layer to layer
+      dense.layers[i].intermediate_size = config.layers[i].intermediate_size;
+      dense.layers[i].num_attention_heads = config.layers[i].num_attention_heads;
+      dense.layers[i].num_key_value_heads = config.layers[i].num_key_value_heads;
+    }
+  }
   const std::vector<OutputTensor> here = checkpoint_tensors(config, at::kFloat);
   const std::vector<OutputTensor> there = checkpoint_tensors(dense, at::kFloat);
   for (const OutputTensor& tensor : here) {
@@ -124,9 +131,9 @@ class GgufExporter {
   }
 
  private:
-  // Query and key rows are paired in files of the llama architecture; biases as well.
+  // Query and key rows are paired in files of the architectures llama and deci; biases as well.
   bool is_paired(const std::string& name) const {
-    return gguf_architecture(checkpoint_.config()) == "llama" &&
+    return gguf_architecture(checkpoint_.config()) != "qwen2" &&
            (name.find(".q_proj.") != std::string::npos || name.find(".k_proj.") != std::string::npos);
   }
 

@@ -1,5 +1,6 @@
 #include "export/gguf_metadata.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <stdexcept>
@@ -47,7 +48,18 @@ int64_t file_type(GgmlType type) {
 }  // namespace
 
 std::string gguf_architecture(const ModelConfig& config) {
-  return config.model_type == "mistral" ? "llama" : config.model_type;
+  if (config.model_type == "qwen2") return config.model_type;
+  // llama.cpp's llama knows one size for all layers; deci is the same computation with sizes layer by layer.
+  return has_equal_sizes(config) ? "llama" : "deci";
+}
+
+bool has_equal_sizes(const ModelConfig& config) {
+  const LayerShape& first = config.layers.front();
+  return std::ranges::all_of(config.layers, [&](const LayerShape& shape) {
+    return shape.intermediate_size == first.intermediate_size &&
+           shape.num_attention_heads == first.num_attention_heads &&
+           shape.num_key_value_heads == first.num_key_value_heads;
+  });
 }
 
 GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& name, GgmlType type) {
@@ -64,10 +76,16 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
   add("block_count", config.num_layers());
   add("context_length", config.max_position_embeddings);
   add("embedding_length", config.hidden_size);
-  add("feed_forward_length", shape.intermediate_size);
+  const bool alike = has_equal_sizes(config);
+  const auto add_size = [&](const std::string& key, int64_t LayerShape::* member) {
+    std::vector<int64_t> sizes;
+    for (const LayerShape& layer : config.layers) sizes.push_back(layer.*member);
+    add(key, alike ? GgufValue(shape.*member) : GgufValue(std::move(sizes)));
+  };
+  add_size("feed_forward_length", &LayerShape::intermediate_size);
   add("vocab_size", config.vocab_size);
-  add("attention.head_count", shape.num_attention_heads);
-  add("attention.head_count_kv", shape.num_key_value_heads);
+  add_size("attention.head_count", &LayerShape::num_attention_heads);
+  add_size("attention.head_count_kv", &LayerShape::num_key_value_heads);
   add("attention.key_length", config.head_dim);
   add("attention.value_length", config.head_dim);
   add("attention.layer_norm_rms_epsilon", config.rms_norm_eps);

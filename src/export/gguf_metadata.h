@@ -12,6 +12,9 @@ namespace dynslice {
 // general.architecture: Mistral goes by the name llama.
 std::string gguf_architecture(const ModelConfig& config);
 
+// Whether all layers have as many heads and an MLP of the same size.
+bool has_equal_sizes(const ModelConfig& config);
+
 // general.* and the architecture's own keys.
 GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& name, GgmlType type);
 

@@ -1,6 +1,7 @@
 // The configuration of a GGUF file: its metadata said in Hugging Face's words, then read like any config.json.
 #include <charconv>
 #include <cmath>
+#include <variant>
 
 #include "dynslice/support/error.h"
 #include "model/config_json.h"
@@ -19,6 +20,12 @@ class Metadata {
   std::string key(const std::string& suffix) const { return architecture_ + "." + suffix; }
   bool has(const std::string& suffix) const { return file_.has(key(suffix)); }
   int64_t integer(const std::string& suffix) const { return file_.integer(key(suffix)); }
+  // One number, or one a layer.
+  std::vector<int64_t> sizes(const std::string& suffix) const {
+    const auto found = file_.metadata().find(key(suffix));
+    const bool is_list = found != file_.metadata().end() && std::holds_alternative<std::vector<int64_t>>(found->second);
+    return is_list ? file_.integers(key(suffix)) : std::vector<int64_t>{integer(suffix)};
+  }
 
   // Floats are stored in 32 bits: 1e-5 comes as 9.99999974e-06. The shortest decimal that gives the same 32 bits is
   // what the model's author wrote.
@@ -44,25 +51,39 @@ class Metadata {
 
 std::string model_type_of(const Metadata& metadata) {
   const std::string& architecture = metadata.architecture();
-  if (architecture != "llama" && architecture != "qwen2") {
+  if (architecture != "llama" && architecture != "deci" && architecture != "qwen2") {
     throw_error(ErrorKind::kBadInput, metadata.file().path().string(), ": key \"general.architecture\" is ",
-                Json(architecture).dump(-1, ' ', true, Json::error_handler_t::replace), "; supported are llama, qwen2");
+                Json(architecture).dump(-1, ' ', true, Json::error_handler_t::replace), "; supported are llama, deci, qwen2");
   }
   if (metadata.has("expert_count") && metadata.integer("expert_count") > 0) {
     metadata.fail("expert_count", "0 or absent, as mixtures of experts are not supported");
   }
   // Mistral goes by the name llama in GGUF; what sets it apart is the window.
-  return metadata.has("attention.sliding_window") && architecture == "llama" ? "mistral" : architecture;
+  if (architecture == "qwen2") return architecture;
+  return metadata.has("attention.sliding_window") ? "mistral" : "llama";
 }
 
 bool has_tensor(const Metadata& metadata, const std::string& name) { return metadata.file().find(name) != nullptr; }
 
+constexpr int64_t kMaxSize = int64_t{1} << 20;
+
+void check_size(const Metadata& metadata, const std::string& suffix, int64_t size) {
+  if (size < 1 || size > kMaxSize) metadata.fail(suffix, "from 1 to 2^20; found " + std::to_string(size));
+}
+
 // Sizes that are multiplied before parse_dense_config has seen them.
 int64_t read_size(const Metadata& metadata, const std::string& suffix) {
-  constexpr int64_t kMaxSize = int64_t{1} << 20;
   const int64_t size = metadata.integer(suffix);
-  if (size < 1 || size > kMaxSize) metadata.fail(suffix, "from 1 to 2^20; found " + std::to_string(size));
+  check_size(metadata, suffix, size);
   return size;
+}
+
+// A size that deci has layer by layer: the first layer's.
+int64_t read_first_size(const Metadata& metadata, const std::string& suffix) {
+  const std::vector<int64_t> sizes = metadata.sizes(suffix);
+  if (sizes.empty()) metadata.fail(suffix, "a list of one size a layer");
+  check_size(metadata, suffix, sizes.front());
+  return sizes.front();
 }
 
 int64_t read_head_dim(const Metadata& metadata, int64_t hidden_size, int64_t heads) {
@@ -144,11 +165,36 @@ RopeConfig read_rope(const Metadata& metadata, int64_t head_dim) {
 LayerShape read_shape(const Metadata& metadata, int64_t hidden_size) {
   LayerShape shape;
   shape.input_width = shape.middle_width = shape.output_width = hidden_size;
-  shape.intermediate_size = metadata.integer("feed_forward_length");
-  shape.num_attention_heads = read_size(metadata, "attention.head_count");
-  shape.num_key_value_heads = metadata.has("attention.head_count_kv") ? read_size(metadata, "attention.head_count_kv")
-                                                                      : shape.num_attention_heads;
+  shape.intermediate_size = metadata.sizes("feed_forward_length").at(0);
+  shape.num_attention_heads = read_first_size(metadata, "attention.head_count");
+  shape.num_key_value_heads = metadata.has("attention.head_count_kv")
+                                  ? read_first_size(metadata, "attention.head_count_kv")
+                                  : shape.num_attention_heads;
   return shape;
+}
+
+// The sizes that deci has layer by layer; what holds of the first layer was checked with everything else.
+void read_layer_sizes(const Metadata& metadata, ModelConfig& config) {
+  const auto read = [&](const std::string& suffix, int64_t LayerShape::* member) {
+    if (!metadata.has(suffix)) return;
+    const std::vector<int64_t> sizes = metadata.sizes(suffix);
+    if (sizes.size() == 1) return;
+    if (sizes.size() != config.layers.size())
+      metadata.fail(suffix, "a list of one size for each of the " + std::to_string(config.layers.size()) + " layers");
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      check_size(metadata, suffix, sizes[i]);
+      config.layers[i].*member = sizes[i];
+    }
+  };
+  read("feed_forward_length", &LayerShape::intermediate_size);
+  read("attention.head_count", &LayerShape::num_attention_heads);
+  read("attention.head_count_kv", &LayerShape::num_key_value_heads);
+  for (const LayerShape& shape : config.layers) {
+    if (shape.num_attention_heads % shape.num_key_value_heads != 0)
+      metadata.fail("attention.head_count_kv", "divisors of attention.head_count, layer by layer");
+    if (shape.num_attention_heads > kMaxSize / config.head_dim)
+      metadata.fail("attention.head_count", "such that all heads together are at most 2^20 wide");
+  }
 }
 
 int64_t read_vocab_size(const Metadata& metadata) {
@@ -204,6 +250,7 @@ ModelConfig read_config(const GgufFile& file) {
   ModelConfig config =
       parse_dense_config(describe_dense_config(raw), raw.model_type, file.path().string() + ": metadata");
   config.rope.frequency_divisors = raw.rope.frequency_divisors;
+  if (metadata.architecture() == "deci") read_layer_sizes(metadata, config);
   return config;
 }
 

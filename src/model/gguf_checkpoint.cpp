@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "dynslice/model/tensor_copy.h"
 #include "dynslice/support/error.h"
 #include "model/ggml_dequantize.h"
 
@@ -122,8 +123,10 @@ GgufCheckpoint::GgufCheckpoint(const std::filesystem::path& file) : file_(file) 
 void GgufCheckpoint::add_tensor(size_t index, const std::string& name) {
   const GgufTensor& tensor = file_.tensors()[index];
   Location location{{name, tensor.shape, ggml_format(tensor.type).name, tensor.bytes}, index, 0};
-  if (file_.string("general.architecture") == "llama") {
-    const LayerShape& shape = config_.layers.front();
+  if (file_.string("general.architecture") != "qwen2") {
+    const auto place = split_layer_name(name);
+    const bool known = place && place->first < config_.num_layers();
+    const LayerShape& shape = config_.layers[known ? static_cast<size_t>(place->first) : 0];
     if (name.find(".q_proj.") != std::string::npos) location.interleaved_heads = shape.num_attention_heads;
     if (name.find(".k_proj.") != std::string::npos) location.interleaved_heads = shape.num_key_value_heads;
   }

@@ -309,6 +309,49 @@ ResourceEstimate estimate_divergence(const Checkpoint& checkpoint, const Checkpo
   return estimate;
 }
 
+ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOptions& compute, const ModularUse& use) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t d = config.hidden_size, directions = use.gradients.windows > 0 ? config.num_layers() * d * d * 4 : 0;
+  const int64_t n = largest_of_layers(config, [](const LayerShape& shape) { return shape.intermediate_size; });
+  ResourceEstimate estimate;
+  estimate.parts = walking_parts(checkpoint, compute, use.calibration);
+  if (compute.dtype != at::kFloat)
+    estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
+  // The moment and its factor, or that and the inverse; the rows twice, the cross moment, and G with its root.
+  estimate.parts.push_back({"moments", u64(2 * n * n * 8 + 3 * n * d * 8 + 3 * d * d * 8)});
+  estimate.parts.push_back({"gradient_directions", u64(directions)});
+  estimate.parts = larger(std::move(estimate.parts), embedding_parts(config, compute));
+  if (use.gradients.windows > 0) {
+    std::vector<MemoryPart> back = walking_parts(checkpoint, compute, use.gradients);
+    back.push_back({"output_matrix", u64(config.vocab_size * d * item(compute.dtype))});
+    back.push_back({"gradient_directions", u64(directions)});
+    back.push_back({"activations", u64(largest_of_layers(config, [&](const LayerShape& shape) {
+                      return 2 * activation_bytes(shape, config.head_dim, compute.dtype, use.gradients.length);
+                    }))});
+    estimate.parts = larger(std::move(estimate.parts), std::move(back));
+  }
+  const TextAmount both{2 * use.calibration.windows + use.held_out.windows, use.calibration.length};
+  const int64_t turn = std::min(use.gradients.windows * (config.num_layers() + 1) *
+                                    stream_bytes(config, {1, use.gradients.length}),
+                                std::max(default_turn_bytes(checkpoint, compute.device),
+                                         (config.num_layers() + 1) * stream_bytes(config, {1, use.gradients.length})));
+  estimate.stream_bytes = u64(std::max(stream_bytes(config, both), turn));
+  estimate.output_bytes = use.output_bytes;
+  estimate.work = walking_work(checkpoint, both, 1);
+  const auto tokens = static_cast<double>(use.calibration.tokens());
+  for (const LayerShape& shape : config.layers) {
+    const auto inner = static_cast<double>(shape.intermediate_size);
+    estimate.work.moment_flops += 2 * inner * (0.58 * inner + static_cast<double>(d)) * tokens;
+    // Factor, inverse and what the elimination takes, in fp64.
+    estimate.work.rotation_flops += 3 * inner * inner * inner;
+    estimate.work.forward_flops += 2.0 * static_cast<double>(shape.read_rows() * d) * tokens;
+  }
+  Work gradients = walking_work(checkpoint, use.gradients, 2);
+  gradients.forward_flops *= 3;
+  if (use.gradients.windows > 0) estimate.work += gradients;
+  return estimate;
+}
+
 ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
                                      int64_t turn_bytes) {
   const ModelConfig& config = checkpoint.config();

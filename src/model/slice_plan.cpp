@@ -42,7 +42,7 @@ void check_agreement(const SlicePlan& plan, const std::string& where) {
     throw_error(ErrorKind::kBadInput, where, ": has ", plan.ratios.size(), " ratios and ", plan.dims.size(),
                 " dims; both must have one value per layer");
   }
-  const std::vector<int64_t> rounded = round_dimensions(plan.ratios, plan.hidden_size, plan.round_to);
+  const std::vector<int64_t> rounded = round_dimensions(plan.ratios, plan.whole(), plan.round_to);
   for (size_t i = 0; i < rounded.size(); ++i) {
     if (rounded[i] != plan.dims[i]) {
       throw_error(ErrorKind::kBadInput, where, ": layer ", i, " has ratio ", plan.ratios[i], ", which gives width ",
@@ -57,11 +57,13 @@ void check_agreement(const SlicePlan& plan, const std::string& where) {
 OrderedJson to_json(const SlicePlan& plan) {
   OrderedJson json;
   json["kind"] = "dynslice.slice_plan";
+  json["method"] = plan.method;
   json["allocator"] = plan.allocator;
   json["average_ratio"] = plan.average_ratio;
   json["base"] = plan.base;
   json["round_to"] = plan.round_to;
   json["hidden_size"] = plan.hidden_size;
+  if (plan.is_modular()) json["intermediate_size"] = plan.intermediate_size;
   json["ratios"] = plan.ratios;
   json["dims"] = plan.dims;
   json["head_width"] = plan.head_width;
@@ -73,9 +75,13 @@ SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config
   const Json json = parse_json_file(path);
   const JsonReader reader(json, path.string());
   SlicePlan plan;
+  plan.method = reader.string_or("method", "slice");
+  if (plan.method != "slice" && !plan.is_modular()) reader.fail("method", "\"slice\" or \"modular\"");
   plan.allocator = reader.string_or("allocator", "file");
   plan.round_to = reader.has("round_to") ? reader.integer("round_to", 1, 1 << 20) : 1;
   plan.hidden_size = reader.has("hidden_size") ? reader.integer("hidden_size", 1, 1 << 20) : config.hidden_size;
+  plan.intermediate_size = config.layers.front().intermediate_size;
+  if (plan.is_modular()) plan.intermediate_size = reader.integer_or("intermediate_size", plan.intermediate_size);
   plan.head_width = reader.integer_or("head_width", config.hidden_size);
   if (reader.has("ratios")) {
     if (!json["ratios"].is_array()) reader.fail("ratios", "a list of numbers");
@@ -90,9 +96,9 @@ SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config
   if (!plan.ratios.empty() && !plan.dims.empty()) check_agreement(plan, path.string());
   if (plan.ratios.empty()) {
     for (const int64_t dim : plan.dims)
-      plan.ratios.push_back(1 - static_cast<double>(dim) / static_cast<double>(plan.hidden_size));
+      plan.ratios.push_back(1 - static_cast<double>(dim) / static_cast<double>(plan.whole()));
   }
-  if (plan.dims.empty()) plan.dims = round_dimensions(plan.ratios, plan.hidden_size, plan.round_to);
+  if (plan.dims.empty()) plan.dims = round_dimensions(plan.ratios, plan.whole(), plan.round_to);
   plan.average_ratio = reader.number_or("average_ratio", std::accumulate(plan.ratios.begin(), plan.ratios.end(), 0.0) /
                                                              static_cast<double>(plan.ratios.size()));
   if (!(plan.average_ratio >= 0 && plan.average_ratio < 1)) reader.fail("average_ratio", "in [0, 1)");
@@ -109,10 +115,14 @@ void check_plan(const SlicePlan& plan, const ModelConfig& config, const std::str
                 plan.hidden_size, "; the model has ", layers, " layers of width ", config.hidden_size);
   }
   check_ratios(plan, where);
+  if (plan.is_modular() && plan.intermediate_size != config.layers.front().intermediate_size) {
+    throw_error(ErrorKind::kBadInput, where, ": is a plan for MLPs of size ", plan.intermediate_size,
+                "; those of the model have ", config.layers.front().intermediate_size);
+  }
   for (size_t i = 0; i < layers; ++i) {
-    if (plan.dims[i] < 1 || plan.dims[i] > config.hidden_size) {
-      throw_error(ErrorKind::kBadInput, where, ": width of layer ", i, " is ", plan.dims[i], "; it must be in [1, ",
-                  config.hidden_size, "]");
+    if (plan.dims[i] < 1 || plan.dims[i] > plan.whole()) {
+      throw_error(ErrorKind::kBadInput, where, ": ", plan.is_modular() ? "size of the MLP" : "width", " of layer ", i,
+                  " is ", plan.dims[i], "; it must be in [1, ", plan.whole(), "]");
     }
   }
   if (plan.head_width < 1 || plan.head_width > config.hidden_size) {
@@ -121,8 +131,8 @@ void check_plan(const SlicePlan& plan, const ModelConfig& config, const std::str
   }
 }
 
-std::vector<int64_t> round_dimensions(const std::vector<double>& ratios, int64_t hidden_size, int64_t round_to) {
-  const double width = static_cast<double>(hidden_size), multiple = static_cast<double>(round_to);
+std::vector<int64_t> round_dimensions(const std::vector<double>& ratios, int64_t whole, int64_t round_to) {
+  const double width = static_cast<double>(whole), multiple = static_cast<double>(round_to);
   std::vector<int64_t> dims(ratios.size());
   const bool all_equal = std::all_of(ratios.begin(), ratios.end(), [&](double r) { return r == ratios.front(); });
   if (round_to == 1 || all_equal) {
@@ -147,7 +157,7 @@ std::vector<int64_t> round_dimensions(const std::vector<double>& ratios, int64_t
     for (size_t i = 0; i < std::min(missing, order.size()); ++i) dims[order[i]] += round_to;
   }
   for (size_t i = 0; i < dims.size(); ++i) {
-    dims[i] = ratios[i] == 0 ? hidden_size : std::clamp(dims[i], std::min(round_to, hidden_size), hidden_size);
+    dims[i] = ratios[i] == 0 ? whole : std::clamp(dims[i], std::min(round_to, whole), whole);
   }
   return dims;
 }
@@ -183,6 +193,10 @@ void lead_to_original_basis(ModelConfig& config) {
 
 ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
   ModelConfig config = dense;
+  if (plan.is_modular()) {
+    for (size_t i = 0; i < config.layers.size(); ++i) config.layers[i].intermediate_size = plan.dims[i];
+    return config;
+  }
   config.embedding_width = plan.dims.front();
   config.head_width = plan.head_width;
   const int64_t d = dense.hidden_size, entering = config.embedding_width, leaving = config.head_width;

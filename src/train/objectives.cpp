@@ -117,19 +117,6 @@ Batch batch_of(const std::vector<TrainingExample>& set, std::span<const int64_t>
   return batch;
 }
 
-// The whole matrix, read in blocks where it is not in memory yet.
-at::Tensor output_matrix_of(const Head& head) {
-  constexpr int64_t kRows = 8192;
-  if (head.is_in_memory) return head.load_rows(0, head.vocab_size);
-  at::Tensor matrix;
-  for (int64_t begin = 0; begin < head.vocab_size; begin += kRows) {
-    const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kRows));
-    if (!matrix.defined()) matrix = at::empty({head.vocab_size, head.columns}, rows.options());
-    matrix.narrow(0, begin, rows.size(0)).copy_(rows);
-  }
-  return matrix;
-}
-
 int64_t windows_in(const ResidualStream& stream) {
   int64_t count = 0;
   for (const at::Tensor& chunk : stream.chunks) count += chunk.size(0);
@@ -153,6 +140,18 @@ LossSum sum_over(const std::vector<int64_t>& numbers, int64_t size,
 }
 
 }  // namespace
+
+at::Tensor output_matrix_of(const Head& head) {
+  constexpr int64_t kRows = 8192;
+  if (head.is_in_memory) return head.load_rows(0, head.vocab_size);
+  at::Tensor matrix;
+  for (int64_t begin = 0; begin < head.vocab_size; begin += kRows) {
+    const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kRows));
+    if (!matrix.defined()) matrix = at::empty({head.vocab_size, head.columns}, rows.options());
+    matrix.narrow(0, begin, rows.size(0)).copy_(rows);
+  }
+  return matrix;
+}
 
 std::vector<TrainingExample> examples_of(const TokenWindows& windows) {
   std::vector<TrainingExample> examples;

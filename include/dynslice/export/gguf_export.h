@@ -39,7 +39,7 @@ struct GgufExportOptions {
 uint64_t gguf_tensor_bytes(const Checkpoint& checkpoint, const GgufExportOptions& options);
 
 struct GgufExport {
-  std::string architecture;  // "llama", "qwen2"
+  std::string architecture;  // "llama", "deci" (layers of different sizes), "qwen2"
   uint64_t bytes = 0;        // of the file
   int64_t tensors = 0;
   std::map<std::string, uint64_t> bytes_by_type;  // of the tensors

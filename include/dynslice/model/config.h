@@ -106,7 +106,7 @@ struct ModelConfig {
 // unsupported model_type or rope scaling lists what is supported.
 ModelConfig read_config(const std::filesystem::path& config_json);
 
-// The same from GGUF metadata (general.architecture llama, qwen2).
+// The same from GGUF metadata (general.architecture llama, deci, qwen2).
 ModelConfig read_config(const GgufFile& file);
 
 // config.json for a checkpoint with these shapes: `source` itself for an ordinary model (with the numbers that

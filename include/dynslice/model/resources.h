@@ -62,6 +62,17 @@ ResourceEstimate estimate_weight_scores(const Checkpoint& checkpoint);
 ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount calibration,
                                 TextAmount held_out, const ModelConfig* sliced, uint64_t output_bytes);
 
+// Compressing MLPs, with what the loss says of them measured before. `compressed` is what is written, of `output_bytes`;
+// null for a walk that only measures.
+struct ModularUse {
+  TextAmount calibration;
+  TextAmount held_out;   // walked beside it
+  TextAmount gradients;  // text that goes forth and back through all layers
+  const ModelConfig* compressed = nullptr;
+  uint64_t output_bytes = 0;
+};
+ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOptions& compute, const ModularUse& use);
+
 // Perplexity, as many windows at a time as `stream_bytes` allow.
 ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
                                      int64_t stream_bytes);

@@ -13,15 +13,22 @@
 namespace dynslice {
 
 struct SlicePlan {
-  std::string allocator;     // "constant", "lr"
+  std::string method = "slice";  // what `dims` are: "slice", widths of the stream; "modular", sizes of the MLPs' insides
+  std::string allocator;         // "constant", "lr"; of modular also "loss" and "softmax"
   double average_ratio = 0;  // that was asked for, in [0, 1)
   double base = 0;           // slicing base of `lr`; the average for `constant`
   int64_t round_to = 8;      // multiple that the widths are rounded to
   int64_t hidden_size = 0;
-  std::vector<double> ratios;  // per layer, before rounding
-  std::vector<int64_t> dims;   // per layer: width D_i of the stream that enters it and of the one inside it
-  int64_t head_width = 0;      // width of the stream that enters the final norm: hidden_size unless --slice-head
+  int64_t intermediate_size = 0;  // of modular: of the model's MLPs
+  std::vector<double> ratios;     // per layer, before rounding
+  // Per layer: width D_i of the stream that enters it and of the one inside it, or intermediate size of its MLP.
+  std::vector<int64_t> dims;
+  int64_t head_width = 0;  // width of the stream that enters the final norm: hidden_size unless --slice-head
   OrderedJson provenance = OrderedJson::object();
+
+  bool is_modular() const { return method == "modular"; }
+  // What `dims` are shares of.
+  int64_t whole() const { return is_modular() ? intermediate_size : hidden_size; }
 };
 
 // The largest ratio that a plan may hold for a layer.
@@ -37,12 +44,12 @@ SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config
 // Throws kBadInput when the plan does not fit the model; `where` names the plan in the message.
 void check_plan(const SlicePlan& plan, const ModelConfig& config, const std::string& where);
 
-// Widths (1 - ratio) * hidden_size as multiples of `round_to`, by largest remainder: their mean is within half a
+// Widths (1 - ratio) * whole as multiples of `round_to`, by largest remainder: their mean is within half a
 // multiple of the exact one. Equal ratios give equal widths; `round_to` 1 rounds each to the nearest integer,
-// halves to even, as the reference code does. A ratio of 0 keeps hidden_size.
-std::vector<int64_t> round_dimensions(const std::vector<double>& ratios, int64_t hidden_size, int64_t round_to);
+// halves to even, as the reference code does. A ratio of 0 keeps the whole.
+std::vector<int64_t> round_dimensions(const std::vector<double>& ratios, int64_t whole, int64_t round_to);
 
-// The configuration of the model that slicing `dense` by `plan` gives.
+// The configuration of the model that slicing `dense` by `plan` gives, or compressing its MLPs.
 ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan);
 
 }  // namespace dynslice

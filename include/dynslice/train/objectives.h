@@ -52,6 +52,9 @@ std::vector<at::Tensor> make_trainable(DecoderLayer& layer);
 // The updates' factors.
 std::vector<at::Tensor> parameters_of(const std::vector<LayerUpdates>& updates);
 
+// The whole output matrix [vocab_size, columns], read in blocks where it is not in memory yet.
+at::Tensor output_matrix_of(const Head& head);
+
 // Negative log-likelihood of x [n, width] fp32, what leaves the last layer, for `targets` [n] (int64; below 0: not
 // counted). With `gradient`, that of `scale` times the sum with respect to x. Logits of some rows only are in memory
 // at a time.

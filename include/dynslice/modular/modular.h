@@ -1,0 +1,63 @@
+// Modular width compression (MoDeGPT, arXiv 2408.09632, section 4): the residual stream keeps its width, and every MLP
+// loses inner neurons, the others being refitted to make up for them. Equal sizes give an ordinary model.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "dynslice/allocate/budget.h"
+#include "dynslice/model/journal.h"
+#include "dynslice/model/layer_walk.h"
+#include "dynslice/model/slice_plan.h"
+#include "dynslice/modular/sensitivity.h"
+
+namespace dynslice {
+
+enum class NeuronChoice {
+  kLoss,      // optimal brain surgeon, errors weighed by what the loss says of their directions
+  kLeverage,  // MoDeGPT: the largest ridge leverage scores, ℓ = diag(C (C + λI)⁻¹) with λ the mean diagonal
+};
+
+struct ModularOptions {
+  NeuronChoice choice = NeuronChoice::kLoss;
+  bool towards_dense = true;  // refit towards the dense model's stream; else towards what the layer itself would add
+  double error_share = 0.5;   // of the stream's error so far that a refit towards the dense stream makes up for
+  bool by_norm = true;        // tokens weigh by 1 / ‖x_t‖² of the stream; else alike
+  double ridge = 1e-4;        // pull of the refitted rows towards what they were, in units of the mean diagonal
+};
+
+struct ModularResult {
+  // Mean negative log-likelihood (nats a token) of the compressed model on the held-out windows, when there are any.
+  std::optional<double> held_out_loss;
+};
+
+// Receives the finished tensors of the layers, all of them, in the order of the checkpoint. Empty: only measure.
+using LayerTensorSink = std::function<void(const std::string& name, const at::Tensor& values)>;
+
+// Throws kUsage for a model whose MLPs have different sizes, or that is sliced.
+void check_modular(const Checkpoint& checkpoint);
+
+// Compresses the MLPs of the model of `walk` to the plan's sizes, in order, each on what the layers before it, already
+// compressed, make of `calibration`. With C = Σ_t w_t z_t z_tᵀ of the inner activations (fp64) the kept rows become
+// W' = W_S + (C_SS + λI)⁻¹ (C_SR W_R + share Σ_t w_t z_tS e_tᵀ), R being the neurons that go and e_t the dense stream's
+// lead; w_t and the output directions' weights come from `sensitivity` (one a layer; empty: all 1). `held_out` is walked
+// beside. `journal` keeps the streams between layers; tensors of the layers before are then not handed over again.
+// Throws kBadInput when the plan does not fit or a stream holds NaN.
+ModularResult compress_mlps(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
+                            SensitivitySource& sensitivity, const ModularOptions& options,
+                            const LayerTensorSink& sink, const TokenWindows* held_out = nullptr,
+                            const JournalPhase& journal = {});
+
+// For every layer, what removing its MLP's neurons one by one would cost the loss (nats, mean over the tokens), by
+// elimination on the dense model's activations down to `least` neurons.
+std::vector<LossCurve> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
+                                           SensitivitySource& sensitivity,
+                                           const ModularOptions& options, int64_t least,
+                                           const JournalPhase& journal = {});
+
+}  // namespace dynslice

@@ -1,0 +1,176 @@
+#include "dynslice/modular/sensitivity.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+
+#include "dynslice/model/head.h"
+#include "dynslice/train/objectives.h"
+#include "dynslice/train/trainable_layer.h"
+#include "model/second_moment.h"
+
+namespace dynslice {
+namespace {
+
+class Measuring {
+ public:
+  Measuring(const LayerWalk& walk, const TokenWindows& windows, const JournalPhase& journal)
+      : walk_(walk), windows_(windows), journal_(journal), layers_(walk.config().num_layers()) {
+    const int64_t width = walk.config().hidden_size;
+    directions_ = at::zeros({layers_, width, width}, at::TensorOptions().dtype(at::kFloat));
+  }
+
+  Sensitivity run(int64_t a_turn) {
+    const auto restored = journal_.restore(state(), at::kCPU);
+    int64_t first = restored ? restored->values.at("windows").get<int64_t>() : 0;
+    ProgressTask progress(walk_.progress(), "Gradients of the loss", 3 * layers_ * (windows_.count - first),
+                          "windows");
+    while (first < windows_.count) {
+      const int64_t count = std::min(a_turn, windows_.count - first);
+      run_turn(windows_.part(first, count), progress);
+      first += count;
+      WalkState kept = state();
+      kept.values["windows"] = first;
+      journal_.save(first, windows_.count, kept);
+    }
+    return result();
+  }
+
+ private:
+  WalkState state() {
+    WalkState state;
+    state.tensors = {{"directions", &directions_}};
+    return state;
+  }
+
+  void run_turn(const TokenWindows& windows, ProgressTask& progress) {
+    std::vector<ResidualStream> entering = {walk_.embed(windows)};
+    for (int64_t i = 0; i < layers_; ++i) {
+      const DecoderLayer layer = load(i);
+      ResidualStream leaving = entering.back();  // chunks are replaced, not overwritten
+      leaving.transform([&](const at::Tensor& x) {
+        check_interrupt();
+        progress.advance(x.size(0));
+        return forward_mlp(layer, walk_.context(), forward_attention(layer, walk_.context(), x));
+      });
+      entering.push_back(std::move(leaving));
+    }
+    ResidualStream gradient = std::move(entering.back());
+    entering.pop_back();
+    to_gradient_of_loss(gradient, windows);
+    for (int64_t i = layers_; i-- > 0;) {
+      add(i, gradient);
+      if (i > 0) step_back(load(i), entering.back(), gradient, progress);
+      entering.pop_back();
+    }
+  }
+
+  DecoderLayer load(int64_t index) const {
+    return load_decoder_layer(walk_.checkpoint(), index, walk_.options().dtype, walk_.options().device);
+  }
+
+  // The stream that leaves the last layer becomes the loss's gradient with respect to it.
+  void to_gradient_of_loss(ResidualStream& stream, const TokenWindows& windows) const {
+    const Head head = load_head(walk_);
+    const at::Tensor matrix = output_matrix_of(head);
+    int64_t first = 0;
+    stream.transform([&](const at::Tensor& x) {
+      check_interrupt();
+      const at::Tensor targets = targets_of(windows, first, x.size(0)).to(x.device());
+      first += x.size(0);
+      at::Tensor gradient;
+      head_loss(head, matrix, x.reshape({-1, x.size(-1)}), targets, 1.0, &gradient);
+      return gradient.view(x.sizes());
+    });
+  }
+
+  // The next token of every position of some windows; -1 behind the last.
+  static at::Tensor targets_of(const TokenWindows& windows, int64_t first, int64_t count) {
+    std::vector<int64_t> targets;
+    for (int64_t w = first; w < first + count; ++w) {
+      for (int64_t t = 1; t < windows.length; ++t)
+        targets.push_back(windows.ids[static_cast<size_t>(w * windows.length + t)]);
+      targets.push_back(-1);
+    }
+    return at::tensor(targets, at::kLong);
+  }
+
+  void add(int64_t layer, const ResidualStream& gradient) {
+    SecondMoment moment(walk_.config().hidden_size, walk_.options().device);
+    gradient.visit([&](const at::Tensor& g) { moment.add(g); });
+    directions_[layer].add_(moment.take("the loss's gradient at layer " + std::to_string(layer)).cpu());
+  }
+
+  // From what leaves the layer to what enters it.
+  void step_back(const DecoderLayer& layer, const ResidualStream& entering, ResidualStream& gradient,
+                 ProgressTask& progress) const {
+    size_t chunk = 0;
+    gradient.transform([&](const at::Tensor& g) {
+      const at::Tensor& kept = entering.chunks[chunk++];
+      const at::Tensor whole = kept.to(g.device());
+      std::vector<at::Tensor> parts;
+      for (int64_t w = 0; w < g.size(0); ++w) {
+        check_interrupt();
+        parts.push_back(back_through(layer, whole.narrow(0, w, 1), g.narrow(0, w, 1)));
+        progress.advance(2);
+      }
+      if (entering.store) entering.store->drop_pages(kept);
+      return at::cat(parts);
+    });
+  }
+
+  at::Tensor back_through(const DecoderLayer& layer, const at::Tensor& entered, const at::Tensor& gradient) const {
+    const c10::AutoGradMode with_gradients(true);
+    const at::Tensor x = entered.detach().requires_grad_(true);
+    const at::Tensor y = forward_trainable(layer, walk_.context(), x, walk_.options().dtype);
+    torch::autograd::backward({y}, {gradient});
+    return x.grad();
+  }
+
+  Sensitivity result() {
+    const at::Tensor totals = directions_.diagonal(0, 1, 2).sum(1, false, at::kDouble).clamp_min(1e-30);
+    directions_.div_(totals.to(at::kFloat).view({-1, 1, 1}));
+    return {directions_, totals / static_cast<double>(windows_.tokens())};
+  }
+
+  const LayerWalk& walk_;
+  const TokenWindows& windows_;
+  const JournalPhase& journal_;
+  const int64_t layers_;
+  at::Tensor directions_;  // [L, d, d] fp32, on the CPU
+};
+
+}  // namespace
+
+int64_t sensitivity_turn(const ModelConfig& config, const TokenWindows& windows, int64_t turn_bytes) {
+  const int64_t a_window = (config.num_layers() + 1) * windows.length * config.hidden_size * 4;
+  return std::clamp<int64_t>(turn_bytes / std::max<int64_t>(1, a_window), 1, std::max<int64_t>(1, windows.count));
+}
+
+Sensitivity measure_sensitivity(const LayerWalk& walk, const TokenWindows& windows, int64_t turn_bytes,
+                                const JournalPhase& journal) {
+  // Tensors of inference mode never have gradients, whatever is asked of them later.
+  const c10::InferenceMode with_gradients(false);
+  const c10::NoGradGuard but_where_asked_for;
+  return Measuring(walk, windows, journal).run(sensitivity_turn(walk.config(), windows, turn_bytes));
+}
+
+void SensitivitySource::join(WalkState& state) {
+  state.tensors.emplace_back("gradient directions", &value_.directions);
+  state.tensors.emplace_back("gradient sizes", &value_.sizes);
+}
+
+void SensitivitySource::measure_unless_there() {
+  if (measure_ && !is_there()) value_ = measure_();
+}
+
+at::Tensor SensitivitySource::directions(int64_t layer, at::Device device) const {
+  return is_there() ? value_.directions[layer].to(device) : at::Tensor();
+}
+
+double SensitivitySource::size(int64_t layer) const { return is_there() ? value_.sizes[layer].item<double>() : 1.0; }
+
+}  // namespace dynslice

@@ -1,0 +1,128 @@
+"""`dynslice slice --method modular`: sizes, plans, what its checkpoints are, and resuming."""
+
+import json
+
+import pytest
+
+WORK = ["--samples", "8", "--seqlen", "64"]
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_model):
+    return tiny_model("llama", num_hidden_layers=6)
+
+
+@pytest.fixture
+def modular(run, llama, text_file):
+    """modular(OUT or None, *options): the JSON of `slice --method modular`, or the Result when it must fail."""
+
+    def make(out, *options, verb="slice", expect=0, model=llama):
+        where = ["-o", out] if out else []
+        done = run(verb, model, "--method", "modular", "--calib", text_file, *WORK, *options, *where, "--json", expect=expect)
+        return done.json() if expect == 0 else done
+
+    return make
+
+
+def sizes(folder):
+    config = json.loads((folder / "config.json").read_text())
+    if "dynslice" not in config:
+        return [config["intermediate_size"]] * config["num_hidden_layers"]
+    return [layer["intermediate_size"] for layer in config["dynslice"]["layers"]]
+
+
+def test_equal_sizes_give_an_ordinary_checkpoint(modular, run, text_file, tmp_path):
+    done = modular(tmp_path / "out", "--avg", "25%", "--allocate", "constant")
+    assert done["method"] == "modular" and done["plan"]["dims"] == [120] * 6 and done["plan"]["intermediate_size"] == 160
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "llama" and config["intermediate_size"] == 120 and "auto_map" not in config
+    assert not list((tmp_path / "out").glob("*.py"))
+    shown = run("inspect", tmp_path / "out", "--json").json()
+    assert shown["parameters"] == done["parameters"]["after"] == done["parameters"]["before"] - 6 * 3 * 40 * 64
+
+
+def test_by_default_the_loss_decides_which_layer_loses_how_much(modular, tmp_path):
+    done = modular(tmp_path / "out", "--avg", "25%")
+    assert done["plan"]["allocator"] == "loss" and len(set(done["plan"]["dims"])) > 1
+    assert sum(done["plan"]["dims"]) == pytest.approx(6 * 120, abs=8) and sizes(tmp_path / "out") == done["plan"]["dims"]
+    assert all(loss >= 0 for loss in done["plan"]["provenance"]["losses"])
+
+
+@pytest.mark.parametrize("allocate", ["loss", "softmax", "lr", "constant"])
+def test_a_target_is_met(modular, allocate):
+    done = modular(None, "--target", "params=20%", "--allocate", allocate, "--round-to", "1", verb="plan")
+    assert 1 - done["parameters"]["after"] / done["parameters"]["before"] == pytest.approx(0.2, abs=0.002)
+
+
+def test_a_plan_file_gives_the_model_of_its_sizes(modular, run, llama, text_file, tmp_path):
+    plan = tmp_path / "plan.json"
+    made = modular(plan, "--avg", "30%", verb="plan")
+    shown = run("slice", llama, "--plan", plan, "--calib", text_file, *WORK, "-o", tmp_path / "by-plan", "--json").json()
+    whole = modular(tmp_path / "at-once", "--avg", "30%")
+    assert shown["plan"]["dims"] == made["plan"]["dims"] == whole["plan"]["dims"]
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "by-plan" / name).read_bytes() == (tmp_path / "at-once" / name).read_bytes()
+
+
+@pytest.mark.parametrize("options", [["--neurons", "leverage"], ["--refit", "self"], ["--weigh-tokens", "alike"], ["--gradient-samples", "0"],
+                                     ["--allocate", "lr", "--base", "auto", "--sweep-samples", "4"]], ids=" ".join)  # fmt: skip
+def test_every_way_gives_a_model(modular, run, text_file, tmp_path, options):
+    modular(tmp_path / "out", "--avg", "25%", *options)
+    loss = run("eval", tmp_path / "out", "--ppl", text_file, "--samples", "4", "--seqlen", "64", "--json").json()
+    assert loss["perplexity"][text_file.name]["value"] > 1
+
+
+@pytest.mark.parametrize("allocate", ["constant", "loss"])
+def test_other_verbs_take_what_it_makes(modular, run, text_file, tmp_path, allocate):
+    out = tmp_path / "out"
+    modular(out, "--avg", "25%", "--allocate", allocate)
+    few = ["--calib", text_file, *WORK]
+    run("quantize", out, "--bits", "8", *few, "-o", tmp_path / "quantized")
+    assert sizes(tmp_path / "quantized") == sizes(out)
+    run("heal", out, "--lora", "--text", text_file, "--samples", "4", "--seqlen", "32", "--updates", "2", "-o", tmp_path / "healed")
+    assert sizes(tmp_path / "healed") == sizes(out)
+    run("depth", "drop", out, "--indices", "2", "-o", tmp_path / "shallow")
+    assert sizes(tmp_path / "shallow") == sizes(out)[:2] + sizes(out)[3:]
+    run("slice", out, "--avg", "25%", *few, "-o", tmp_path / "narrow")
+    run("bench", out, "--prompt-tokens", "16", "--decode-tokens", "4", "--repeats", "1")
+    record = json.loads((tmp_path / "healed" / "dynslice.json").read_text())
+    assert [step["method"] for step in record["steps"]][0] == "modular"
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["--avg", "25%", "--slice-head"], "--slice-head belongs to --method slice"),
+    (["--avg", "25%", "--preset", "paper"], "--preset paper belongs to --method slice"),
+    (["--avg", "25%", "--base", "10%"], "--base belongs to --allocate lr"),
+    (["--target", "params=95%"], "cannot remove 95% of the parameters"),
+    ([], "say how much"),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else "")  # fmt: skip
+def test_wrong_usage_is_one_line_and_leaves_nothing(modular, tmp_path, options, words):
+    done = modular(tmp_path / "out", *options, expect=2)
+    assert words in done.stderr and done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_options_of_modular_are_refused_elsewhere(run, llama, text_file, tmp_path):
+    for options in (["--refit", "self"], ["--allocate", "loss"]):
+        done = run("slice", llama, "--avg", "25%", *options, "--calib", text_file, *WORK, "-o", tmp_path / "out", expect=2)
+        assert "belong" in done.stderr and "--method modular" in done.stderr
+
+
+def test_models_it_cannot_take_are_refused(modular, run, llama, text_file, tmp_path):
+    modular(tmp_path / "out", "--avg", "25%")
+    assert "different sizes already" in modular(tmp_path / "again", "--avg", "25%", model=tmp_path / "out", expect=2).stderr
+    run("slice", llama, "--avg", "25%", "--calib", text_file, *WORK, "-o", tmp_path / "sliced")
+    assert "is sliced" in modular(tmp_path / "again", "--avg", "25%", model=tmp_path / "sliced", expect=2).stderr
+
+
+def test_dry_run_foretells_and_writes_nothing(modular, tmp_path):
+    shown = modular(tmp_path / "out", "--avg", "25%", "--dry-run")
+    assert shown["memory_bytes"] > 0 and list(tmp_path.iterdir()) == []
+
+
+def test_killed_runs_go_on_to_the_same_bytes(kill_and_resume, run, llama, text_file, tmp_path):
+    command = ["slice", llama, "--method", "modular", "--avg", "25%", "--calib", text_file, *WORK]
+    run(*command, "-o", tmp_path / "whole")
+    said = kill_and_resume(command, tmp_path / "resumed", delays=(0, 0.02, 0.05, 0.1, 0.1, 0.2))
+    assert "Resuming at" in said
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()

@@ -1,0 +1,77 @@
+"""`dynslice slice --method modular` against transformers, the gguf package and llama.cpp."""
+
+import gguf
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_export import llama_cpp_perplexity, our_perplexity
+from transformers import AutoConfig, AutoModelForCausalLM
+
+FAMILIES = {
+    "llama": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "mistral": ("mistral", {}),
+    "qwen2": ("qwen2", {}),
+}
+
+
+@pytest.fixture
+def compress(run, tiny_model, text_file, tmp_path):
+    """compress(family, allocator): a compressed checkpoint of a tiny model."""
+
+    def make(name, allocate):
+        family, changes = FAMILIES[name]
+        out = tmp_path / "out"
+        run("slice", tiny_model(family, **changes), "--method", "modular", "--avg", "25%", "--allocate", allocate, "--calib", text_file,
+            "--samples", "6", "--seqlen", "64", "-o", out)
+        return out
+
+    return make
+
+
+def their_logits(folder, window, **options):
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)(window).logits
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_equal_sizes_are_an_ordinary_model_to_transformers(name, compress, our_logits, window):
+    out = compress(name, "constant")
+    assert AutoConfig.from_pretrained(out).model_type == FAMILIES[name][0]
+    assert (our_logits(out) - their_logits(out, window)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_sizes_load_with_the_modeling_code(name, compress, our_logits, window):
+    out = compress(name, "loss")
+    assert (our_logits(out) - their_logits(out, window, trust_remote_code=True)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("allocate", ["constant", "loss"])
+@pytest.mark.parametrize("name", ["llama", "llama, tied", "mistral"])
+def test_llama_cpp_runs_both(name, allocate, compress, run, run_command, helper, text_file, tmp_path, llama_perplexity):
+    out, file = compress(name, allocate), tmp_path / "m.gguf"
+    shown = run("export", out, "--gguf", "-o", file, "--json").json()
+    assert shown["architecture"] == ("llama" if allocate == "constant" else "deci")
+    theirs = llama_cpp_perplexity(run_command, llama_perplexity, file, text_file, 4, 128)
+    # Query rows in the wrong order, or sizes of the wrong layers, would change a random model's figure by more.
+    assert theirs == pytest.approx(our_perplexity(run, out, text_file, 4, 128), rel=5e-4)
+    assert our_perplexity(run, file, text_file, 4, 128) == pytest.approx(our_perplexity(run, out, text_file, 4, 128), rel=1e-5)
+    run_command([helper("dequantize_main"), "checkpoint", file, tmp_path / "again"])
+    before, after = load_file(out / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_gguf_names_the_sizes_layer_by_layer(compress, run, tmp_path):
+    out = compress("llama", "loss")
+    run("export", out, "--gguf", "--type", "q8_0", "-o", tmp_path / "m.gguf")
+    reader = gguf.GGUFReader(tmp_path / "m.gguf")
+    sizes = reader.fields["deci.feed_forward_length"].contents()
+    rows = {tensor.name: tensor.shape[1] for tensor in reader.tensors if tensor.name.endswith("ffn_up.weight")}
+    assert [rows[f"blk.{i}.ffn_up.weight"] for i in range(len(sizes))] == sizes
+    assert reader.fields["deci.attention.head_count"].contents() == [4] * len(sizes)
+
+
+def test_qwen2_of_other_sizes_has_no_place_in_gguf(compress, run, tmp_path):
+    done = run("export", compress("qwen2", "loss"), "--gguf", "-o", tmp_path / "m.gguf", expect=3)
+    assert "llama.cpp has room for" in done.stderr

@@ -1,0 +1,269 @@
+#include "dynslice/modular/modular.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "dynslice/model/head.h"
+#include "dynslice/support/error.h"
+#include "tiny_model.h"
+#include "unit/support/error_matchers.h"
+
+namespace dynslice {
+namespace {
+
+using testing::MemoryCheckpoint;
+using testing::random_windows;
+using testing::tiny_model;
+using testing::TinyOptions;
+
+constexpr int64_t kInner = 96;  // of the tiny model's MLPs
+
+SlicePlan plan_of_sizes(const ModelConfig& config, std::vector<int64_t> sizes) {
+  SlicePlan plan;
+  plan.method = "modular";
+  plan.hidden_size = plan.head_width = config.hidden_size;
+  plan.intermediate_size = config.layers.front().intermediate_size;
+  plan.dims = std::move(sizes);
+  for (const int64_t size : plan.dims)
+    plan.ratios.push_back(1 - static_cast<double>(size) / static_cast<double>(plan.intermediate_size));
+  return plan;
+}
+
+SensitivitySource measured(const LayerWalk& walk, const TokenWindows& windows) {
+  return SensitivitySource([&walk, windows] { return measure_sensitivity(walk, windows, 1 << 20); });
+}
+
+MemoryCheckpoint compress(const MemoryCheckpoint& model, const SlicePlan& plan, const TokenWindows& windows,
+                          const ModularOptions& options = {}) {
+  MemoryCheckpoint smaller(sliced_config(model.config(), plan));
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  SensitivitySource sensitivity = measured(walk, windows);
+  compress_mlps(walk, plan, windows, sensitivity, options,
+                [&](const std::string& name, const at::Tensor& values) { smaller.put(name, values); });
+  for (const char* name : {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}) {
+    if (const TensorInfo* info = model.find(name)) smaller.put(name, model.load(name, info->shape, at::kFloat));
+  }
+  return smaller;
+}
+
+at::Tensor logits_of(const MemoryCheckpoint& model, const TokenWindows& windows) {
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  ResidualStream stream = walk.embed(windows);
+  run_dense(walk, "test", stream);
+  const at::Tensor last = stream.gather();
+  return logits(load_head(walk), last.reshape({-1, last.size(-1)}));
+}
+
+double loss_of(const MemoryCheckpoint& model, const TokenWindows& windows) {
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  ResidualStream stream = walk.embed(windows);
+  run_dense(walk, "test", stream);
+  return next_token_losses(walk, load_head(walk), std::move(stream), windows, "test").mean().item<double>();
+}
+
+double largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
+
+// Half of the neurons of every layer are copies of the others, in another order.
+MemoryCheckpoint model_of_copies(const TinyOptions& options) {
+  MemoryCheckpoint model = tiny_model(options);
+  const at::Tensor order = at::randperm(kInner / 2, at::kLong);
+  for (const TensorInfo& info : model.tensors()) {
+    if (info.name.find("gate_proj") == std::string::npos && info.name.find("up_proj") == std::string::npos) continue;
+    at::Tensor& values = model.at(info.name);
+    values.narrow(0, kInner / 2, kInner / 2).copy_(values.narrow(0, 0, kInner / 2).index_select(0, order));
+  }
+  return model;
+}
+
+struct Kind {
+  const char* name;
+  TinyOptions options;
+};
+
+class ModularOfEveryKindOfModel : public ::testing::TestWithParam<Kind> {};
+
+TEST_P(ModularOfEveryKindOfModel, KeepingAllNeuronsChangesNoBit) {
+  const MemoryCheckpoint model = tiny_model(GetParam().options);
+  const MemoryCheckpoint same = compress(model, plan_of_sizes(model.config(), {kInner, kInner, kInner}),
+                                         random_windows(4, 16, 61));
+  for (const TensorInfo& info : model.tensors()) {
+    ASSERT_NE(same.find(info.name), nullptr) << info.name;
+    EXPECT_TRUE(same.load(info.name, info.shape, at::kFloat).equal(model.load(info.name, info.shape, at::kFloat)))
+        << info.name;
+  }
+}
+
+TEST_P(ModularOfEveryKindOfModel, LosesNothingWhereHalfOfTheNeuronsAreCopies) {
+  const MemoryCheckpoint model = model_of_copies(GetParam().options);
+  const TokenWindows windows = random_windows(32, 16, 61);
+  const at::Tensor before = logits_of(model, windows);
+  for (const NeuronChoice choice : {NeuronChoice::kLoss}) {
+    ModularOptions options;
+    options.choice = choice;
+    options.ridge = 1e-8;
+    const MemoryCheckpoint smaller =
+        compress(model, plan_of_sizes(model.config(), {kInner / 2, kInner / 2, 64}), windows, options);
+    // fp32 weights and moments of fp32 products; the logits are of size 1 to 10.
+    EXPECT_LT(largest_difference(logits_of(smaller, windows), before), 1e-2 * before.abs().max().item<double>());
+  }
+}
+
+TEST_P(ModularOfEveryKindOfModel, ConsistsOfExactlyTheTensorsOfItsConfiguration) {
+  const MemoryCheckpoint model = tiny_model(GetParam().options);
+  const MemoryCheckpoint smaller =
+      compress(model, plan_of_sizes(model.config(), {64, 40, kInner}), random_windows(8, 16, 61));
+  std::set<std::string> expected, found;
+  for (const OutputTensor& tensor : checkpoint_tensors(smaller.config(), at::kFloat)) {
+    expected.insert(tensor.name);
+    ASSERT_NE(smaller.find(tensor.name), nullptr) << tensor.name;
+    EXPECT_EQ(smaller.find(tensor.name)->shape, tensor.shape) << tensor.name;
+  }
+  for (const TensorInfo& info : smaller.tensors()) found.insert(info.name);
+  EXPECT_EQ(found, expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Modular, ModularOfEveryKindOfModel,
+                         ::testing::Values(Kind{"Untied", {}}, Kind{"Tied", {.tied = true}},
+                                           Kind{"QkvBias", {.qkv_bias = true}},
+                                           Kind{"AllBiases", {.tied = true, .all_biases = true}}),
+                         [](const auto& instance) { return instance.param.name; });
+
+TEST(Modular, IsOrdinaryWhenAllLayersKeepAsMuch) {
+  const ModelConfig config = tiny_model().config();
+  EXPECT_TRUE(sliced_config(config, plan_of_sizes(config, {64, 64, 64})).is_ordinary());
+  EXPECT_FALSE(sliced_config(config, plan_of_sizes(config, {64, 56, 64})).is_ordinary());
+}
+
+// On the calibration text itself a refit that sees the dense stream cannot be worse than none at all by much, and
+// removing at random is far worse than removing what costs least.
+TEST(Modular, KeepsTheDenseModelsLogitsBetterThanRemovingTheFirstNeurons) {
+  const MemoryCheckpoint model = tiny_model({.hidden_size = 32, .layers = 3});
+  const TokenWindows windows = random_windows(64, 16, 61);
+  const at::Tensor before = logits_of(model, windows);
+  const SlicePlan plan = plan_of_sizes(model.config(), {72, 72, 72});
+  MemoryCheckpoint cut(sliced_config(model.config(), plan));
+  for (const OutputTensor& tensor : checkpoint_tensors(cut.config(), at::kFloat)) {
+    const at::Tensor whole = model.load(tensor.name, model.find(tensor.name)->shape, at::kFloat);
+    const bool by_columns = tensor.name.find("down_proj") != std::string::npos;
+    cut.put(tensor.name, by_columns ? whole.narrow(1, 0, tensor.shape[1]) : whole.narrow(0, 0, tensor.shape[0]));
+  }
+  const double careless = (logits_of(cut, windows) - before).square().mean().item<double>();
+  for (const bool towards_dense : {false, true}) {
+    ModularOptions options;
+    options.towards_dense = towards_dense;
+    const double careful =
+        (logits_of(compress(model, plan, windows, options), windows) - before).square().mean().item<double>();
+    EXPECT_LT(careful, 0.5 * careless) << towards_dense;
+  }
+}
+
+TEST(Modular, RefittingTowardsTheDenseStreamComesNearerToIt) {
+  const MemoryCheckpoint model = tiny_model({.layers = 4});
+  const TokenWindows windows = random_windows(96, 16, 61);
+  const at::Tensor before = logits_of(model, windows);
+  const SlicePlan plan = plan_of_sizes(model.config(), {48, 48, 48, 48});
+  const auto error = [&](bool towards_dense) {
+    ModularOptions options;
+    options.towards_dense = towards_dense;
+    return (logits_of(compress(model, plan, windows, options), windows) - before).square().mean().item<double>();
+  };
+  EXPECT_LT(error(true), error(false));
+}
+
+TEST(Modular, TellsTheLossOfTheModelThatItMakes) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(8, 16, 61), held_out = random_windows(4, 16, 61, 11);
+  const SlicePlan plan = plan_of_sizes(model.config(), {64, 48, 80});
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  SensitivitySource sensitivity;
+  const ModularResult result = compress_mlps(walk, plan, windows, sensitivity, {}, {}, &held_out);
+  MemoryCheckpoint smaller(sliced_config(model.config(), plan));
+  SensitivitySource again;
+  compress_mlps(walk, plan, windows, again, {},
+                [&](const std::string& name, const at::Tensor& values) { smaller.put(name, values); });
+  for (const char* name : {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"})
+    smaller.put(name, model.load(name, model.find(name)->shape, at::kFloat));
+  EXPECT_NEAR(*result.held_out_loss, loss_of(smaller, held_out), 1e-5);
+}
+
+TEST(Modular, GivesTheSameBitsOnOneAndOnTwoThreads) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(16, 16, 61);
+  const SlicePlan plan = plan_of_sizes(model.config(), {64, 40, 72});
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const MemoryCheckpoint one = compress(model, plan, windows);
+  at::set_num_threads(2);
+  const MemoryCheckpoint two = compress(model, plan, windows);
+  at::set_num_threads(threads);
+  for (const TensorInfo& info : one.tensors()) {
+    // Products may be summed in another order: the rounding of fp32, on values of size 1.
+    EXPECT_LT(largest_difference(one.load(info.name, info.shape, at::kFloat), two.load(info.name, info.shape, at::kFloat)),
+              1e-3)
+        << info.name;
+  }
+}
+
+// The gradients of a whole model by differences: the loss of a model whose layer adds a little more.
+TEST(Sensitivity, IsThatOfTheLossToWhatALayerAdds) {
+  TinyOptions options{.layers = 2, .all_biases = true};
+  MemoryCheckpoint model = tiny_model(options);
+  const TokenWindows windows = random_windows(1, 2, 61);  // the one loss is that of the second token
+  const LayerWalk walk(model, {}, windows.length, no_progress());
+  const Sensitivity found = measure_sensitivity(walk, windows, 1);
+  // One token has a gradient beside the first: G sums two outer products, of which the bias sees the sum of gradients.
+  const at::Tensor bias = model.at("model.layers.1.mlp.down_proj.bias");
+  at::Tensor gradient = at::empty({32}, at::kDouble);
+  constexpr double kStep = 1e-2;
+  for (int64_t i = 0; i < 32; ++i) {
+    at::Tensor& value = model.at("model.layers.1.mlp.down_proj.bias");
+    value[i] += kStep;
+    const double above = loss_of(model, windows);
+    value[i] -= 2 * kStep;
+    const double below = loss_of(model, windows);
+    value[i] += kStep;
+    gradient[i] = (above - below) / (2 * kStep);
+  }
+  // After the last layer only the first token's stream bears on the loss: one outer product.
+  const at::Tensor expected = at::outer(gradient, gradient) / gradient.square().sum();
+  EXPECT_LT(largest_difference(found.directions[1].to(at::kDouble), expected), 2e-2);
+  EXPECT_NEAR(found.sizes[1].item<double>(), gradient.square().sum().item<double>() / 2, 2e-2);
+}
+
+TEST(Sensitivity, DoesNotDependOnTurns) {
+  const MemoryCheckpoint model = tiny_model({.tied = true});
+  const TokenWindows windows = random_windows(6, 16, 61);
+  const LayerWalk walk(model, {.chunk_tokens = 32}, windows.length, no_progress());
+  const Sensitivity whole = measure_sensitivity(walk, windows, int64_t{1} << 30);
+  const Sensitivity in_turns = measure_sensitivity(walk, windows, 1);
+  EXPECT_LT(largest_difference(whole.directions, in_turns.directions), 1e-5);
+  EXPECT_LT(largest_difference(whole.sizes, in_turns.sizes), 1e-5 * whole.sizes.max().item<double>());
+}
+
+TEST(LossCurves, RiseFromZero) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(8, 16, 61);
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  SensitivitySource sensitivity = measured(walk, windows);
+  const std::vector<LossCurve> curves = measure_loss_curves(walk, windows, sensitivity, {}, 20);
+  ASSERT_EQ(curves.size(), 3U);
+  for (const LossCurve& curve : curves) {
+    EXPECT_EQ(curve.largest(), kInner - 20);
+    EXPECT_EQ(curve.losses.front(), 0.0);
+    EXPECT_TRUE(std::ranges::is_sorted(curve.losses));
+  }
+}
+
+TEST(Modular, RefusesMlpsOfDifferentSizes) {
+  const ModelConfig config = tiny_model().config();
+  const MemoryCheckpoint model =
+      testing::random_model(sliced_config(config, plan_of_sizes(config, {64, 56, 64})));
+  EXPECT_THROW(check_modular(model), Error);
+}
+
+}  // namespace
+}  // namespace dynslice
