@@ -1,5 +1,7 @@
 #include "dynslice/text/chat_template.h"
 
+#include <algorithm>
+
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/gguf_file.h"
@@ -17,9 +19,14 @@ constexpr uint64_t kMaxBytes = uint64_t{1} << 20;
 
 using Tokens = std::vector<std::pair<std::string, std::string>>;
 
+// One line of a length that people read, whatever the template says.
 [[noreturn]] void throw_template_error(const std::string& where, const jinja::TemplateError& error) {
+  constexpr size_t kLongest = 500;
+  std::string message = error.what();
+  if (message.size() > kLongest) message = replace_invalid_utf8(message.substr(0, kLongest)) + " ...";
+  std::replace(message.begin(), message.end(), '\n', ' ');
   throw_error(ErrorKind::kBadInput, where, error.line() > 0 ? ": line " + std::to_string(error.line()) : "", ": ",
-              error.what());
+              message);
 }
 
 Tokens tokens_of_folder(const fs::path& folder) {

@@ -241,6 +241,7 @@ class Evaluator {
       case Kind::kLiteral:
         return expression.value;
       case Kind::kName: {
+        budget_.spend(expression.name.size());
         const Value* value = scope.find(expression.name);
         return value != nullptr ? *value : Value(Undefined{"'" + expression.name + "' is undefined"});
       }
@@ -314,7 +315,8 @@ class Evaluator {
       if (values[i].string() == nullptr && !values[i].is_number()) {
         fail(expression.line, "a key of a dict is a string or a number, not ", values[i].type_name());
       }
-      budget_.spend(Budget::kStep * items.size());
+      const size_t key = values[i].string() != nullptr ? values[i].string()->size() : 0;
+      budget_.spend((Budget::kStep + key) * items.size());
       items.emplace_back(values[i], values[i + 1]);
     }
     return dict_of(std::move(items));

@@ -39,10 +39,12 @@ Value split_method(const char* name, const std::string& self, const Values& argu
 // startswith and endswith take a string, or several of which one will do.
 template <typename Matches>
 Value any_match(const char* name, const Value& argument, Budget& budget, Matches matches) {
-  if (argument.list() == nullptr) return Value(matches(string_argument(name, argument)));
-  budget.spend(Budget::kStep * argument.list()->size());
-  return Value(std::any_of(argument.list()->begin(), argument.list()->end(),
-                           [&](const Value& one) { return matches(string_argument(name, one)); }));
+  const auto one_matches = [&](const Value& one) {
+    budget.spend(Budget::kStep + string_argument(name, one).size());
+    return matches(*one.string());
+  };
+  if (argument.list() == nullptr) return Value(one_matches(argument));
+  return Value(std::any_of(argument.list()->begin(), argument.list()->end(), one_matches));
 }
 
 Value replace_method(const std::string& self, const Values& arguments, Budget& budget) {
@@ -70,7 +72,10 @@ Value join_method(const std::string& self, const Values& arguments, Budget& budg
 }
 
 Value strip_method(const char* name, const std::string& self, const Values& arguments, bool left, bool right) {
-  return Value(std::string(strip(self, optional_string(name, arguments[0]), left, right)));
+  const std::string* chars = optional_string(name, arguments[0]);
+  // All of them are looked at for every character that goes.
+  if (chars != nullptr && chars->size() > 256) fail(0, name, ": more than 256 bytes of characters");
+  return Value(std::string(strip(self, chars, left, right)));
 }
 
 Value without_end(const std::string& self, const std::string& end, bool at_front) {
@@ -165,8 +170,7 @@ Value dict_method(const Value& object, const std::string& name, Budget& budget) 
     return Value(Callable{name,
                           [object, &budget](const Arguments& arguments) {
                             const Values bound = arguments.bind("get", {"key", "default"}, 1);
-                            budget.spend(Budget::kStep * object.dict()->items.size());
-                            const Value* value = object.dict()->find(bound[0]);
+                            const Value* value = object.dict()->find(bound[0], budget);
                             if (value != nullptr) return *value;
                             return arguments.positional.size() + arguments.named.size() > 1 ? bound[1] : Value();
                           },
@@ -191,16 +195,14 @@ Value attribute_of(const Value& object, const std::string& name, Budget& budget)
   }
   Value method = method_of(object, name, budget);
   if (!method.is_undefined() || object.dict() == nullptr) return method;
-  budget.spend(Budget::kStep * object.dict()->items.size());
-  const Value* value = object.dict()->find(Value(name));
+  const Value* value = object.dict()->find(Value(name), budget);
   return value != nullptr ? *value : method;
 }
 
 Value item_of(const Value& object, const Value& key, Budget& budget) {
   if (object.is_undefined()) fail(0, object.undefined().what);
   if (object.dict() != nullptr) {
-    budget.spend(Budget::kStep * object.dict()->items.size());
-    if (const Value* value = object.dict()->find(key)) return *value;
+    if (const Value* value = object.dict()->find(key, budget)) return *value;
   }
   if (key.string() != nullptr) {
     return object.space() != nullptr ? attribute_of(object, *key.string(), budget)

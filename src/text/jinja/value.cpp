@@ -219,7 +219,8 @@ bool same_key(const Value& a, const Value& b) {
   return a.is_number() && b.is_number() && a.number() == b.number();
 }
 
-const Value* Dict::find(const Value& key) const {
+const Value* Dict::find(const Value& key, Budget& budget) const {
+  budget.spend((Budget::kStep + (key.string() != nullptr ? key.string()->size() : 0)) * items.size());
   const auto found =
       std::find_if(items.begin(), items.end(), [&](const auto& item) { return same_key(item.first, key); });
   return found == items.end() ? nullptr : &found->second;
@@ -263,8 +264,7 @@ bool equal(const Value& a, const Value& b, Budget& budget) {
   if (a.dict() != nullptr && b.dict() != nullptr) {
     if (a.dict()->items.size() != b.dict()->items.size()) return false;
     return std::all_of(a.dict()->items.begin(), a.dict()->items.end(), [&](const auto& item) {
-      budget.spend(Budget::kStep * b.dict()->items.size());
-      const Value* other = b.dict()->find(item.first);
+      const Value* other = b.dict()->find(item.first, budget);
       return other != nullptr && equal(item.second, *other, budget);
     });
   }
@@ -294,10 +294,7 @@ bool contains(const Value& container, const Value& item, Budget& budget) {
     budget.spend(text->size() + item.string()->size());
     return ::memmem(text->data(), text->size(), item.string()->data(), item.string()->size()) != nullptr;
   }
-  if (const Dict* dict = container.dict()) {
-    budget.spend(Budget::kStep * dict->items.size());
-    return dict->find(item) != nullptr;
-  }
+  if (container.dict() != nullptr) return container.dict()->find(item, budget) != nullptr;
   if (container.is_undefined()) return false;
   if (container.list() == nullptr) fail(0, "nothing can be 'in' ", container.type_name());
   return std::any_of(container.list()->begin(), container.list()->end(),

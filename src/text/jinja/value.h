@@ -65,7 +65,7 @@ struct List {
 struct Dict {
   std::vector<std::pair<Value, Value>> items;  // in the order of insertion
   int depth = 1;
-  const Value* find(const Value& key) const;
+  const Value* find(const Value& key, Budget& budget) const;
 };
 
 class Value {

@@ -52,18 +52,18 @@ TEST(ChatTemplate, MakesMessagesValidUtf8) {
   EXPECT_EQ(ChatTemplate("{{ messages[0].content | length }}", "t").render({{"user", "a\xFF"}}), "2");
 }
 
-TEST(ChatTemplate, SaysWhatTheTemplateSaysOfMessagesThatItRefuses) {
+TEST(ChatTemplate, SaysInALineWhatTheTemplateSaysOfMessagesThatItRefuses) {
   const ChatTemplate chat(
-      "a\n{% if messages[0].role == 'system' %}\n{{ raise_exception('no system\nrole') }}{% endif %}", "f.json");
-  expect_error(ErrorKind::kBadInput, {"f.json: line 3", "no system"}, [&] {
-    try {
-      chat.render({{"system", "x"}});
-    } catch (const Error& error) {  // the program makes one line of it
-      std::string text = error.what();
-      std::replace(text.begin(), text.end(), '\n', ' ');
-      throw Error(error.kind(), text);
-    }
-  });
+      "a\n{% if messages[0].role == 'system' %}\n{{ raise_exception('no system\\nrole ' ~ 'x' * 9999) }}{% endif %}",
+      "f.json");
+  try {
+    chat.render({{"system", "x"}});
+    ADD_FAILURE() << "no error was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kBadInput);
+    EXPECT_TRUE(std::string(error.what()).starts_with("f.json: line 3: says: no system role xxx")) << error.what();
+    EXPECT_LT(std::string(error.what()).size(), 600U);
+  }
 }
 
 TEST(ChatTemplate, NamesTheLineOfWhatItCannotReadOrRun) {
@@ -93,6 +93,9 @@ TEST(ChatTemplate, LimitsWhatAnUntrustedTemplateTakes) {
                  {"too much"});
   expect_refused("{{ 'abcdefgh' * 999999999999 }}", {"too much"});
   expect_refused("{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}", {"too much"});
+  expect_refused("{{ ('a' * 1000000).strip('b' * 1000000 + 'a') }}", {"strip", "256"});
+  expect_refused("{% set s = 'a' * 1000000 %}{% for i in range(99999) %}{{ s.startswith((s, s, s)) }}{% endfor %}",
+                 {"too much"});
   expect_refused("{{ range(100001) }}", {"range", "100000"});
   expect_refused("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", {"too deep"});
   expect_refused("{% set n = namespace(x=[]) %}{% for i in range(1000) %}{% set n.x = [n.x, n.x] %}{% endfor %}",
