@@ -32,6 +32,7 @@ class Compressor {
       : walk_(walk), plan_(plan), sensitivity_(sensitivity), options_(options), sink_(sink), journal_(journal) {}
 
   ModularResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
+    if (getenv("XSHARE")) options_.error_share = atof(getenv("XSHARE"));
     calibration_ = dense_ = held_out_ = walk_.empty_stream();
     const auto restored = journal_.restore(state(), walk_.options().device);
     if (!restored) {
@@ -64,10 +65,7 @@ class Compressor {
     const int64_t inner = step.layer.shape.intermediate_size;
     const int64_t wanted = plan_.dims.at(static_cast<size_t>(step.index()));
     const DecoderLayer original = with_dtype(step.layer, walk_.options().dtype);
-    const auto attention = [&](const at::Tensor& x) { return forward_attention(original, step.context, x); };
-    step.transform(calibration_, attention, 4);
-    step.transform(held_out_, attention, 2);
-    if (is_apart()) step.transform(dense_, attention, 4);
+    pass_attention(step, original);
     if (wanted < inner || is_apart()) compress(step, original, wanted);
     const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
     const auto mlp = [&](const at::Tensor& x) { return forward_mlp(now, step.context, x); };
@@ -77,6 +75,55 @@ class Compressor {
     if (!sink_) return;
     for (const auto& [suffix, values] : layer_tensors(step.layer, walk_.config().head_dim))
       sink_(layer_tensor_name(step.index(), suffix), values);
+  }
+
+  // All streams through the attention, whose output matrix is refitted towards the dense stream where that is apart.
+  void pass_attention(LayerStep& step, const DecoderLayer& original) {
+    const auto attention = [&](const at::Tensor& x) { return forward_attention(original, step.context, x); };
+    if (is_apart()) {
+      step.transform(dense_, attention, 4);
+      refit_attention(step, original);
+    } else {
+      step.transform(calibration_, attention, 4);
+    }
+    const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
+    step.transform(held_out_, [&](const at::Tensor& x) { return forward_attention(now, step.context, x); }, 2);
+  }
+
+  void refit_attention(LayerStep& step, const DecoderLayer& original) {
+    // What attention mixes is kept: it is needed for the moment and, behind that, for the output.
+    ResidualStream mixed = calibration_;
+    step.transform(mixed, [&](const at::Tensor& x) { return attention_inner(original, step.context, x); }, 8);
+    Linear& output = step.layer.o_proj;
+    InnerMoment moment(output.weight.size(1), output.weight.size(0), options_.by_norm, walk_.options().device);
+    for (size_t chunk = 0; chunk < mixed.chunks.size(); ++chunk) {
+      const at::Tensor x = chunk_of(calibration_, chunk), inner = chunk_of(mixed, chunk);
+      at::Tensor own = kernels::linear(inner, original.o_proj.weight, original.o_proj.bias);
+      const at::Tensor ahead = chunk_of(dense_, chunk);
+      moment.add(inner, ahead - add_residual(std::move(own), x, original.attn_shortcut), x);
+    }
+    const std::string where = "what attention mixes in layer " + std::to_string(step.index());
+    const Elimination solver(moment.take(where), output.weight.t(), {}, options_.ridge, where);
+    const at::Tensor change = solver.solve(moment.cross()).mul_(options_.error_share);
+    output.weight = output.weight + change.t().to(at::kFloat);
+    const Linear now = with_dtype(step.layer, walk_.options().dtype).o_proj;
+    size_t chunk = 0;
+    step.transform(
+        calibration_,
+        [&](const at::Tensor& x) {
+          at::Tensor branch = kernels::linear(chunk_of(mixed, chunk++), now.weight, now.bias);
+          return add_residual(std::move(branch), x, original.attn_shortcut);
+        },
+        8);
+  }
+
+  // On the device; the pages of a spilled chunk are given back.
+  static at::Tensor chunk_of(const ResidualStream& stream, size_t index) {
+    const at::Tensor& kept = stream.chunks[index];
+    if (!stream.store) return kept.to(stream.device);
+    const at::Tensor values = kept.to(stream.device, /*non_blocking=*/false, /*copy=*/true);
+    stream.store->drop_pages(kept);
+    return values;
   }
 
   void compress(LayerStep& step, const DecoderLayer& original, int64_t wanted) {
@@ -125,9 +172,7 @@ class Compressor {
         dense_,
         [&](const at::Tensor& x) {
           at::Tensor ahead = forward_mlp(original, step.context, x);
-          const at::Tensor& kept = calibration_.chunks[chunk++];
-          add(kept.to(x.device()), ahead);
-          if (calibration_.store) calibration_.store->drop_pages(kept);
+          add(chunk_of(calibration_, chunk++), ahead);
           return ahead;
         },
         4);
@@ -136,7 +181,7 @@ class Compressor {
   const LayerWalk& walk_;
   const SlicePlan& plan_;
   SensitivitySource& sensitivity_;
-  const ModularOptions& options_;
+  ModularOptions options_;
   const LayerTensorSink& sink_;
   const JournalPhase& journal_;
   ResidualStream calibration_, dense_, held_out_;
