@@ -69,7 +69,8 @@ SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& conf
 std::vector<double> redundancies(const LayerScores& scores, const std::string& where, const std::string& allocator,
                                  const ModelConfig& config) {
   if (scores.metric != "lr" && scores.metric != "bi") {
-    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate ", allocator, " needs lr or bi");
+    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate ", allocator,
+                " needs lr or bi");
   }
   if (static_cast<int64_t>(scores.values.size()) != config.num_layers()) {
     throw_error(ErrorKind::kBadInput, where, ": has ", scores.values.size(), " scores; the model has ",
@@ -116,8 +117,8 @@ std::pair<int64_t, int64_t> trial_windows(const PlanningOptions& options, int64_
 // Tries every base on the first calibration windows and measures the loss on some that follow them, which calibrate
 // no trial. Returns the best base and reports all of them.
 double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  const std::vector<double>& redundancy, double average, Calibration& calibration, SensitivitySource& sensitivity,
-                  Journal* journal, ProgressSink& progress, OrderedJson& report) {
+                  const std::vector<double>& redundancy, double average, Calibration& calibration,
+                  SensitivitySource& sensitivity, Journal* journal, ProgressSink& progress, OrderedJson& report) {
   const TokenWindows& windows = calibration.text().windows;
   const auto [trial, held] = trial_windows(options, windows.count);
   const TokenWindows sample = windows.part(0, trial), held_out = windows.part(trial, held);
@@ -189,7 +190,8 @@ void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) 
     check_modular(checkpoint);
     return;
   }
-  if (options.modular.any()) refuse("one of --refit, --neurons, --weigh-tokens, --ridge, --gradient-samples", "modular");
+  if (options.modular.any())
+    refuse("one of --refit, --neurons, --weigh-tokens, --ridge, --gradient-samples", "modular");
   if (options.allocator == "loss") refuse("--allocate loss", "modular");
   check_sliceable(checkpoint);
 }
@@ -342,7 +344,8 @@ Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, 
     throw_error(ErrorKind::kUsage, "--base auto needs at least 2 calibration windows: --samples 2 or more");
   }
   const LayerScores scores = obtain_scores(options, checkpoint, compute, calibration, journal, progress);
-  const auto redundancy = redundancies(scores, options.scores.empty() ? "the scores" : options.scores, options.allocator, config);
+  const auto redundancy =
+      redundancies(scores, options.scores.empty() ? "the scores" : options.scores, options.allocator, config);
   const auto plan_with = [&](double average, double base) {
     const AllocateOptions allocate = allocate_options(options, average, base);
     const auto ratios = options.allocator == "softmax" ? allocate_by_influence(redundancy, options.epsilon, allocate)
@@ -373,8 +376,9 @@ void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores,
                     format_percent(plan.ratios[i]), std::to_string(plan.dims[i]), bar(plan.ratios[i], 30)});
   }
   const bool modular = plan.is_modular();
-  print_table({"layer", scores ? scores->metric : "score", modular ? "removed" : "sliced", modular ? "MLP size" : "width", ""},
-              rows);
+  print_table(
+      {"layer", scores ? scores->metric : "score", modular ? "removed" : "sliced", modular ? "MLP size" : "width", ""},
+      rows);
 
   const double mean_width = static_cast<double>(std::accumulate(plan.dims.begin(), plan.dims.end(), int64_t{0})) /
                             static_cast<double>(plan.dims.size());

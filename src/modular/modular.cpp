@@ -32,7 +32,6 @@ class Compressor {
       : walk_(walk), plan_(plan), sensitivity_(sensitivity), options_(options), sink_(sink), journal_(journal) {}
 
   ModularResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
-    if (getenv("XSHARE")) options_.error_share = atof(getenv("XSHARE"));
     calibration_ = dense_ = held_out_ = walk_.empty_stream();
     const auto restored = journal_.restore(state(), walk_.options().device);
     if (!restored) {
@@ -134,8 +133,8 @@ class Compressor {
     const at::Device device = walk_.options().device;
     at::Tensor second = moment.take(inside(step.index())), chosen;
     if (options_.choice == NeuronChoice::kLeverage) chosen = largest_leverage(second, wanted);
-    Elimination elimination(std::move(second), down.weight.t(),
-                            sensitivity_.directions(step.index(), device), options_.ridge, inside(step.index()));
+    Elimination elimination(std::move(second), down.weight.t(), sensitivity_.directions(step.index(), device),
+                            options_.ridge, inside(step.index()));
     if (chosen.defined()) {
       elimination.keep_only(chosen);
     } else {
@@ -181,7 +180,7 @@ class Compressor {
   const LayerWalk& walk_;
   const SlicePlan& plan_;
   SensitivitySource& sensitivity_;
-  ModularOptions options_;
+  const ModularOptions& options_;
   const LayerTensorSink& sink_;
   const JournalPhase& journal_;
   ResidualStream calibration_, dense_, held_out_;
@@ -211,16 +210,15 @@ void check_modular(const Checkpoint& checkpoint) {
 }
 
 ModularResult compress_mlps(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
-                            SensitivitySource& sensitivity, const ModularOptions& options,
-                            const LayerTensorSink& sink, const TokenWindows* held_out, const JournalPhase& journal) {
+                            SensitivitySource& sensitivity, const ModularOptions& options, const LayerTensorSink& sink,
+                            const TokenWindows* held_out, const JournalPhase& journal) {
   check_modular(walk.checkpoint());
   check_plan(plan, walk.config(), "the plan");
   return Compressor(walk, plan, sensitivity, options, sink, journal).run(calibration, held_out);
 }
 
 std::vector<LossCurve> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
-                                           SensitivitySource& sensitivity,
-                                           const ModularOptions& options, int64_t least,
+                                           SensitivitySource& sensitivity, const ModularOptions& options, int64_t least,
                                            const JournalPhase& journal) {
   check_modular(walk.checkpoint());
   std::vector<LossCurve> curves;
@@ -251,9 +249,9 @@ std::vector<LossCurve> measure_loss_curves(const LayerWalk& walk, const TokenWin
       at::Tensor added = kernels::linear(z, step.layer.down_proj.weight, step.layer.down_proj.bias);
       return add_residual(std::move(added), middle, step.layer.mlp_shortcut);
     });
-    Elimination elimination(
-        moment.take(inside(step.index())), step.layer.down_proj.weight.t(),
-        sensitivity.directions(step.index(), walk.options().device), options.ridge, inside(step.index()));
+    Elimination elimination(moment.take(inside(step.index())), step.layer.down_proj.weight.t(),
+                            sensitivity.directions(step.index(), walk.options().device), options.ridge,
+                            inside(step.index()));
     elimination.reduce_to(least);
     curves.push_back(curve_of(elimination.removals(), sensitivity.size(step.index()) / moment.weight()));
   };
