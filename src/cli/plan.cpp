@@ -1,6 +1,7 @@
 #include <iostream>
 
 #include "cli/journaling.h"
+#include "cli/modular_planning.h"
 #include "cli/planning.h"
 #include "cli/resources.h"
 #include "cli/verbs.h"

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "cli/modular_planning.h"
 #include "cli/resources.h"
 #include "cli/terminal.h"
 #include "dynslice/allocate/allocate.h"
@@ -90,10 +91,6 @@ LayerScores read_score_file(const PlanningOptions& options) {
     throw_error(ErrorKind::kUsage, options.scores, ": was not scored with --preset paper, which this plan asks for");
   }
   return scores;
-}
-
-JournalPhase phase(Journal* journal, const std::string& name) {
-  return journal != nullptr ? JournalPhase(*journal, name) : JournalPhase();
 }
 
 LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
@@ -196,38 +193,15 @@ void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) 
   check_sliceable(checkpoint);
 }
 
-int64_t gradient_samples(const PlanningOptions& options) { return options.modular.gradient_samples.value_or(8); }
-
-// What the plan is expected to cost every layer, in nats a token.
-OrderedJson losses_of(const std::vector<LossCurve>& curves, const SlicePlan& plan) {
-  OrderedJson losses = OrderedJson::array();
-  for (size_t i = 0; i < curves.size(); ++i) {
-    const auto gone = std::min(plan.intermediate_size - plan.dims[i], curves[i].largest());
-    losses.push_back(curves[i].losses[static_cast<size_t>(gone)]);
-  }
-  return losses;
-}
-
 // What removing neurons costs, layer by layer, and the plans made of that.
 Planned plan_by_losses(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
                        Calibration& calibration, SensitivitySource& sensitivity, Journal* journal,
                        ProgressSink& progress) {
   const ModelConfig& config = checkpoint.config();
   const int64_t inner = config.layers.front().intermediate_size;
-  const double most = std::min(options.max_ratio.value_or(0.8), kLargestRatio);
-  const int64_t least = std::max<int64_t>(1, std::llround((1 - most) * static_cast<double>(inner)));
-  const JournalPhase losses = phase(journal, "losses");
-  std::vector<LossCurve> curves;
-  if (const auto kept = losses.result()) {
-    for (const OrderedJson& curve : *kept) curves.push_back({curve.get<std::vector<double>>()});
-  } else {
-    const TokenWindows& windows = calibration.text().windows;
-    const LayerWalk walk(checkpoint, compute, windows.length, progress);
-    curves = measure_loss_curves(walk, windows, sensitivity, modular_options(options.modular), least, losses);
-    OrderedJson result = OrderedJson::array();
-    for (const LossCurve& curve : curves) result.push_back(curve.losses);
-    losses.finish(result);
-  }
+  const LayerWalk walk(checkpoint, compute, calibration.text().windows.length, progress);
+  const std::vector<LossCurve> curves =
+      loss_curves(options, walk, calibration.text().windows, sensitivity, phase(journal, "losses"));
   const auto plan_at = [&](double average) {
     const double total = average * static_cast<double>(inner * config.num_layers());
     std::vector<double> ratios = allocate_by_losses(curves, total);
@@ -240,6 +214,10 @@ Planned plan_by_losses(const PlanningOptions& options, const Checkpoint& checkpo
 }
 
 }  // namespace
+
+JournalPhase phase(Journal* journal, const std::string& name) {
+  return journal != nullptr ? JournalPhase(*journal, name) : JournalPhase();
+}
 
 const LoadedText& Calibration::text() {
   if (!text_)
@@ -254,11 +232,6 @@ SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkp
     return plan_of_ratios(options, checkpoint.config(), ratios, average, average);
   };
   return plan_at(average_of(options, checkpoint, plan_at));
-}
-
-TextAmount gradient_text(const PlanningOptions& options, Calibration& calibration) {
-  const TokenWindows& windows = calibration.text().windows;
-  return {std::min(windows.count, gradient_samples(options)), windows.length};
 }
 
 ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,
@@ -282,29 +255,6 @@ ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpo
     for (size_t i = 0; i < base_candidates(average).size(); ++i) estimate = estimate + one;
   }
   return estimate;
-}
-
-ModularOptions modular_options(const ModularCliOptions& given) {
-  ModularOptions options;
-  if (given.refit) options.towards_dense = *given.refit == "dense";
-  if (given.neurons) options.choice = *given.neurons == "loss" ? NeuronChoice::kLoss : NeuronChoice::kLeverage;
-  if (given.weigh_tokens) options.by_norm = *given.weigh_tokens == "norm";
-  if (given.ridge) options.ridge = *given.ridge;
-  return options;
-}
-
-SensitivitySource sensitivity_source(const PlanningOptions& options, const Checkpoint& checkpoint,
-                                     const ComputeOptions& compute, Calibration& calibration, Journal* journal,
-                                     ProgressSink& progress) {
-  const bool needs = modular_options(options.modular).choice == NeuronChoice::kLoss || options.allocator == "loss";
-  if (gradient_samples(options) == 0 || !needs) return {};
-  return SensitivitySource([&options, &checkpoint, compute, &calibration, journal, &progress] {
-    const TokenWindows& all = calibration.text().windows;
-    const TokenWindows windows = all.part(0, std::min(all.count, gradient_samples(options)));
-    const LayerWalk walk(checkpoint, compute, windows.length, progress);
-    return measure_sensitivity(walk, windows, default_turn_bytes(checkpoint, compute.device),
-                               phase(journal, "gradients"));
-  });
 }
 
 void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint) {

@@ -5,6 +5,7 @@
 
 #include "cli/checkpoint_output.h"
 #include "cli/journaling.h"
+#include "cli/modular_planning.h"
 #include "cli/planning.h"
 #include "cli/resources.h"
 #include "cli/verbs.h"
