@@ -85,12 +85,12 @@ struct ModularCliOptions {
 struct PlanningOptions {
   CommonOptions common;
   TextOptions calibration;
-  std::string method = "slice";  // or "modular"
+  std::string method = "slice";      // or "modular"
   std::optional<double> average;     // ratio in [0, 1)
   std::optional<SizeTarget> target;  // in the place of `average`, which is then solved for
-  std::string allocator;       // "" until it is known which method's default it is
-  std::optional<double> base;  // slicing base of lr
-  double epsilon = 0.1;        // of softmax
+  std::string allocator;             // "" until it is known which method's default it is
+  std::optional<double> base;        // slicing base of lr
+  double epsilon = 0.1;              // of softmax
   bool base_auto = false;
   int64_t sweep_samples = 8;  // calibration windows of every trial of --base auto
   std::optional<double> max_ratio;

@@ -28,27 +28,30 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
                   "refitted (optimal brain surgeon), leverage: those with the smallest ridge leverage scores (MoDeGPT)")
       ->check(CLI::IsMember({"loss", "leverage"}))
       ->default_str("loss");
-  verb.add_option("--weigh-tokens", options.weigh_tokens,
-                  "of --method modular: how tokens count; norm: by the inverse square of their stream's norm, alike: the "
-                  "same")
+  verb.add_option(
+          "--weigh-tokens", options.weigh_tokens,
+          "of --method modular: how tokens count; norm: by the inverse square of their stream's norm, alike: the "
+          "same")
       ->check(CLI::IsMember({"norm", "alike"}))
       ->default_str("norm");
   verb.add_option("--ridge", options.ridge,
                   "of --method modular: pull of a refit towards the weights as they are, in units of the mean square")
       ->check(CLI::PositiveNumber)
       ->default_str("0.0001");
-  verb.add_option("--gradient-samples", options.gradient_samples,
-                  "of --method modular: calibration windows on which the loss's gradients are taken; 0: none, all errors "
-                  "count alike")
+  verb.add_option(
+          "--gradient-samples", options.gradient_samples,
+          "of --method modular: calibration windows on which the loss's gradients are taken; 0: none, all errors "
+          "count alike")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->default_str("8");
 }
 
 void add_planning(CLI::App& verb, PlanningOptions& options) {
-  verb.add_option("--method", options.method,
-                  "how width is removed; slice: the residual stream, by rotation and slicing (SliceGPT); modular: neurons "
-                  "inside the MLPs, the others being refitted (MoDeGPT), which at equal parameters costs far less "
-                  "perplexity, and with --allocate constant gives an ordinary model that every runtime loads")
+  verb.add_option(
+          "--method", options.method,
+          "how width is removed; slice: the residual stream, by rotation and slicing (SliceGPT); modular: neurons "
+          "inside the MLPs, the others being refitted (MoDeGPT), which at equal parameters costs far less "
+          "perplexity, and with --allocate constant gives an ordinary model that every runtime loads")
       ->check(CLI::IsMember({"slice", "modular"}))
       ->capture_default_str();
   verb.parse_complete_callback([&options] {
@@ -177,8 +180,8 @@ void define_slice(CLI::App& app, SliceOptions& options) {
       verb->add_option("--plan", options.plan,
                        "slice by this plan file; the calibration text is still needed, for the rotation or the refit")
           ->type_name("FILE");
-  for (const char* replaced : {"--avg", "--target", "--method", "--allocate", "--epsilon", "--base", "--max-ratio", "--round-to", "--slice-head",
-                               "--scores", "--preset"}) {
+  for (const char* replaced : {"--avg", "--target", "--method", "--allocate", "--epsilon", "--base", "--max-ratio",
+                               "--round-to", "--slice-head", "--scores", "--preset"}) {
     plan->excludes(verb->get_option(replaced));
   }
   verb->add_option("-o,--output", options.output, "folder of the sliced checkpoint")

@@ -1,6 +1,7 @@
 #include <iostream>
 
 #include "cli/journaling.h"
+#include "cli/modular_planning.h"
 #include "cli/planning.h"
 #include "cli/resources.h"
 #include "cli/verbs.h"
@@ -10,8 +11,8 @@ namespace dynslice::cli {
 namespace {
 
 void write_and_report(const PlanOptions& options, const Checkpoint& checkpoint, const Planned& planned) {
-  const SizeChange change =
-      size_change(checkpoint, sliced_config(checkpoint.config(), planned.plan), output_dtype(options.out_dtype, checkpoint));
+  const SizeChange change = size_change(checkpoint, sliced_config(checkpoint.config(), planned.plan),
+                                        output_dtype(options.out_dtype, checkpoint));
   if (!options.output.empty()) write_file_atomically(options.output, to_text(to_json(planned.plan)));
   if (options.common.json) {
     OrderedJson json;
@@ -42,8 +43,7 @@ void run(const PlanOptions& options, TerminalProgress& progress) {
   compute = resources->compute;
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
   const auto plan = [&](Journal* journal) {
-    SensitivitySource sensitivity =
-        sensitivity_source(options, *checkpoint, compute, calibration, journal, progress);
+    SensitivitySource sensitivity = sensitivity_source(options, *checkpoint, compute, calibration, journal, progress);
     Planned planned = make_plan(options, *checkpoint, compute, calibration, sensitivity, journal, progress);
     OrderedJson provenance = journal != nullptr ? journal->job() : run_description;
     provenance.update(planned.plan.provenance);

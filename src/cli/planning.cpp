@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "cli/modular_planning.h"
 #include "cli/resources.h"
 #include "cli/terminal.h"
 #include "dynslice/allocate/allocate.h"
@@ -69,7 +70,8 @@ SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& conf
 std::vector<double> redundancies(const LayerScores& scores, const std::string& where, const std::string& allocator,
                                  const ModelConfig& config) {
   if (scores.metric != "lr" && scores.metric != "bi") {
-    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate ", allocator, " needs lr or bi");
+    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate ", allocator,
+                " needs lr or bi");
   }
   if (static_cast<int64_t>(scores.values.size()) != config.num_layers()) {
     throw_error(ErrorKind::kBadInput, where, ": has ", scores.values.size(), " scores; the model has ",
@@ -89,10 +91,6 @@ LayerScores read_score_file(const PlanningOptions& options) {
     throw_error(ErrorKind::kUsage, options.scores, ": was not scored with --preset paper, which this plan asks for");
   }
   return scores;
-}
-
-JournalPhase phase(Journal* journal, const std::string& name) {
-  return journal != nullptr ? JournalPhase(*journal, name) : JournalPhase();
 }
 
 LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
@@ -116,8 +114,8 @@ std::pair<int64_t, int64_t> trial_windows(const PlanningOptions& options, int64_
 // Tries every base on the first calibration windows and measures the loss on some that follow them, which calibrate
 // no trial. Returns the best base and reports all of them.
 double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  const std::vector<double>& redundancy, double average, Calibration& calibration, SensitivitySource& sensitivity,
-                  Journal* journal, ProgressSink& progress, OrderedJson& report) {
+                  const std::vector<double>& redundancy, double average, Calibration& calibration,
+                  SensitivitySource& sensitivity, Journal* journal, ProgressSink& progress, OrderedJson& report) {
   const TokenWindows& windows = calibration.text().windows;
   const auto [trial, held] = trial_windows(options, windows.count);
   const TokenWindows sample = windows.part(0, trial), held_out = windows.part(trial, held);
@@ -189,21 +187,10 @@ void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) 
     check_modular(checkpoint);
     return;
   }
-  if (options.modular.any()) refuse("one of --refit, --neurons, --weigh-tokens, --ridge, --gradient-samples", "modular");
+  if (options.modular.any())
+    refuse("one of --refit, --neurons, --weigh-tokens, --ridge, --gradient-samples", "modular");
   if (options.allocator == "loss") refuse("--allocate loss", "modular");
   check_sliceable(checkpoint);
-}
-
-int64_t gradient_samples(const PlanningOptions& options) { return options.modular.gradient_samples.value_or(8); }
-
-// What the plan is expected to cost every layer, in nats a token.
-OrderedJson losses_of(const std::vector<LossCurve>& curves, const SlicePlan& plan) {
-  OrderedJson losses = OrderedJson::array();
-  for (size_t i = 0; i < curves.size(); ++i) {
-    const auto gone = std::min(plan.intermediate_size - plan.dims[i], curves[i].largest());
-    losses.push_back(curves[i].losses[static_cast<size_t>(gone)]);
-  }
-  return losses;
 }
 
 // What removing neurons costs, layer by layer, and the plans made of that.
@@ -212,20 +199,9 @@ Planned plan_by_losses(const PlanningOptions& options, const Checkpoint& checkpo
                        ProgressSink& progress) {
   const ModelConfig& config = checkpoint.config();
   const int64_t inner = config.layers.front().intermediate_size;
-  const double most = std::min(options.max_ratio.value_or(0.8), kLargestRatio);
-  const int64_t least = std::max<int64_t>(1, std::llround((1 - most) * static_cast<double>(inner)));
-  const JournalPhase losses = phase(journal, "losses");
-  std::vector<LossCurve> curves;
-  if (const auto kept = losses.result()) {
-    for (const OrderedJson& curve : *kept) curves.push_back({curve.get<std::vector<double>>()});
-  } else {
-    const TokenWindows& windows = calibration.text().windows;
-    const LayerWalk walk(checkpoint, compute, windows.length, progress);
-    curves = measure_loss_curves(walk, windows, sensitivity, modular_options(options.modular), least, losses);
-    OrderedJson result = OrderedJson::array();
-    for (const LossCurve& curve : curves) result.push_back(curve.losses);
-    losses.finish(result);
-  }
+  const LayerWalk walk(checkpoint, compute, calibration.text().windows.length, progress);
+  const std::vector<LossCurve> curves =
+      loss_curves(options, walk, calibration.text().windows, sensitivity, phase(journal, "losses"));
   const auto plan_at = [&](double average) {
     const double total = average * static_cast<double>(inner * config.num_layers());
     std::vector<double> ratios = allocate_by_losses(curves, total);
@@ -238,6 +214,10 @@ Planned plan_by_losses(const PlanningOptions& options, const Checkpoint& checkpo
 }
 
 }  // namespace
+
+JournalPhase phase(Journal* journal, const std::string& name) {
+  return journal != nullptr ? JournalPhase(*journal, name) : JournalPhase();
+}
 
 const LoadedText& Calibration::text() {
   if (!text_)
@@ -252,11 +232,6 @@ SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkp
     return plan_of_ratios(options, checkpoint.config(), ratios, average, average);
   };
   return plan_at(average_of(options, checkpoint, plan_at));
-}
-
-TextAmount gradient_text(const PlanningOptions& options, Calibration& calibration) {
-  const TokenWindows& windows = calibration.text().windows;
-  return {std::min(windows.count, gradient_samples(options)), windows.length};
 }
 
 ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,
@@ -280,29 +255,6 @@ ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpo
     for (size_t i = 0; i < base_candidates(average).size(); ++i) estimate = estimate + one;
   }
   return estimate;
-}
-
-ModularOptions modular_options(const ModularCliOptions& given) {
-  ModularOptions options;
-  if (given.refit) options.towards_dense = *given.refit == "dense";
-  if (given.neurons) options.choice = *given.neurons == "loss" ? NeuronChoice::kLoss : NeuronChoice::kLeverage;
-  if (given.weigh_tokens) options.by_norm = *given.weigh_tokens == "norm";
-  if (given.ridge) options.ridge = *given.ridge;
-  return options;
-}
-
-SensitivitySource sensitivity_source(const PlanningOptions& options, const Checkpoint& checkpoint,
-                                     const ComputeOptions& compute, Calibration& calibration, Journal* journal,
-                                     ProgressSink& progress) {
-  const bool needs = modular_options(options.modular).choice == NeuronChoice::kLoss || options.allocator == "loss";
-  if (gradient_samples(options) == 0 || !needs) return {};
-  return SensitivitySource([&options, &checkpoint, compute, &calibration, journal, &progress] {
-    const TokenWindows& all = calibration.text().windows;
-    const TokenWindows windows = all.part(0, std::min(all.count, gradient_samples(options)));
-    const LayerWalk walk(checkpoint, compute, windows.length, progress);
-    return measure_sensitivity(walk, windows, default_turn_bytes(checkpoint, compute.device),
-                               phase(journal, "gradients"));
-  });
 }
 
 void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint) {
@@ -342,7 +294,8 @@ Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, 
     throw_error(ErrorKind::kUsage, "--base auto needs at least 2 calibration windows: --samples 2 or more");
   }
   const LayerScores scores = obtain_scores(options, checkpoint, compute, calibration, journal, progress);
-  const auto redundancy = redundancies(scores, options.scores.empty() ? "the scores" : options.scores, options.allocator, config);
+  const auto redundancy =
+      redundancies(scores, options.scores.empty() ? "the scores" : options.scores, options.allocator, config);
   const auto plan_with = [&](double average, double base) {
     const AllocateOptions allocate = allocate_options(options, average, base);
     const auto ratios = options.allocator == "softmax" ? allocate_by_influence(redundancy, options.epsilon, allocate)
@@ -373,8 +326,9 @@ void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores,
                     format_percent(plan.ratios[i]), std::to_string(plan.dims[i]), bar(plan.ratios[i], 30)});
   }
   const bool modular = plan.is_modular();
-  print_table({"layer", scores ? scores->metric : "score", modular ? "removed" : "sliced", modular ? "MLP size" : "width", ""},
-              rows);
+  print_table(
+      {"layer", scores ? scores->metric : "score", modular ? "removed" : "sliced", modular ? "MLP size" : "width", ""},
+      rows);
 
   const double mean_width = static_cast<double>(std::accumulate(plan.dims.begin(), plan.dims.end(), int64_t{0})) /
                             static_cast<double>(plan.dims.size());

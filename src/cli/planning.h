@@ -39,16 +39,8 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
 // Whether a plan must be worked out by walks over the layers.
 bool must_walk(const PlanningOptions& options);
 
-// What --method modular asks for.
-ModularOptions modular_options(const ModularCliOptions& given);
-
-// What the loss says of the layers' MLPs, of --method modular; measured on the calibration text's first windows when it
-// is first needed. All arguments must outlive it.
-SensitivitySource sensitivity_source(const PlanningOptions& options, const Checkpoint& checkpoint,
-                                     const ComputeOptions& compute, Calibration& calibration, Journal* journal,
-                                     ProgressSink& progress);
-// The text that it is measured on.
-TextAmount gradient_text(const PlanningOptions& options, Calibration& calibration);
+// A phase of the journal, which may be null.
+JournalPhase phase(Journal* journal, const std::string& name);
 
 // `journal` may be null; it keeps scores, losses and the trials of --base auto.
 Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,

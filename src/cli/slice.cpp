@@ -5,6 +5,7 @@
 
 #include "cli/checkpoint_output.h"
 #include "cli/journaling.h"
+#include "cli/modular_planning.h"
 #include "cli/planning.h"
 #include "cli/resources.h"
 #include "cli/verbs.h"
@@ -83,10 +84,9 @@ ResourceEstimate estimate_slicing(const SliceInputs& in, const ComputeOptions& c
                                 c10::elementSize(output_dtype(in.options.out_dtype, in.checkpoint));
   const TextAmount text = amount_of(in.calibration.text().windows);
   const ResourceEstimate slicing =
-      plan.is_modular()
-          ? estimate_modular(in.checkpoint, compute,
-                             {text, {}, gradient_text(in.options, in.calibration), &config, output_bytes})
-          : estimate_slice(in.checkpoint, compute, text, {}, &config, output_bytes);
+      plan.is_modular() ? estimate_modular(in.checkpoint, compute,
+                                           {text, {}, gradient_text(in.options, in.calibration), &config, output_bytes})
+                        : estimate_slice(in.checkpoint, compute, text, {}, &config, output_bytes);
   return in.plan ? slicing : estimate_planning(in.options, in.checkpoint, compute, in.calibration) + slicing;
 }
 
@@ -175,7 +175,8 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
     in.plan = read_plan(options.plan, checkpoint->config());
   }
   const double average = in.plan ? in.plan->average_ratio : options.average ? *options.average : options.target->share;
-  in.out = checkpoint_folder(options.output, options.common, *checkpoint, folder_suffix(in.plan ? in.plan->method : options.method, average));
+  in.out = checkpoint_folder(options.output, options.common, *checkpoint,
+                             folder_suffix(in.plan ? in.plan->method : options.method, average));
   const auto resources =
       prepare(options.common, *checkpoint, compute,
               {"slice", [&](const ComputeOptions& with, int64_t) { return estimate_slicing(in, with); }, 0, in.out});

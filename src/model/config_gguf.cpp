@@ -53,7 +53,8 @@ std::string model_type_of(const Metadata& metadata) {
   const std::string& architecture = metadata.architecture();
   if (architecture != "llama" && architecture != "deci" && architecture != "qwen2") {
     throw_error(ErrorKind::kBadInput, metadata.file().path().string(), ": key \"general.architecture\" is ",
-                Json(architecture).dump(-1, ' ', true, Json::error_handler_t::replace), "; supported are llama, deci, qwen2");
+                Json(architecture).dump(-1, ' ', true, Json::error_handler_t::replace),
+                "; supported are llama, deci, qwen2");
   }
   if (metadata.has("expert_count") && metadata.integer("expert_count") > 0) {
     metadata.fail("expert_count", "0 or absent, as mixtures of experts are not supported");

@@ -330,12 +330,13 @@ ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOpt
                     }))});
     estimate.parts = larger(std::move(estimate.parts), std::move(back));
   }
+  // Of the compressed model and of the dense one; beside them what attention mixes.
   const TextAmount both{2 * use.calibration.windows + use.held_out.windows, use.calibration.length};
-  const int64_t turn = std::min(use.gradients.windows * (config.num_layers() + 1) *
-                                    stream_bytes(config, {1, use.gradients.length}),
-                                std::max(default_turn_bytes(checkpoint, compute.device),
-                                         (config.num_layers() + 1) * stream_bytes(config, {1, use.gradients.length})));
-  estimate.stream_bytes = u64(std::max(stream_bytes(config, both), turn));
+  const int64_t turn =
+      std::min(use.gradients.windows * (config.num_layers() + 1) * stream_bytes(config, {1, use.gradients.length}),
+               std::max(default_turn_bytes(checkpoint, compute.device),
+                        (config.num_layers() + 1) * stream_bytes(config, {1, use.gradients.length})));
+  estimate.stream_bytes = u64(std::max(stream_bytes(config, both) + stream_bytes(config, use.calibration), turn));
   estimate.output_bytes = use.output_bytes;
   estimate.work = walking_work(checkpoint, both, 1);
   const auto tokens = static_cast<double>(use.calibration.tokens());

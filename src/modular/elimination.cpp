@@ -12,8 +12,8 @@
 namespace dynslice {
 namespace {
 
-// Neurons that go in one block, as a share of all, and at most: larger blocks are fewer sweeps over the inverse, smaller
-// ones less work inside.
+// Neurons that go in one block, as a share of all, and at most: larger blocks are fewer sweeps over the inverse,
+// smaller ones less work inside.
 constexpr int64_t kBlocks = 24, kLargestBlock = 256;
 // Candidates for every neuron that goes.
 constexpr int64_t kCandidates = 2;
@@ -92,8 +92,8 @@ at::Tensor root_of(const at::Tensor& g) {
 Elimination::Elimination(at::Tensor moment, const at::Tensor& weights, const at::Tensor& directions, double ridge,
                          const std::string& where)
     : weights_(weights.to(at::kDouble, /*non_blocking=*/false, /*copy=*/true).contiguous()), left_(moment.size(0)) {
-  weighed_ = directions.defined() ? kernels::matmul(weights.to(at::kFloat), root_of(directions)).to(at::kDouble)
-                                  : weights_;
+  weighed_ =
+      directions.defined() ? kernels::matmul(weights.to(at::kFloat), root_of(directions)).to(at::kDouble) : weights_;
   gone_.assign(static_cast<size_t>(left_), false);
   moment.diagonal().add_(std::max(ridge * moment.diagonal().mean().item<double>(), 1e-30));
   auto [factor, info] = at::linalg_cholesky_ex(moment);

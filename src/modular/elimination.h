@@ -21,9 +21,9 @@ struct Removal {
 // Neurons that can stand in for each other are therefore not removed together.
 class Elimination {
  public:
-  // `moment` C = Σ_t w_t z_t z_tᵀ [n, n] fp64 is used up; `weights` W [n, d]; `directions` G [d, d], or undefined for I.
-  // `ridge`, in units of the mean diagonal of C, is a pull of the refitted rows towards W. Throws kBadInput when C is no
-  // second moment, naming `where`.
+  // `moment` C = Σ_t w_t z_t z_tᵀ [n, n] fp64 is used up; `weights` W [n, d]; `directions` G [d, d], or undefined for
+  // I. `ridge`, in units of the mean diagonal of C, is a pull of the refitted rows towards W. Throws kBadInput when C
+  // is no second moment, naming `where`.
   Elimination(at::Tensor moment, const at::Tensor& weights, const at::Tensor& directions, double ridge,
               const std::string& where);
 
@@ -46,9 +46,9 @@ class Elimination {
   std::vector<int64_t> cheapest(int64_t most);
   void remove(const std::vector<int64_t>& neurons);
 
-  at::Tensor inverse_;     // (C + λ I)⁻¹ of the neurons that are left [n, n] fp64; rows of the others are void
-  at::Tensor weights_;     // [n, d] fp64
-  at::Tensor weighed_;     // W S [n, d] fp64 with G = S Sᵀ; the weights themselves without G
+  at::Tensor inverse_;  // (C + λ I)⁻¹ of the neurons that are left [n, n] fp64; rows of the others are void
+  at::Tensor weights_;  // [n, d] fp64
+  at::Tensor weighed_;  // W S [n, d] fp64 with G = S Sᵀ; the weights themselves without G
   std::vector<bool> gone_;
   int64_t left_ = 0;
   std::vector<Removal> removals_;

@@ -64,10 +64,7 @@ class Compressor {
     const int64_t inner = step.layer.shape.intermediate_size;
     const int64_t wanted = plan_.dims.at(static_cast<size_t>(step.index()));
     const DecoderLayer original = with_dtype(step.layer, walk_.options().dtype);
-    const auto attention = [&](const at::Tensor& x) { return forward_attention(original, step.context, x); };
-    step.transform(calibration_, attention, 4);
-    step.transform(held_out_, attention, 2);
-    if (is_apart()) step.transform(dense_, attention, 4);
+    pass_attention(step, original);
     if (wanted < inner || is_apart()) compress(step, original, wanted);
     const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
     const auto mlp = [&](const at::Tensor& x) { return forward_mlp(now, step.context, x); };
@@ -79,6 +76,55 @@ class Compressor {
       sink_(layer_tensor_name(step.index(), suffix), values);
   }
 
+  // All streams through the attention, whose output matrix is refitted towards the dense stream where that is apart.
+  void pass_attention(LayerStep& step, const DecoderLayer& original) {
+    const auto attention = [&](const at::Tensor& x) { return forward_attention(original, step.context, x); };
+    if (is_apart()) {
+      step.transform(dense_, attention, 4);
+      refit_attention(step, original);
+    } else {
+      step.transform(calibration_, attention, 4);
+    }
+    const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
+    step.transform(held_out_, [&](const at::Tensor& x) { return forward_attention(now, step.context, x); }, 2);
+  }
+
+  void refit_attention(LayerStep& step, const DecoderLayer& original) {
+    // What attention mixes is kept: it is needed for the moment and, behind that, for the output.
+    ResidualStream mixed = calibration_;
+    step.transform(mixed, [&](const at::Tensor& x) { return attention_inner(original, step.context, x); }, 8);
+    Linear& output = step.layer.o_proj;
+    InnerMoment moment(output.weight.size(1), output.weight.size(0), options_.by_norm, walk_.options().device);
+    for (size_t chunk = 0; chunk < mixed.chunks.size(); ++chunk) {
+      const at::Tensor x = chunk_of(calibration_, chunk), inner = chunk_of(mixed, chunk);
+      at::Tensor own = kernels::linear(inner, original.o_proj.weight, original.o_proj.bias);
+      const at::Tensor ahead = chunk_of(dense_, chunk);
+      moment.add(inner, ahead - add_residual(std::move(own), x, original.attn_shortcut), x);
+    }
+    const std::string where = "what attention mixes in layer " + std::to_string(step.index());
+    const Elimination solver(moment.take(where), output.weight.t(), {}, options_.ridge, where);
+    const at::Tensor change = solver.solve(moment.cross()).mul_(options_.error_share);
+    output.weight = output.weight + change.t().to(at::kFloat);
+    const Linear now = with_dtype(step.layer, walk_.options().dtype).o_proj;
+    size_t chunk = 0;
+    step.transform(
+        calibration_,
+        [&](const at::Tensor& x) {
+          at::Tensor branch = kernels::linear(chunk_of(mixed, chunk++), now.weight, now.bias);
+          return add_residual(std::move(branch), x, original.attn_shortcut);
+        },
+        8);
+  }
+
+  // On the device; the pages of a spilled chunk are given back.
+  static at::Tensor chunk_of(const ResidualStream& stream, size_t index) {
+    const at::Tensor& kept = stream.chunks[index];
+    if (!stream.store) return kept.to(stream.device);
+    const at::Tensor values = kept.to(stream.device, /*non_blocking=*/false, /*copy=*/true);
+    stream.store->drop_pages(kept);
+    return values;
+  }
+
   void compress(LayerStep& step, const DecoderLayer& original, int64_t wanted) {
     const int64_t inner = original.shape.intermediate_size, width = walk_.config().hidden_size;
     InnerMoment moment(inner, is_apart() ? width : 0, options_.by_norm, walk_.options().device);
@@ -87,8 +133,8 @@ class Compressor {
     const at::Device device = walk_.options().device;
     at::Tensor second = moment.take(inside(step.index())), chosen;
     if (options_.choice == NeuronChoice::kLeverage) chosen = largest_leverage(second, wanted);
-    Elimination elimination(std::move(second), down.weight.t(),
-                            sensitivity_.directions(step.index(), device), options_.ridge, inside(step.index()));
+    Elimination elimination(std::move(second), down.weight.t(), sensitivity_.directions(step.index(), device),
+                            options_.ridge, inside(step.index()));
     if (chosen.defined()) {
       elimination.keep_only(chosen);
     } else {
@@ -125,9 +171,7 @@ class Compressor {
         dense_,
         [&](const at::Tensor& x) {
           at::Tensor ahead = forward_mlp(original, step.context, x);
-          const at::Tensor& kept = calibration_.chunks[chunk++];
-          add(kept.to(x.device()), ahead);
-          if (calibration_.store) calibration_.store->drop_pages(kept);
+          add(chunk_of(calibration_, chunk++), ahead);
           return ahead;
         },
         4);
@@ -166,16 +210,15 @@ void check_modular(const Checkpoint& checkpoint) {
 }
 
 ModularResult compress_mlps(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
-                            SensitivitySource& sensitivity, const ModularOptions& options,
-                            const LayerTensorSink& sink, const TokenWindows* held_out, const JournalPhase& journal) {
+                            SensitivitySource& sensitivity, const ModularOptions& options, const LayerTensorSink& sink,
+                            const TokenWindows* held_out, const JournalPhase& journal) {
   check_modular(walk.checkpoint());
   check_plan(plan, walk.config(), "the plan");
   return Compressor(walk, plan, sensitivity, options, sink, journal).run(calibration, held_out);
 }
 
 std::vector<LossCurve> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
-                                           SensitivitySource& sensitivity,
-                                           const ModularOptions& options, int64_t least,
+                                           SensitivitySource& sensitivity, const ModularOptions& options, int64_t least,
                                            const JournalPhase& journal) {
   check_modular(walk.checkpoint());
   std::vector<LossCurve> curves;
@@ -206,9 +249,9 @@ std::vector<LossCurve> measure_loss_curves(const LayerWalk& walk, const TokenWin
       at::Tensor added = kernels::linear(z, step.layer.down_proj.weight, step.layer.down_proj.bias);
       return add_residual(std::move(added), middle, step.layer.mlp_shortcut);
     });
-    Elimination elimination(
-        moment.take(inside(step.index())), step.layer.down_proj.weight.t(),
-        sensitivity.directions(step.index(), walk.options().device), options.ridge, inside(step.index()));
+    Elimination elimination(moment.take(inside(step.index())), step.layer.down_proj.weight.t(),
+                            sensitivity.directions(step.index(), walk.options().device), options.ridge,
+                            inside(step.index()));
     elimination.reduce_to(least);
     curves.push_back(curve_of(elimination.removals(), sensitivity.size(step.index()) / moment.weight()));
   };

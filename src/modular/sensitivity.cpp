@@ -26,8 +26,7 @@ class Measuring {
   Sensitivity run(int64_t a_turn) {
     const auto restored = journal_.restore(state(), at::kCPU);
     int64_t first = restored ? restored->values.at("windows").get<int64_t>() : 0;
-    ProgressTask progress(walk_.progress(), "Gradients of the loss", 3 * layers_ * (windows_.count - first),
-                          "windows");
+    ProgressTask progress(walk_.progress(), "Gradients of the loss", 3 * layers_ * (windows_.count - first), "windows");
     while (first < windows_.count) {
       const int64_t count = std::min(a_turn, windows_.count - first);
       run_turn(windows_.part(first, count), progress);

@@ -116,7 +116,7 @@ def test_models_it_cannot_take_are_refused(modular, run, llama, text_file, tmp_p
 
 def test_dry_run_foretells_and_writes_nothing(modular, tmp_path):
     shown = modular(tmp_path / "out", "--avg", "25%", "--dry-run")
-    assert shown["memory_bytes"] > 0 and list(tmp_path.iterdir()) == []
+    assert shown["memory"]["bytes"] > 0 and shown["disk"]["output_bytes"] > 0 and list(tmp_path.iterdir()) == []
 
 
 def test_killed_runs_go_on_to_the_same_bytes(kill_and_resume, run, llama, text_file, tmp_path):

@@ -26,7 +26,8 @@ std::vector<double> allocate_constant(size_t layers, const AllocateOptions& opti
 std::vector<double> allocate_by_redundancy(const std::vector<double>& layer_redundancy, const AllocateOptions& options);
 
 // MoDeGPT (arXiv 2408.09632, section 4): s_i = L s softmax(-BI_i / epsilon) of the block influences BI_i = 1 - LR_i, so
-// that the layers that change the stream least lose most; then capped at max_ratio. Throws kUsage as check_options does.
+// that the layers that change the stream least lose most; then capped at max_ratio. Throws kUsage as check_options
+// does.
 std::vector<double> allocate_by_influence(const std::vector<double>& layer_redundancy, double epsilon,
                                           const AllocateOptions& options);
 

@@ -62,8 +62,8 @@ ResourceEstimate estimate_weight_scores(const Checkpoint& checkpoint);
 ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount calibration,
                                 TextAmount held_out, const ModelConfig* sliced, uint64_t output_bytes);
 
-// Compressing MLPs, with what the loss says of them measured before. `compressed` is what is written, of `output_bytes`;
-// null for a walk that only measures.
+// Compressing MLPs, with what the loss says of them measured before. `compressed` is what is written, of
+// `output_bytes`; null for a walk that only measures.
 struct ModularUse {
   TextAmount calibration;
   TextAmount held_out;   // walked beside it

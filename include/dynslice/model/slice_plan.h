@@ -13,8 +13,9 @@
 namespace dynslice {
 
 struct SlicePlan {
-  std::string method = "slice";  // what `dims` are: "slice", widths of the stream; "modular", sizes of the MLPs' insides
-  std::string allocator;         // "constant", "lr"; of modular also "loss" and "softmax"
+  std::string method =
+      "slice";               // what `dims` are: "slice", widths of the stream; "modular", sizes of the MLPs' insides
+  std::string allocator;     // "constant", "lr"; of modular also "loss" and "softmax"
   double average_ratio = 0;  // that was asked for, in [0, 1)
   double base = 0;           // slicing base of `lr`; the average for `constant`
   int64_t round_to = 8;      // multiple that the widths are rounded to

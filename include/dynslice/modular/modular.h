@@ -45,19 +45,17 @@ void check_modular(const Checkpoint& checkpoint);
 // Compresses the MLPs of the model of `walk` to the plan's sizes, in order, each on what the layers before it, already
 // compressed, make of `calibration`. With C = Σ_t w_t z_t z_tᵀ of the inner activations (fp64) the kept rows become
 // W' = W_S + (C_SS + λI)⁻¹ (C_SR W_R + share Σ_t w_t z_tS e_tᵀ), R being the neurons that go and e_t the dense stream's
-// lead; w_t and the output directions' weights come from `sensitivity` (one a layer; empty: all 1). `held_out` is walked
-// beside. `journal` keeps the streams between layers; tensors of the layers before are then not handed over again.
-// Throws kBadInput when the plan does not fit or a stream holds NaN.
+// lead; w_t and the output directions' weights come from `sensitivity` (one a layer; empty: all 1). `held_out` is
+// walked beside. `journal` keeps the streams between layers; tensors of the layers before are then not handed over
+// again. Throws kBadInput when the plan does not fit or a stream holds NaN.
 ModularResult compress_mlps(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
-                            SensitivitySource& sensitivity, const ModularOptions& options,
-                            const LayerTensorSink& sink, const TokenWindows* held_out = nullptr,
-                            const JournalPhase& journal = {});
+                            SensitivitySource& sensitivity, const ModularOptions& options, const LayerTensorSink& sink,
+                            const TokenWindows* held_out = nullptr, const JournalPhase& journal = {});
 
 // For every layer, what removing its MLP's neurons one by one would cost the loss (nats, mean over the tokens), by
 // elimination on the dense model's activations down to `least` neurons.
 std::vector<LossCurve> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
-                                           SensitivitySource& sensitivity,
-                                           const ModularOptions& options, int64_t least,
+                                           SensitivitySource& sensitivity, const ModularOptions& options, int64_t least,
                                            const JournalPhase& journal = {});
 
 }  // namespace dynslice

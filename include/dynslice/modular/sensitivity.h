@@ -14,16 +14,16 @@
 namespace dynslice {
 
 // With g_t the gradient of the text's summed next-token losses with respect to what a layer adds to the stream at token
-// t: errors e_t there raise the loss by about Σ_t (g_t·e_t)² / 2 (the second order, by the Fisher information), which is
-// taken for Σ_t ‖g_t‖² e_tᵀ G e_t / 2.
+// t: errors e_t there raise the loss by about Σ_t (g_t·e_t)² / 2 (the second order, by the Fisher information), which
+// is taken for Σ_t ‖g_t‖² e_tᵀ G e_t / 2.
 struct Sensitivity {
   at::Tensor directions;  // G = Σ_t g_t g_tᵀ / Σ_t ‖g_t‖² of every layer [L, d, d] fp32, on the CPU
   at::Tensor sizes;       // mean ‖g_t‖² over the tokens [L] fp64, on the CPU
 };
 
 // Streams of all layers are kept for some windows at a time, `turn_bytes` of them, and the layers walked forth and back
-// once for those. Gradients are taken in the dtype of the forward, sums in fp64. Throws kBadInput where a gradient is no
-// number. `journal` keeps the finished turns.
+// once for those. Gradients are taken in the dtype of the forward, sums in fp64. Throws kBadInput where a gradient is
+// no number. `journal` keeps the finished turns.
 Sensitivity measure_sensitivity(const LayerWalk& walk, const TokenWindows& windows, int64_t turn_bytes,
                                 const JournalPhase& journal = {});
 

@@ -46,9 +46,7 @@ TEST(AllocateByLosses, TakesFromWhatCostsNothingFirst) {
   EXPECT_EQ(allocate_by_losses(curves, 13), (std::vector<double>{3, 10}));
 }
 
-TEST(AllocateByLosses, RefusesMoreThanThereIs) {
-  EXPECT_THROW(allocate_by_losses({power_curve(1, 1, 10)}, 11), Error);
-}
+TEST(AllocateByLosses, RefusesMoreThanThereIs) { EXPECT_THROW(allocate_by_losses({power_curve(1, 1, 10)}, 11), Error); }
 
 }  // namespace
 }  // namespace dynslice

@@ -27,8 +27,7 @@ std::set<int64_t> as_set(const at::Tensor& indices) {
 // ½ ‖(z W - z_S W') S‖² by definition, G = S Sᵀ.
 double loss_of(const at::Tensor& z, const at::Tensor& weights, const at::Tensor& g, const Elimination& elimination) {
   const at::Tensor kept = elimination.kept();
-  const at::Tensor error =
-      at::matmul(z, weights) - at::matmul(z.index_select(1, kept), elimination.refitted());
+  const at::Tensor error = at::matmul(z, weights) - at::matmul(z.index_select(1, kept), elimination.refitted());
   return (at::matmul(error, g) * error).sum().item<double>() / 2;
 }
 

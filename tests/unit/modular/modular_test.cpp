@@ -88,8 +88,8 @@ class ModularOfEveryKindOfModel : public ::testing::TestWithParam<Kind> {};
 
 TEST_P(ModularOfEveryKindOfModel, KeepingAllNeuronsChangesNoBit) {
   const MemoryCheckpoint model = tiny_model(GetParam().options);
-  const MemoryCheckpoint same = compress(model, plan_of_sizes(model.config(), {kInner, kInner, kInner}),
-                                         random_windows(4, 16, 61));
+  const MemoryCheckpoint same =
+      compress(model, plan_of_sizes(model.config(), {kInner, kInner, kInner}), random_windows(4, 16, 61));
   for (const TensorInfo& info : model.tensors()) {
     ASSERT_NE(same.find(info.name), nullptr) << info.name;
     EXPECT_TRUE(same.load(info.name, info.shape, at::kFloat).equal(model.load(info.name, info.shape, at::kFloat)))
@@ -202,8 +202,9 @@ TEST(Modular, GivesTheSameBitsOnOneAndOnTwoThreads) {
   at::set_num_threads(threads);
   for (const TensorInfo& info : one.tensors()) {
     // Products may be summed in another order: the rounding of fp32, on values of size 1.
-    EXPECT_LT(largest_difference(one.load(info.name, info.shape, at::kFloat), two.load(info.name, info.shape, at::kFloat)),
-              1e-3)
+    EXPECT_LT(
+        largest_difference(one.load(info.name, info.shape, at::kFloat), two.load(info.name, info.shape, at::kFloat)),
+        1e-3)
         << info.name;
   }
 }
@@ -260,8 +261,7 @@ TEST(LossCurves, RiseFromZero) {
 
 TEST(Modular, RefusesMlpsOfDifferentSizes) {
   const ModelConfig config = tiny_model().config();
-  const MemoryCheckpoint model =
-      testing::random_model(sliced_config(config, plan_of_sizes(config, {64, 56, 64})));
+  const MemoryCheckpoint model = testing::random_model(sliced_config(config, plan_of_sizes(config, {64, 56, 64})));
   EXPECT_THROW(check_modular(model), Error);
 }
 

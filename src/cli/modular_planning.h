@@ -1,0 +1,29 @@
+// From options to what --method modular works with.
+#pragma once
+
+#include <vector>
+
+#include "cli/planning.h"
+#include "dynslice/modular/modular.h"
+
+namespace dynslice::cli {
+
+// What --method modular asks for.
+ModularOptions modular_options(const ModularCliOptions& given);
+
+// What the loss says of the layers' MLPs, of --method modular; measured on the calibration text's first windows when it
+// is first needed. All arguments must outlive it.
+SensitivitySource sensitivity_source(const PlanningOptions& options, const Checkpoint& checkpoint,
+                                     const ComputeOptions& compute, Calibration& calibration, Journal* journal,
+                                     ProgressSink& progress);
+// The text that it is measured on.
+TextAmount gradient_text(const PlanningOptions& options, Calibration& calibration);
+
+// What removing neurons costs, layer by layer; measured, or as the journal has it.
+std::vector<LossCurve> loss_curves(const PlanningOptions& options, const LayerWalk& walk, const TokenWindows& windows,
+                                   SensitivitySource& sensitivity, const JournalPhase& journal);
+
+// What the plan is expected to cost every layer, in nats a token.
+OrderedJson losses_of(const std::vector<LossCurve>& curves, const SlicePlan& plan);
+
+}  // namespace dynslice::cli
