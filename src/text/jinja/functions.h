@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "text/jinja/value.h"
 
@@ -35,7 +36,7 @@ Value time_now(const Arguments& arguments);
 Value dict_of(std::vector<std::pair<Value, Value>> items);
 
 // A string argument. Throws TemplateError naming the function for another type.
-const std::string& string_argument(const std::string& function, const Value& value);
+const std::string& string_argument(std::string_view function, const Value& value);
 int64_t integer_argument(const std::string& function, const Value& value);
 
 }  // namespace dynslice::jinja

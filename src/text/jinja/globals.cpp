@@ -24,7 +24,8 @@ Value range_of(const Arguments& arguments, Budget& budget) {
 }
 
 Value time_now(const Arguments& arguments) {
-  const std::string& format = string_argument("strftime_now", arguments.bind("strftime_now", {"format"}, 1)[0]);
+  const std::vector<Value> bound = arguments.bind("strftime_now", {"format"}, 1);
+  const std::string& format = string_argument("strftime_now", bound[0]);
   if (format.size() > 256) fail(0, "strftime_now: the format is longer than 256 bytes");
   const std::time_t now = std::time(nullptr);
   std::tm local{};

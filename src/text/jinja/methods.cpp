@@ -242,7 +242,7 @@ Value slice_of(const Value& object, const Value& begin, const Value& end, const 
   return Value(std::move(text));
 }
 
-const std::string& string_argument(const std::string& function, const Value& value) {
+const std::string& string_argument(std::string_view function, const Value& value) {
   if (value.string() == nullptr) {
     fail(0, function, ": ",
          value.is_undefined() ? value.undefined().what : "a string is needed, not " + std::string(value.type_name()));
