@@ -226,6 +226,8 @@ struct QuantizeOptions {
   bool natural_order = false;      // of columns
   std::string sweep;               // file; measure instead of writing a checkpoint
   TextOptions measured;            // of the sweep
+  std::string tasks;               // of the sweep: names, with commas between them
+  int64_t task_limit = 0;          // questions of every task; 0: all
   bool gguf = false;               // write a GGUF file
   std::vector<std::string> types;  // ggml's, of the levels of `bits`; empty: the K format of as many bits
   std::string embeddings;          // ggml's type of embedding and head; "" as they are

@@ -97,6 +97,15 @@ void add_sweep(CLI::App& verb, QuantizeOptions& options) {
           "use only tokens A to B-1 of it")
       ->type_name("A:B")
       ->default_str("all");
+  verb.add_option("--tasks", options.tasks,
+                  "with --sweep: also the accuracy of every point on these tasks of `dynslice eval --tasks`, with "
+                  "commas between them")
+      ->type_name("TASK,...")
+      ->needs(sweep);
+  verb.add_option("--limit", options.task_limit, "with --tasks: only the first questions of every task")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->default_str("all")
+      ->needs(verb.get_option("--tasks"));
   verb.add_option("--ppl-samples", options.measured.samples, "its number of windows, of --seqlen tokens")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();

@@ -9,6 +9,7 @@
 #include "cli/journaling.h"
 #include "cli/quantizing.h"
 #include "cli/resources.h"
+#include "cli/sweep_tasks.h"
 #include "dynslice/report/line_chart.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
@@ -28,17 +29,18 @@ struct Curve {
   std::string name;
   std::string order;  // as --order has it
   uint64_t seed = 0;
-  std::vector<double> shares, perplexities;
+  std::vector<double> shares = {}, perplexities = {};
+  std::vector<std::vector<double>> accuracies = {};  // of every share and task
 };
 
 // lim before its reverse.
 std::vector<Curve> curves_to_draw() {
-  return {{"lim", "lim", 0, {}, {}},
-          {"zd", "zd", 0, {}, {}},
-          {"random, seed 0", "random", 0, {}, {}},
-          {"random, seed 1", "random", 1, {}, {}},
-          {"random, seed 2", "random", 2, {}, {}},
-          {"reverse", "reverse", 0, {}, {}}};
+  return {{"lim", "lim", 0},
+          {"zd", "zd", 0},
+          {"random, seed 0", "random", 0},
+          {"random, seed 1", "random", 1},
+          {"random, seed 2", "random", 2},
+          {"reverse", "reverse", 0}};
 }
 
 // The largest share up to which no measured perplexity was more than the tolerance above the first.
@@ -51,9 +53,9 @@ double share_within(const Curve& curve) {
   return share;
 }
 
-// Measures all points of all curves in one walk.
+// Measures all points of all curves in one walk, and asks each of their models the questions, if there are any.
 void measure(const Quantizing& in, const FormatRule& rule, std::vector<Curve>& curves, const TokenWindows& measured,
-             Journal& journal, ProgressSink& progress) {
+             const SweepTasks* tasks, Journal& journal, ProgressSink& progress) {
   const std::vector<int> levels = levels_of(in.options);
   std::vector<std::vector<int>> plans;
   const auto layers = static_cast<double>(in.config().num_layers());
@@ -80,13 +82,21 @@ void measure(const Quantizing& in, const FormatRule& rule, std::vector<Curve>& c
     losses = plan_losses(walk, measured, quantizer, plans, phase);
     phase.finish(losses);
   }
+  std::vector<std::vector<double>> accuracies(plans.size());
+  if (tasks != nullptr) {
+    const auto phase_of = [&](const std::string& name) { return JournalPhase(journal, name); };
+    accuracies = tasks->accuracies(in, rule, measured, plans, phase_of, progress);
+  }
   size_t next = 0;
   for (Curve& curve : curves) {
-    for (size_t i = 0; i < curve.shares.size(); ++i) curve.perplexities.push_back(std::exp(losses[next++]));
+    for (size_t i = 0; i < curve.shares.size(); ++i, ++next) {
+      curve.perplexities.push_back(std::exp(losses[next]));
+      curve.accuracies.push_back(accuracies[next]);
+    }
   }
 }
 
-OrderedJson describe(const std::vector<Curve>& curves) {
+OrderedJson describe(const std::vector<Curve>& curves, const std::vector<std::string>& tasks) {
   OrderedJson json = OrderedJson::array();
   for (const Curve& curve : curves) {
     json.push_back({{"order", curve.order},
@@ -94,19 +104,34 @@ OrderedJson describe(const std::vector<Curve>& curves) {
                     {"low_share", curve.shares},
                     {"perplexity", curve.perplexities},
                     {"low_share_within_5_percent", share_within(curve)}});
+    for (size_t task = 0; task < tasks.size(); ++task) {
+      for (const auto& accuracies : curve.accuracies) json.back()["accuracy"][tasks[task]].push_back(accuracies[task]);
+    }
   }
   return json;
 }
 
-void print(const std::vector<Curve>& curves, const std::vector<int>& levels) {
-  std::vector<std::string> header = {"layers at " + std::to_string(levels.back()) + " bits"};
+// `cell` gives the text of a point of a curve.
+template <typename Cell>
+void print_points(const std::vector<Curve>& curves, const std::string& title, const Cell& cell) {
+  std::vector<std::string> header = {title};
   for (const Curve& curve : curves) header.push_back(curve.name);
   std::vector<std::vector<std::string>> rows;
   for (size_t i = 0; i < curves.front().shares.size(); ++i) {
     rows.push_back({format_percent(curves.front().shares[i])});
-    for (const Curve& curve : curves) rows.back().push_back(format_fixed(curve.perplexities[i], 2));
+    for (const Curve& curve : curves) rows.back().push_back(cell(curve, i));
   }
   print_table(header, rows);
+}
+
+void print(const std::vector<Curve>& curves, const std::vector<int>& levels, const std::vector<std::string>& tasks) {
+  const std::string share = "layers at " + std::to_string(levels.back()) + " bits";
+  print_points(curves, share, [](const Curve& curve, size_t i) { return format_fixed(curve.perplexities[i], 2); });
+  for (size_t task = 0; task < tasks.size(); ++task) {
+    std::cout << "\nAccuracy, " << tasks[task] << ", %:\n";
+    print_points(curves, share,
+                 [task](const Curve& curve, size_t i) { return format_fixed(100 * curve.accuracies[i][task], 1); });
+  }
   std::cout << "\nUp to 5 % above the perplexity of " << levels.front() << " bits everywhere:";
   for (size_t i = 0; i < curves.size(); ++i)
     std::cout << (i == 0 ? " " : "; ") << curves[i].name << ' ' << format_percent(share_within(curves[i]), 0);
@@ -114,6 +139,24 @@ void print(const std::vector<Curve>& curves, const std::vector<int>& levels) {
 }
 
 fs::path picture_of(const fs::path& file) { return fs::path(file).replace_extension(".svg"); }
+fs::path picture_of(const fs::path& file, const std::string& task) {
+  return fs::path(file).replace_extension("." + task + ".svg");
+}
+
+// `value` gives the height of a point of a curve.
+template <typename Value>
+void draw(const std::vector<Curve>& curves, const std::string& title, const std::string& height, const fs::path& file,
+          const Value& value) {
+  std::vector<ChartLine> lines;
+  for (const Curve& curve : curves) {
+    lines.push_back({curve.name, {}});
+    for (size_t i = 0; i < curve.shares.size(); ++i)
+      lines.back().points.emplace_back(100 * curve.shares[i], value(curve, i));
+  }
+  const bool is_logarithmic = height == "perplexity";
+  write_file_atomically(file,
+                        line_chart_svg(lines, {title, "% of the layers at the lower bits", height, is_logarithmic}));
+}
 
 }  // namespace
 
@@ -138,14 +181,19 @@ void run_sweep(const QuantizeOptions& options, TerminalProgress& progress) {
   const LoadedText measured = load_windows(measuring, TextUse::kEvaluation, options.common, *checkpoint, progress);
   const Quantizing in{options, compute, *checkpoint, &text.windows};
   const FormatRule rule = format_rule(in);
+  std::optional<SweepTasks> tasks;
+  if (!options.tasks.empty()) tasks.emplace(options, *checkpoint, progress);
+  const std::vector<std::string> task_names = tasks ? tasks->names() : std::vector<std::string>{};
+  for (const std::string& task : task_names) check_output_file(picture_of(options.sweep, task));
   std::vector<Curve> curves = curves_to_draw();
-  const auto resources =
-      prepare(options.common, *checkpoint, compute,
-              {"quantize --sweep", [&](const ComputeOptions& with, int64_t) {
-                 const auto plans = static_cast<int64_t>(curves.size()) * (kSteps + 1);
-                 return estimate_plan_losses(*checkpoint, with, in.by_gptq() ? amount_of(text.windows) : TextAmount{},
-                                             amount_of(measured.windows), {plans, 1, static_cast<double>(plans)});
-               }});
+  const auto resources = prepare(options.common, *checkpoint, compute,
+                                 {"quantize --sweep", [&](const ComputeOptions& with, int64_t) {
+                                    const auto plans = static_cast<int64_t>(curves.size()) * (kSteps + 1);
+                                    const ResourceEstimate losses = estimate_plan_losses(
+                                        *checkpoint, with, in.by_gptq() ? amount_of(text.windows) : TextAmount{},
+                                        amount_of(measured.windows), {plans, 1, static_cast<double>(plans)});
+                                    return tasks ? losses + tasks->estimate(in, with, plans) : losses;
+                                  }});
   if (!resources) return;
   compute = resources->compute;
 
@@ -154,28 +202,27 @@ void run_sweep(const QuantizeOptions& options, TerminalProgress& progress) {
   Checksum ids;
   ids.update(measured.windows.ids.data(), measured.windows.ids.size() * sizeof(int32_t));
   fingerprints["measured token ids"] = ids.hex();
+  if (tasks) tasks->add_fingerprint(fingerprints);
   const auto journal = open_journal(options.common, options.sweep, fingerprints, run_description);
   with_journal(*journal, options.common, [&] {
-    measure(in, rule, curves, measured.windows, *journal, progress);
+    measure(in, rule, curves, measured.windows, tasks ? &*tasks : nullptr, *journal, progress);
     OrderedJson json;
     json["kind"] = "dynslice.quant_sweep";
     json["run"] = journal->job();
     json["bits"] = levels;
     json["method"] = options.method;
-    json["curves"] = describe(curves);
+    json["curves"] = describe(curves, task_names);
     json["calibration"] = cli::describe(text, wanted);
     json["measured_on"] = cli::describe(measured, measuring);
     write_file_atomically(options.sweep, to_text(json));
-    std::vector<ChartLine> lines;
-    for (const Curve& curve : curves) {
-      lines.push_back({curve.name, {}});
-      for (size_t i = 0; i < curve.shares.size(); ++i)
-        lines.back().points.emplace_back(100 * curve.shares[i], curve.perplexities[i]);
-    }
     const std::string title = model_name(options.common, *checkpoint) + ", " + std::to_string(levels.front()) + " to " +
                               std::to_string(levels.back()) + " bits, " + options.method;
-    write_file_atomically(picture_of(options.sweep),
-                          line_chart_svg(lines, {title, "% of the layers at the lower bits", "perplexity"}));
+    draw(curves, title, "perplexity", picture_of(options.sweep),
+         [](const Curve& curve, size_t i) { return curve.perplexities[i]; });
+    for (size_t task = 0; task < task_names.size(); ++task) {
+      draw(curves, title, "accuracy on " + task_names[task] + ", %", picture_of(options.sweep, task_names[task]),
+           [task](const Curve& curve, size_t i) { return 100 * curve.accuracies[i][task]; });
+    }
     const double seconds =
         journal->earlier_seconds() + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (options.common.json) {
@@ -184,7 +231,7 @@ void run_sweep(const QuantizeOptions& options, TerminalProgress& progress) {
       std::cout << to_text(json);
       return;
     }
-    print(curves, levels);
+    print(curves, levels, task_names);
     std::cout << format_duration(seconds) << ", peak memory " << format_bytes(peak_rss_bytes()) << ".\nWritten to "
               << options.sweep << " and " << picture_of(options.sweep).string() << ".\n";
   });

@@ -12,6 +12,7 @@
 #include "dynslice/quantize/quant_plan.h"
 #include "model/kernels.h"
 #include "model/second_moment.h"
+#include "quantize/layer_sink.h"
 
 namespace dynslice {
 namespace {
@@ -132,6 +133,13 @@ class PlanWalk {
                                        std::vector<SecondMoment> moments) const {
     std::map<int, DecoderLayer> quantized;
     for (const int bits : levels) quantized[bits] = step.layer;
+    std::map<int, MatrixSink> sinks;
+    std::map<int, LayerSink> handing;
+    for (const int bits : levels) {
+      if (bits == 0 || !quantizer_.sink) continue;
+      sinks[bits] = [this, bits](const MatrixRows& rows) { quantizer_.sink(bits, rows); };
+      handing.try_emplace(bits, walk_.config(), step.index(), sinks[bits]);
+    }
     const auto linears = linears_of(step.layer);
     for (size_t i = 0; i < linears.size(); ++i) {
       const at::Tensor whole = (step.layer.*linears[i]).weight.cpu();
@@ -148,6 +156,7 @@ class PlanWalk {
         const QuantizedMatrix matrix =
             is_rounded ? round_to_nearest(whole, format) : solvers.at(unit).quantize(whole, format);
         (quantized[bits].*linears[i]).weight = matrix.values().to(walk_.options().device);
+        if (quantizer_.sink) handing.at(bits).write(matrix);
       }
     }
     for (auto& [bits, layer] : quantized) layer = with_dtype(std::move(layer), walk_.options().dtype);

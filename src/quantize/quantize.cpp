@@ -9,6 +9,7 @@
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
 #include "model/second_moment.h"
+#include "quantize/layer_sink.h"
 
 namespace dynslice {
 namespace {
@@ -23,28 +24,6 @@ QuantizedMatrix with_place(int64_t layer, const Quantize& quantize) {
     throw_error(ErrorKind::kBadInput, "layer ", layer, ": ", error.what());
   }
 }
-
-// Hands out the parts of a matrix that layers hold as one.
-class LayerSink {
- public:
-  LayerSink(const ModelConfig& config, int64_t layer, const MatrixSink& sink)
-      : layer_(layer), matrices_(linear_shapes(config, layer)), sink_(sink) {}
-
-  // The next matrices of the layer, whose rows `whole` has.
-  void write(const QuantizedMatrix& whole) {
-    for (int64_t row = 0; row < whole.rows(); ++next_) {
-      const LinearShape& part = matrices_[next_];
-      sink_({layer_, part.module, 0, whole.narrow(row, part.rows)});
-      row += part.rows;
-    }
-  }
-
- private:
-  int64_t layer_;
-  std::vector<LinearShape> matrices_;
-  const MatrixSink& sink_;
-  size_t next_ = 0;
-};
 
 // So many that they stay in the cores' caches from when they are read until their codes are packed.
 int64_t rows_at_a_time(const LinearShape& matrix) {

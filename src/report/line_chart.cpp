@@ -23,12 +23,22 @@ struct Axis {
 };
 
 double x_place(const Axis& axis, double x) { return kLeft + axis.share(x) * (kWidth - kLeft - kRight); }
-// `axis` in logarithms.
-double y_place(const Axis& axis, double y) {
-  return kHeight - kBottom - axis.share(std::log(y)) * (kHeight - kTop - kBottom);
-}
 
-bool is_drawn(const std::pair<double, double>& point) { return std::isfinite(point.second) && point.second > 0; }
+// The axis of y, in logarithms or not.
+struct Heights {
+  bool is_logarithmic = true;
+  Axis axis;
+  double scaled(double y) const { return is_logarithmic ? std::log(y) : y; }
+  double value(double scaled) const { return is_logarithmic ? std::exp(scaled) : scaled; }
+  double place(double y) const { return kHeight - kBottom - axis.share(scaled(y)) * (kHeight - kTop - kBottom); }
+  bool is_drawn(const std::pair<double, double>& point) const { return std::isfinite(scaled(point.second)); }
+};
+
+std::vector<double> even_ticks(const Axis& axis) {
+  std::vector<double> all;
+  for (int i = 0; i <= 5; ++i) all.push_back(axis.low + (axis.high - axis.low) * i / 5);
+  return all;
+}
 
 // 1, 2 and 5 times powers of ten between the ends, fewer where they would crowd.
 std::vector<double> ticks(double low, double high) {
@@ -54,15 +64,16 @@ std::string number(double value) {
 }  // namespace
 
 std::string line_chart_svg(const std::vector<ChartLine>& lines, const ChartLabels& labels) {
-  Axis x{INFINITY, -INFINITY}, y{INFINITY, -INFINITY};
+  Axis x{INFINITY, -INFINITY};
+  Heights y{labels.is_logarithmic, {INFINITY, -INFINITY}};
   for (const ChartLine& line : lines) {
     for (const auto& point : line.points) {
-      if (!is_drawn(point)) continue;
+      if (!y.is_drawn(point)) continue;
       x = {std::min(x.low, point.first), std::max(x.high, point.first)};
-      y = {std::min(y.low, std::log(point.second)), std::max(y.high, std::log(point.second))};
+      y.axis = {std::min(y.axis.low, y.scaled(point.second)), std::max(y.axis.high, y.scaled(point.second))};
     }
   }
-  if (!(x.low <= x.high)) x = y = Axis{};
+  if (!(x.low <= x.high)) x = y.axis = Axis{};
   std::ostringstream svg;
   svg << std::fixed << std::setprecision(1);
   svg << "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" << kWidth << "\" height=\"" << kHeight
@@ -71,13 +82,13 @@ std::string line_chart_svg(const std::vector<ChartLine>& lines, const ChartLabel
       << "<text x=\"" << (kLeft + kWidth - kRight) / 2 << "\" y=\"" << kHeight - 10 << "\" text-anchor=\"middle\">"
       << escaped_for_svg(labels.x) << "</text>\n<text transform=\"translate(16," << kHeight / 2
       << ") rotate(-90)\" text-anchor=\"middle\">" << escaped_for_svg(labels.y) << "</text>\n";
-  for (const double tick : ticks(std::exp(y.low), std::exp(y.high))) {
-    svg << "<path d=\"M" << kLeft << ' ' << y_place(y, tick) << "H" << kWidth - kRight
-        << "\" stroke=\"#ddd\"/><text x=\"" << kLeft - 6 << "\" y=\"" << y_place(y, tick) + 4
-        << "\" text-anchor=\"end\">" << number(tick) << "</text>\n";
+  const std::vector<double> levels =
+      y.is_logarithmic ? ticks(y.value(y.axis.low), y.value(y.axis.high)) : even_ticks(y.axis);
+  for (const double tick : levels) {
+    svg << "<path d=\"M" << kLeft << ' ' << y.place(tick) << "H" << kWidth - kRight << "\" stroke=\"#ddd\"/><text x=\""
+        << kLeft - 6 << "\" y=\"" << y.place(tick) + 4 << "\" text-anchor=\"end\">" << number(tick) << "</text>\n";
   }
-  for (int i = 0; i <= 5; ++i) {
-    const double tick = x.low + (x.high - x.low) * i / 5;
+  for (const double tick : even_ticks(x)) {
     svg << "<text x=\"" << x_place(x, tick) << "\" y=\"" << kHeight - kBottom + 18 << "\" text-anchor=\"middle\">"
         << number(tick) << "</text>\n";
   }
@@ -87,11 +98,11 @@ std::string line_chart_svg(const std::vector<ChartLine>& lines, const ChartLabel
     path << std::fixed << std::setprecision(1);
     dots << std::fixed << std::setprecision(1);
     for (const auto& point : lines[i].points) {
-      if (!is_drawn(point)) continue;
-      path << (path.str().empty() ? 'M' : 'L') << x_place(x, point.first) << ' ' << y_place(y, point.second);
-      dots << "<circle cx=\"" << x_place(x, point.first) << "\" cy=\"" << y_place(y, point.second)
-           << "\" r=\"3\" fill=\"" << colour << "\"><title>" << escaped_for_svg(lines[i].name) << ": "
-           << number(point.first) << ", " << number(point.second) << "</title></circle>\n";
+      if (!y.is_drawn(point)) continue;
+      path << (path.str().empty() ? 'M' : 'L') << x_place(x, point.first) << ' ' << y.place(point.second);
+      dots << "<circle cx=\"" << x_place(x, point.first) << "\" cy=\"" << y.place(point.second) << "\" r=\"3\" fill=\""
+           << colour << "\"><title>" << escaped_for_svg(lines[i].name) << ": " << number(point.first) << ", "
+           << number(point.second) << "</title></circle>\n";
     }
     const int row = kTop + 18 * static_cast<int>(i);
     svg << "<path d=\"" << path.str() << "\" fill=\"none\" stroke=\"" << colour << "\" stroke-width=\"1.5\"/>\n"

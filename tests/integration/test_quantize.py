@@ -237,6 +237,29 @@ def test_a_sweep_measures_every_order(run, llama, text_file, tmp_path):
     assert lasts.pop() == pytest.approx(low["perplexity"][text_file.name]["value"], rel=0.01)
 
 
+def test_a_sweep_asks_questions(run, llama, text_file, tmp_path):
+    words = ("river", "house", "army", "city", "song", "team")
+    questions = [{"goal": f"the {words[i % 6]} {i} was in the", "sol1": words[i // 6], "sol2": words[(i // 6 + 1 + i % 5) % 6], "label": i % 2}
+                 for i in range(30)]
+    (tmp_path / "piqa").mkdir()
+    (tmp_path / "piqa/validation.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    file, tasks = tmp_path / "sweep.json", ["--tasks", "piqa", "--limit", "25", "--data-dir", tmp_path]
+    done = run("quantize", llama, "--bits", "8,2", "--method", "rtn", "--sweep", file, "--calib", text_file, *CALIBRATION,
+               "--ppl", text_file, "--ppl-samples", "1", *tasks, "--json").json()
+    for place, bits in ((0, "8"), (-1, "2")):
+        run("quantize", llama, "--bits", bits, "--method", "rtn", "--fake-quant", "--out-dtype", "fp32", "-o", tmp_path / bits)
+        alone = run("eval", tmp_path / bits, *tasks, "--json").json()["tasks"]["piqa"]
+        assert alone["n"] == 25
+        # Scales are in the dtype of the output: an answer may tip over.
+        for curve in done["curves"]:
+            assert curve["accuracy"]["piqa"][place] == pytest.approx(alone["acc"], abs=1.01 / 25)
+    assert all(len(curve["accuracy"]["piqa"]) == 11 for curve in done["curves"])
+    assert (tmp_path / "sweep.piqa.svg").read_text().count("<title>") == 6 * 11
+    text = run("quantize", llama, "--bits", "8,2", "--method", "rtn", "--sweep", file, "--calib", text_file, *CALIBRATION, "--ppl", text_file,
+               "--ppl-samples", "1", *tasks).stdout
+    assert "Accuracy, piqa, %" in text
+
+
 def test_sliced_and_shallower_models_are_quantized_too(run, llama, text_file, tmp_path):
     text = ["--calib", text_file, *CALIBRATION]
     run("slice", llama, "--avg", "25%", *text, "-o", tmp_path / "sliced")

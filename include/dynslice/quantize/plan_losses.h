@@ -21,6 +21,8 @@ struct TrialQuantizer {
   std::function<QuantFormat(int bits, int64_t columns)> format_at;
   const TokenWindows* calibration = nullptr;
   GptqOptions gptq = {};
+  // Receives every matrix at every level that a plan has for its layer, when it is there.
+  std::function<void(int bits, const MatrixRows& rows)> sink = {};
 };
 
 // Mean negative log-likelihood (nats a token) on `windows` of the models that `plans` (bits of every layer) make. Needs

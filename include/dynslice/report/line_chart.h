@@ -1,4 +1,4 @@
-// Curves as a picture: perplexity against the share of layers at low bits.
+// Curves as a picture: perplexity, or accuracy, against the share of layers at low bits.
 #pragma once
 
 #include <string>
@@ -14,10 +14,11 @@ struct ChartLine {
 
 struct ChartLabels {
   std::string title, x, y;
+  bool is_logarithmic = true;  // the axis of y
 };
 
-// An SVG file with a legend. y is on a logarithmic axis, and must be positive; points whose y is not finite are left
-// out. Every point tells its values when pointed at. Text may hold anything.
+// An SVG file with a legend. Points whose y is not finite, or not positive where its axis is logarithmic, are left out.
+// Every point tells its values when pointed at. Text may hold anything.
 std::string line_chart_svg(const std::vector<ChartLine>& lines, const ChartLabels& labels);
 
 }  // namespace dynslice

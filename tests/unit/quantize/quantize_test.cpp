@@ -8,6 +8,7 @@
 #include "dynslice/model/head.h"
 #include "dynslice/quantize/packed_checkpoint.h"
 #include "dynslice/quantize/plan_losses.h"
+#include "dynslice/quantize/planned_checkpoint.h"
 #include "dynslice/quantize/quant_plan.h"
 #include "dynslice/support/error.h"
 #include "tiny_model.h"
@@ -162,6 +163,37 @@ TEST(QuantizeByGptq, RefusesAStreamWithNaN) {
   MemoryCheckpoint model = tiny_model();
   model.at("model.layers.1.input_layernorm.weight").fill_(1e38);
   EXPECT_THROW(by_gptq(model, random_windows(4, 16, kVocab), {4, 4, 4}), Error);
+}
+
+TEST(PlannedCheckpoint, IsTheModelThatItsPlanMakes) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(6, 16, kVocab);
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  for (const TokenWindows* calibration : {static_cast<const TokenWindows*>(nullptr), &windows}) {
+    const TrialQuantizer quantizer{format_at, calibration};
+    const std::vector<int> bits = {3, 4, 3};
+    const QuantizedLevels levels(walk, windows, quantizer, {4, 3});
+    const PlannedCheckpoint planned(model, levels, bits);
+    const LayerWalk planned_walk(planned, {.chunk_tokens = 64}, windows.length, no_progress());
+    ResidualStream stream = planned_walk.embed(windows);
+    run_dense(planned_walk, "test", stream);
+    const double loss =
+        next_token_losses(planned_walk, load_head(planned_walk), stream, windows, "losses").mean().item<double>();
+    EXPECT_NEAR(loss, plan_losses(walk, windows, quantizer, {bits}).front(), 1e-6);
+  }
+  const QuantizedLevels levels(walk, windows, {format_at}, {8, 2});
+  const PlannedCheckpoint planned(model, levels, {8, 2, 8});
+  EXPECT_LT((planned.load("model.layers.0.mlp.up_proj.weight", {96, 32}, at::kFloat) -
+             model.load("model.layers.0.mlp.up_proj.weight", {96, 32}, at::kFloat))
+                .abs()
+                .max()
+                .item<float>(),
+            0.01F);
+  const at::Tensor rows = planned.load_rows("model.layers.1.mlp.up_proj.weight", {96, 32}, 5, 9, at::kFloat);
+  EXPECT_TRUE(rows.equal(
+      round_to_nearest(model.load("model.layers.1.mlp.up_proj.weight", {96, 32}, at::kFloat), format_at(2, 32))
+          .values()
+          .narrow(0, 5, 4)));
 }
 
 TEST(PlanLosses, AreThoseOfTheModelsThatThePlansMake) {

@@ -29,6 +29,14 @@ TEST(LineChart, PutsLargerValuesHigher) {
   EXPECT_THAT(svg, HasSubstr("d=\"M70.0 390.0L530.0 44.0\""));
 }
 
+TEST(LineChart, HasZeroOnAnEvenAxisOnly) {
+  const std::vector<ChartLine> lines = {{"line", {{0, 0}, {1, 50}, {2, 100}}}};
+  const std::string even = line_chart_svg(lines, {"t", "x", "y", false});
+  // The middle of the values is the middle of the axis.
+  EXPECT_THAT(even, HasSubstr("d=\"M70.0 390.0L300.0 217.0L530.0 44.0\""));
+  EXPECT_THAT(line_chart_svg(lines, {"t", "x", "y"}), Not(HasSubstr("line: 0, 0")));
+}
+
 TEST(LineChart, OfNothingIsDrawn) { EXPECT_THAT(line_chart_svg({}, {"t", "x", "y"}), HasSubstr("</svg>")); }
 
 }  // namespace
