@@ -110,6 +110,26 @@ struct EvalOptions {
   std::string log_samples;          // file of one line a question
 };
 
+struct CompareOptions {
+  CommonOptions common;             // with the model to compare with, usually the dense one
+  std::vector<std::string> others;  // that are compared with it
+  TextOptions text;
+  std::string protocol = "full";
+  bool kl = false;                  // divergence from the first model too
+  std::string tasks;                // names with commas between them; "" for none
+  int64_t limit = 0;                // questions of every task; 0: all
+  std::optional<int64_t> examples;  // few-shot ones; else the tasks' own
+  bool no_speed = false;
+  int64_t prompt_tokens = 512;  // of speed, as bench has them
+  int64_t decode_tokens = 64;
+  int64_t repeats = 5;
+  int64_t batch = 1;
+  int64_t resamples = 10'000;  // of the bootstrap
+  uint64_t seed = 0;
+  std::string csv, markdown;  // files
+  bool no_cache = false;
+};
+
 struct BenchOptions {
   CommonOptions common;
   std::string against;          // a second model, measured in turns with the first; "" for none
@@ -232,7 +252,7 @@ struct RunOptions {
 };
 
 using Command =
-    std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, BenchOptions, InspectOptions, ExportOptions,
-                 DropOptions, MergeOptions, StreamlineOptions, HealOptions, QuantizeOptions, RunOptions>;
+    std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, CompareOptions, BenchOptions, InspectOptions,
+                 ExportOptions, DropOptions, MergeOptions, StreamlineOptions, HealOptions, QuantizeOptions, RunOptions>;
 
 }  // namespace dynslice::cli

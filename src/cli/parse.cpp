@@ -84,6 +84,7 @@ struct Definitions {
   PlanOptions plan;
   SliceOptions slice;
   EvalOptions eval;
+  CompareOptions compare;
   BenchOptions bench;
   InspectOptions inspect;
   ExportOptions export_;
@@ -232,6 +233,7 @@ Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<
   if (name == "plan") return command(definitions.plan);
   if (name == "slice") return command(definitions.slice);
   if (name == "eval") return command(definitions.eval);
+  if (name == "compare") return command(definitions.compare);
   if (name == "export") return command(definitions.export_);
   if (name == "bench") return command(definitions.bench);
   if (name == "depth drop") return command(definitions.drop);
@@ -273,6 +275,7 @@ struct CommandLine {
     define_heal(app, definitions.heal);
     define_quantize(app, definitions.quantize);
     define_eval(app, definitions.eval);
+    define_compare(app, definitions.compare);
     define_bench(app, definitions.bench);
     define_inspect(app, definitions.inspect);
     define_export(app, definitions.export_);
