@@ -88,8 +88,7 @@ class Examinee {
   double tokenizing_seconds_;
 };
 
-// What a run takes at most: the models are asked one after the other.
-// `text` is measured too.
+// What a run takes at most: the models are asked one after the other, and then the text is measured.
 ResourceEstimate estimate(const Examinee& model, const std::optional<Examinee>& original,
                           const std::optional<LoadedText>& text, const ComputeOptions& compute, int64_t stream_bytes) {
   ResourceEstimate all = model.estimate(compute, stream_bytes);

@@ -13,6 +13,7 @@ CLI::Option* add_tasks(CLI::App& verb, Options& options) {
                       "question answering: piqa, arc_easy, arc_challenge, hellaswag, winogrande, boolq, openbookqa, "
                       "social_iqa, lambada_openai, mmlu, with commas between them; no perplexity then unless --ppl is "
                       "given too")
+          ->check([](const std::string& names) { return std::string(names.empty() ? "names no task" : ""); })
           ->type_name("TASK,...");
   verb.add_option("--limit", options.limit, "only the first questions of every task")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))

@@ -157,7 +157,9 @@ const std::vector<Explained> kExitCodes = {
 
 const std::vector<Explained> kEnvironment = {
     {"DYNSLICE_MODEL", "the model when none is given"},
-    {"DYNSLICE_DATA_DIR", "folder of data sets, such as wikitext-2-raw/wiki.test.raw"},
+    {"DYNSLICE_DATA_DIR", "folder of data sets, such as wikitext-2-raw/wiki.test.raw and piqa/valid.jsonl"},
+    {"DYNSLICE_DATASETS_SERVER",
+     "URL of the server that tasks' data come from; else $HF_ENDPOINT's with datasets-server. in front of the host"},
     {"DYNSLICE_CACHE", "folder of downloads; else $XDG_CACHE_HOME/dynslice, else ~/.cache/dynslice"},
     {"DYNSLICE_GEMM",
      "mkl or onednn, the library for fp32 products on the CPU; else MKL on Intel processors and oneDNN elsewhere"},

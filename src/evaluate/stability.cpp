@@ -20,8 +20,8 @@ std::vector<double> losses_of(const QuestionOutcome& question, bool as_perplexit
   std::vector<double> losses;
   for (size_t i = 0; i < question.log_likelihoods.size(); ++i) {
     const double loss = -question.log_likelihoods[i] / static_cast<double>(question.tokens[i]);
-    // Beyond e^700 an fp64 overflows; such choices all count as equally unlikely.
-    losses.push_back(as_perplexity ? std::exp(std::min(loss, 700.0)) : loss);
+    // The square of more than e^300 overflows; such choices all count as equally unlikely.
+    losses.push_back(as_perplexity ? std::exp(std::min(loss, 300.0)) : loss);
   }
   return losses;
 }

@@ -119,6 +119,10 @@ TaskQuestions load_questions(const TaskInfo& task, const TaskSettings& settings,
   const DataRows rows = load_rows(task.questions, data_dir, progress);
   result.path = rows.path;
   result.sha256 = rows.sha256;
+  const size_t all = rows.rows.size();
+  const size_t count = settings.limit > 0 ? std::min(all, static_cast<size_t>(settings.limit)) : all;
+  std::vector<TaskDocument> documents;  // all of them, before examples are downloaded
+  for (size_t i = 0; i < count; ++i) documents.push_back(read_document(task.format, rows.rows[i]));
   std::optional<ExampleSampler> sampler;
   DataRows examples;
   if (result.examples > 0) {
@@ -127,15 +131,11 @@ TaskQuestions load_questions(const TaskInfo& task, const TaskSettings& settings,
     result.examples_sha256 = examples.sha256;
     sampler.emplace(task, result.examples, examples);
   }
-  const size_t all = rows.rows.size();
-  const size_t count = settings.limit > 0 ? std::min(all, static_cast<size_t>(settings.limit)) : all;
   for (size_t i = 0; i < count; ++i) {
-    const DataRow& row = rows.rows[i];
-    const TaskDocument document = read_document(task.format, row);
-    const std::string before = task.description + (sampler ? sampler->text_for(row) : "");
-    Question question = make_question(task, document, before);
-    question.id = document.id.empty() ? std::to_string(i) : document.id;
-    question.where = row.where;
+    const std::string before = task.description + (sampler ? sampler->text_for(rows.rows[i]) : "");
+    Question question = make_question(task, documents[i], before);
+    question.id = documents[i].id.empty() ? std::to_string(i) : documents[i].id;
+    question.where = rows.rows[i].where;
     result.questions.push_back(std::move(question));
   }
   return result;

@@ -60,6 +60,16 @@ def test_peak_memory_does_not_depend_on_the_number_of_layers(run, sparse_model, 
     assert peaks[64] <= 1.1 * peaks[16], peaks
 
 
+def test_peak_memory_of_tasks_does_not_depend_on_the_number_of_layers(run, sparse_model, tmp_path):
+    rows = [{"goal": "a game of the city", "sol1": f"old {i}", "sol2": f"new {i}", "label": 0} for i in range(40)]
+    (tmp_path / "piqa").mkdir()
+    (tmp_path / "piqa/validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shapes = {**SMALL_8B, "hidden": 512, "intermediate": 1792}
+    peaks = {layers: peak(run("eval", sparse_model(layers=layers, **shapes), "--tasks", "piqa", "--data-dir", tmp_path, "--json", "-q"))
+             for layers in (16, 64)}
+    assert peaks[64] <= 1.1 * peaks[16], peaks
+
+
 def test_every_verb_runs_on_a_synthetic_model(run, sparse_model, letters, tmp_path):
     for random in (None, 5):
         folder = sparse_model(random=random, preset="tiny")

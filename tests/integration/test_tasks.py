@@ -4,12 +4,17 @@ import hashlib
 import http.server
 import json
 import math
+import os
+import shutil
+import subprocess
 import threading
+import time
 import urllib.parse
 
 import pytest
 
-ROWS = [{"goal": f"the river {i} was in the north of a city", "sol1": "large and old", "sol2": "a game, team and season", "label": i % 2} for i in range(30)]
+WORDS = ("river", "house", "army", "city", "song", "team")
+ROWS = [{"goal": f"the {WORDS[i % 6]} {i} was in the", "sol1": WORDS[i // 6], "sol2": WORDS[(i // 6 + 1 + i % 5) % 6], "label": i % 2} for i in range(30)]
 
 
 def write_rows(path, rows):
@@ -39,7 +44,11 @@ def clean(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluate(run, data, clean):
     """evaluate(model, tasks, ...options) -> Result of `eval --tasks` on the data above."""
-    return lambda model, tasks, *options, **more: run("eval", model, "--tasks", tasks, "--data-dir", data, *options, **{"env": clean, **more})
+
+    def call(model, tasks, *options, data=data, **more):
+        return run("eval", model, "--tasks", tasks, "--data-dir", data, *options, **{"env": clean, **more})
+
+    return call
 
 
 def test_json_has_the_figures_of_every_task(evaluate, tiny_model, data):
@@ -59,7 +68,7 @@ def test_json_has_the_figures_of_every_task(evaluate, tiny_model, data):
 
 def test_the_table_names_versions_and_examples(evaluate, tiny_model):
     text = evaluate(tiny_model("llama"), "piqa,mmlu_anatomy").stdout
-    header, _, piqa, anatomy, *_ = text.splitlines()
+    header, piqa, anatomy, *_ = text.splitlines()
     assert header.split() == ["task", "version", "few-shot", "n", "acc", "acc_norm"]
     assert piqa.split()[:4] == ["piqa", "1", "0", "30"] and "±" in piqa
     assert anatomy.split()[:4] == ["mmlu_anatomy", "1", "5", "5"]
@@ -91,19 +100,24 @@ def test_a_limit_takes_the_first_questions(evaluate, tiny_model, tmp_path):
     assert line["right"] == (line["prediction"] == 1) and line["cut_tokens"] == 0 and len(line["tokens"]) == 2
 
 
-def test_groups_average_their_questions(evaluate, tiny_model, clean, data, tmp_path):
-    missing = evaluate(tiny_model("llama"), "mmlu", expect=4)
-    assert "mmlu/anatomy" not in missing.stderr and "mmlu/astronomy/test.jsonl" in missing.stderr
-    import shutil
+STEM = """abstract_algebra anatomy astronomy college_biology college_chemistry college_computer_science college_mathematics
+college_physics computer_security conceptual_physics electrical_engineering elementary_mathematics high_school_biology
+high_school_chemistry high_school_computer_science high_school_mathematics high_school_physics high_school_statistics
+machine_learning""".split()
 
-    whole = tmp_path / "whole"
-    shutil.copytree(data, whole)
-    for subject in ("anatomy", "astronomy", "college_biology college_chemistry college_computer_science college_mathematics college_physics computer_security conceptual_physics electrical_engineering elementary_mathematics high_school_biology high_school_chemistry high_school_computer_science high_school_mathematics high_school_physics high_school_statistics machine_learning"):
-        for name in subject.split():
-            shutil.copytree(data / "mmlu/anatomy", whole / "mmlu" / name, dirs_exist_ok=True)
-    result = evaluate(tiny_model("llama"), "mmlu_stem", "--data-dir", whole, "--json", "--limit", "2").json()["tasks"]
-    assert result["mmlu_stem"]["n"] == 38 and len(result["mmlu_stem"]["members"]) == 19
-    assert result["mmlu_stem"]["acc"] == pytest.approx(sum(result[name]["acc"] for name in result["mmlu_stem"]["members"]) / 19)
+
+def test_groups_average_their_questions(evaluate, tiny_model, data, tmp_path):
+    missing = evaluate(tiny_model("llama"), "mmlu", expect=4)
+    assert "mmlu/astronomy/test.jsonl" in missing.stderr
+    for subject in STEM:
+        shutil.copytree(data / "mmlu" / "anatomy", tmp_path / "mmlu" / subject)
+    write_rows(tmp_path / "mmlu/astronomy/test.jsonl", [{"question": "one more", "answer": 0, "choices": ["a", "b", "c", "d"]}])
+    result = evaluate(tiny_model("llama"), "mmlu_stem", "--json", data=tmp_path).json()["tasks"]
+    group = result["mmlu_stem"]
+    assert group["members"] == [f"mmlu_{subject}" for subject in STEM] and group["version"] == 2
+    assert group["n"] == 91 == sum(result[name]["n"] for name in group["members"])
+    assert group["acc"] == pytest.approx(sum(result[name]["acc"] * result[name]["n"] for name in group["members"]) / 91)
+    assert result["mmlu_anatomy"]["num_fewshot"] == 5
 
 
 def test_tasks_and_perplexity_come_together_or_alone(evaluate, tiny_model, text_file):
@@ -149,10 +163,6 @@ def test_against_tells_what_flipped(evaluate, tiny_model, tmp_path):
 
 def test_a_killed_run_goes_on(binary, run, tiny_model, data, clean, tmp_path):
     """Stopped at a layer boundary again and again; the result is an undisturbed run's."""
-    import os
-    import subprocess
-    import time
-
     command = ["eval", tiny_model("llama"), "--tasks", "piqa", "--against", tiny_model("llama", seed=9), "--data-dir", data, "--log-samples"]
     run(*command, tmp_path / "whole", env=clean)
     env = {**os.environ, **{key: str(value) for key, value in clean.items()}, "DYNSLICE_JOURNAL": "every"}
@@ -187,7 +197,7 @@ def test_a_dry_run_says_what_it_would_take(evaluate, tiny_model, text_file):
         (["--tasks", "piqua"], 2, ["piqua", "did you mean piqa?"]),
         (["--tasks", "arc"], 2, ["arc_easy", "arc_challenge"]),
         (["--tasks", "piqa,,mmlu"], 2, ["empty name"]),
-        (["--tasks", ""], 2, ["empty name"]),
+        (["--tasks", ""], 2, ["names no task"]),
         (["--tasks", "piqa", "--limit", "0"], 2, ["--limit"]),
         (["--tasks", "piqa", "--num-fewshot", "-1"], 2, ["--num-fewshot"]),
         (["--tasks", "mmlu_anatomy", "--num-fewshot", "6"], 2, ["only 5 rows"]),

@@ -47,7 +47,7 @@ class AllSplits(dict):
 
 @contextlib.contextmanager
 def offline():
-    settings = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    settings = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {**settings, "HF_HOME": folder}):
         yield
 
@@ -84,7 +84,7 @@ def likelihoods(sample):
 
 
 def compare(ours, theirs):
-    """What two lists of samples of one task share: ours as --log-samples writes them, theirs as lm-eval logs them."""
+    """What two lists of samples of one multiple-choice task share: ours as --log-samples writes them, theirs as lm-eval logs them."""
     import numpy as np
 
     theirs = sorted(theirs, key=lambda sample: sample["doc_id"])
@@ -94,6 +94,7 @@ def compare(ours, theirs):
     for our, their in zip(ours, theirs):
         values = np.array([value for value, _ in likelihoods(their)])
         same += our["prediction"] == int(values.argmax())
-        same_norm += our["right_norm"] == bool(their["acc_norm"]) if "acc_norm" in their else 1
+        lengths = np.array([len(text) - 1 for text in our["continuations"]])  # without the space in front
+        same_norm += our["prediction_norm"] == int((values / lengths).argmax())
         largest = max(largest, float(np.abs(values - np.array(our["log_likelihoods"])).max()))
     return {"n": len(ours), "same": same / len(ours), "same_norm": same_norm / len(ours), "largest_difference": largest}

@@ -58,10 +58,9 @@ struct AnswerOptions {
   std::string title = "";     // " of OTHER": behind the tasks' names in progress
 };
 
-// Scores the answers in one streamed walk over the layers: a token that several answers begin with is computed once,
-// and logits are made only where a token is scored. Neighbouring answers should be those that have beginnings in
-// common; within runs of them the order does not matter. Results do not depend on what is scored together, beyond
-// rounding. Throws kBadInput for ids outside the vocabulary, or when logits are NaN.
+// Scores the answers, in any order, in one streamed walk over the layers: a token that several answers begin with is
+// computed once, and logits are made only where a token is scored. Results do not depend on what is scored together,
+// beyond rounding. Throws kBadInput for ids outside the vocabulary, or when logits are NaN.
 std::vector<AnswerScore> score_answers(const Checkpoint& checkpoint, const ComputeOptions& compute,
                                        const std::vector<Answer>& answers, const AnswerOptions& options,
                                        ProgressSink& progress);

@@ -1,8 +1,9 @@
-// Perplexity and speed on a CUDA device.
+// Perplexity, answers and speed on a CUDA device.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
+#include "dynslice/evaluate/answers.h"
 #include "dynslice/evaluate/perplexity.h"
 #include "dynslice/evaluate/speed.h"
 #include "test_device.h"
@@ -32,6 +33,21 @@ TEST_F(CudaEvaluation, GivesTheCpusPerplexity) {
     in_turns.stream_bytes = 2 * 12 * 32 * 4;
     const Perplexity apart = measure_perplexity(model, options, windows, in_turns, no_progress());
     EXPECT_NEAR(apart.value, expected.value, 1e-4 * expected.value);
+  }
+}
+
+TEST_F(CudaEvaluation, ScoresAnswersAsTheCpuDoes) {
+  const std::vector<Answer> answers{{{5, 6, 7, 8, 9}, 2}, {{5, 6, 7, 20}, 1}, {{5, 6, 7, 21}, 1}, {{9, 9, 9, 9}, 3}};
+  for (const bool is_sliding : {false, true}) {
+    ModelConfig config = testing::tiny_config({});
+    if (is_sliding) config.sliding_window = 3;
+    const testing::MemoryCheckpoint model = testing::random_model(config);
+    const auto expected = score_answers(model, {}, answers, {}, no_progress());
+    const auto found = score_answers(model, {.device = device_, .chunk_tokens = 3}, answers, {}, no_progress());
+    for (size_t i = 0; i < answers.size(); ++i) {
+      EXPECT_NEAR(found[i].log_likelihood, expected[i].log_likelihood, 1e-3);
+      EXPECT_EQ(found[i].is_greedy, expected[i].is_greedy);
+    }
   }
 }
 

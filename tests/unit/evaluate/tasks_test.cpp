@@ -36,12 +36,13 @@ class Tasks : public ::testing::Test {
 using Texts = std::vector<std::string>;
 
 TEST_F(Tasks, ArcReadsAi2sRowsAndHuggingFaces) {
-  write(
-      "arc/ARC-Easy-Test.jsonl",
-      R"({"id": "X1", "question": {"stem": "Why?", "choices": [{"text": "so", "label": "1"}, {"text": "not so", "label": "2"}]}, "answerKey": "2"})");
-  write(
-      "arc_challenge/test.jsonl",
-      R"({"id": "X1", "question": "Why?", "choices": {"text": ["so", "not so"], "label": ["A", "B"]}, "answerKey": "B"})");
+  write("arc/ARC-Easy-Test.jsonl",
+        R"({"id": "X1", "question": {"stem": "Why?", "choices": [{"text": "so", "label": "1"},)"
+        R"( {"text": "not so", "label": "2"}]},)"
+        R"( "answerKey": "2"})");
+  write("arc_challenge/test.jsonl",
+        R"({"id": "X1", "question": "Why?", "choices": {"text": ["so", "not so"], "label": ["A", "B"]},)"
+        R"( "answerKey": "B"})");
   for (const char* name : {"arc_easy", "arc_challenge"}) {
     const Question question = load(name).questions.at(0);
     EXPECT_EQ(question.id, "X1");
@@ -72,9 +73,9 @@ TEST_F(Tasks, PiqaTakesLabelsFromTheFileBesideItOrFromTheRows) {
 }
 
 TEST_F(Tasks, HellaswagCleansItsTexts) {
-  write(
-      "hellaswag/validation.jsonl",
-      R"({"ind": 24, "activity_label": "Roof", "ctx_a": "A man [title] sits.", "ctx_b": "he STARTS", "endings": [" goes [step]  up.", "x"], "label": "0"})");
+  write("hellaswag/validation.jsonl",
+        R"({"ind": 24, "activity_label": "Roof", "ctx_a": "A man [title] sits.", "ctx_b": "he STARTS",)"
+        R"( "endings": [" goes [step]  up.", "x"], "label": "0"})");
   const Question question = load("hellaswag").questions.at(0);
   EXPECT_EQ(question.contexts, (Texts{"Roof: A man. sits. He starts"}));
   EXPECT_EQ(question.continuations, (Texts{" goes  up.", " x"}));
@@ -95,9 +96,9 @@ TEST_F(Tasks, OthersAreAskedAsTheHarnessAsks) {
   EXPECT_EQ(load("boolq").questions.at(0).contexts, (Texts{"P.\nQuestion: is it?\nAnswer:"}));
   EXPECT_EQ(load("boolq").questions.at(0).continuations, (Texts{" no", " yes"}));
   EXPECT_EQ(load("boolq").task.version, 2);
-  write(
-      "openbookqa/test.jsonl",
-      R"({"id": "7", "question_stem": "The sun", "choices": {"text": ["is", "was"], "label": ["A", "B"]}, "answerKey": "A"})");
+  write("openbookqa/test.jsonl",
+        R"({"id": "7", "question_stem": "The sun", "choices": {"text": ["is", "was"], "label": ["A", "B"]},)"
+        R"( "answerKey": "A"})");
   EXPECT_EQ(load("openbookqa").questions.at(0).contexts, (Texts{"The sun"}));
   write("social_iqa/validation.jsonl",
         R"({"context": "C.", "question": "Q?", "answerA": "a", "answerB": "b", "answerC": "c", "label": "3"})");

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Compares `dynslice eval --tasks` with lm-evaluation-harness' `hf` model on the CPU: predictions, accuracies and speed.
+
+Run it with the Python of the tests (tools/setup.sh --tests). The data are ARC's and PIQA's published files in DATA (or
+$DYNSLICE_DATA_DIR); docs/evaluation.md says what they look like. lm-eval gets the batch size with which it was fastest
+on the first questions of a task. Task by task both programs run one after the other, so that whatever else the machine
+does meets both.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "tests" / "interop"))
+import harness_tasks  # noqa: E402
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a folder or a .gguf file")
+    parser.add_argument("--dynslice", default=REPOSITORY / "build" / "bin" / "dynslice", help="the program")
+    parser.add_argument("--data", default=os.environ.get("DYNSLICE_DATA_DIR"), help="folder with arc/ and piqa/")
+    parser.add_argument("--tasks", default="arc_easy,arc_challenge,piqa")
+    parser.add_argument("--limit", type=int, help="only the first questions of every task")
+    parser.add_argument("--batch-sizes", default="1,4,16,64", help="that lm-eval may choose from")
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--json", help="also write the figures to this file")
+    return parser.parse_args()
+
+
+def run_ours(arguments, task):
+    """(samples, figures of the task, questions a second by its own clock)."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "samples.jsonl"
+        command = [arguments.dynslice, "eval", arguments.model, "--tasks", task, "--data-dir", arguments.data, "--json", "-q",
+                   "--dtype", arguments.dtype, "--log-samples", file]
+        if arguments.limit:
+            command += ["--limit", arguments.limit]
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, check=True, env=environment)
+        result = json.loads(done.stdout)
+        samples = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return samples, result["tasks"][task], result["questions_per_second"]
+
+
+def fastest_batch_size(model, task, data, sizes):
+    """By the first questions; the seconds are those of the evaluation alone, the model being loaded."""
+    seconds = {}
+    for size in sizes:
+        model.batch_size_per_gpu = size
+        _, seconds[size] = harness_tasks.evaluate(model, [task], data, limit=96)
+    return min(seconds, key=seconds.get)
+
+
+def main():
+    arguments = parse_arguments()
+    data = harness_tasks.published_data(arguments.data)
+    sizes = [int(size) for size in arguments.batch_sizes.split(",")]
+    report = {}
+    print(f"{'task':14} {'n':>5} {'same':>7} {'norm':>7} {'largest':>8}   {'acc':>13}   {'acc_norm':>13}   questions/s: ours, lm-eval, ratio")
+    with harness_tasks.offline():
+        model = harness_tasks.hf_model(arguments.model, sizes[0], {"fp32": "float32", "bf16": "bfloat16"}[arguments.dtype])
+        for task in arguments.tasks.split(","):
+            samples, ours, our_speed = run_ours(arguments, task)
+            model.batch_size_per_gpu = fastest_batch_size(model, task, data, sizes)
+            results, seconds = harness_tasks.evaluate(model, [task], data, limit=arguments.limit)
+            theirs, their_speed = results["results"][task], len(samples) / seconds
+            agreement = harness_tasks.compare(samples, results["samples"][task])
+            report[task] = {**agreement, "acc": [ours["acc"], theirs["acc,none"]], "acc_norm": [ours["acc_norm"], theirs["acc_norm,none"]],
+                            "questions_per_second": [our_speed, their_speed], "batch_size": model.batch_size_per_gpu}
+            print(f"{task:14} {agreement['n']:5} {agreement['same']:7.2%} {agreement['same_norm']:7.2%} {agreement['largest_difference']:8.1e}   "
+                  f"{ours['acc']:.4f} {theirs['acc,none']:.4f}   {ours['acc_norm']:.4f} {theirs['acc_norm,none']:.4f}   "
+                  f"{our_speed:.1f} {their_speed:.1f} (batch size {model.batch_size_per_gpu}) {our_speed / their_speed:.1f}", flush=True)
+    if arguments.json:
+        pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
