@@ -41,7 +41,7 @@ void add_dry_run(CLI::App& verb, CommonOptions& options) {
   verb.add_flag("--dry-run", options.dry_run, "print the memory, disk and time it would take, and do nothing else");
 }
 
-void add_walk(CLI::App& verb, CommonOptions& options, const std::string& replaces) {
+void add_memory(CLI::App& verb, CommonOptions& options) {
   verb.add_option("--max-memory", options.max_memory,
                   "most memory to take, such as 6GB: chunks and streams are made to fit, or the run is refused at once")
       ->type_name("SIZE")
@@ -54,6 +54,10 @@ void add_walk(CLI::App& verb, CommonOptions& options, const std::string& replace
       ->type_name("FOLDER")
       ->default_str("$TMPDIR, else /var/tmp");
   add_dry_run(verb, options);
+}
+
+void add_walk(CLI::App& verb, CommonOptions& options, const std::string& replaces) {
+  add_memory(verb, options);
   verb.add_flag("--resume", options.resume, "go on from where a run of the same command was stopped");
   verb.add_flag("--force", options.force, replaces + "drop what a stopped run left, and start over");
 }

@@ -17,7 +17,9 @@ inline constexpr const char* kRatioType = "RATIO";
 // Model, --json and so on; with `computes` device, dtype and threads.
 void add_common(CLI::App& verb, CommonOptions& options, bool computes);
 void add_dry_run(CLI::App& verb, CommonOptions& options);
-// Of the commands that walk over the layers of a model of any size.
+// How much memory may be taken, and --dry-run.
+void add_memory(CLI::App& verb, CommonOptions& options);
+// Of the commands that walk over the layers of a model of any size: those, --resume and --force.
 void add_walk(CLI::App& verb, CommonOptions& options, const std::string& replaces = "");
 // Of the text that `prefix` ("calib" or "ppl") names.
 void add_text(CLI::App& verb, TextOptions& options, const std::string& prefix, const std::string& use,
@@ -29,6 +31,7 @@ void add_out_dtype(CLI::App& verb, std::string& out_dtype);
 void define_depth(CLI::App& app, DropOptions& drop, MergeOptions& merge, StreamlineOptions& streamline);
 void add_training(CLI::App& verb, TrainingCliOptions& options);
 void define_eval(CLI::App& app, EvalOptions& options);
+void define_compare(CLI::App& app, CompareOptions& options);
 void define_bench(CLI::App& app, BenchOptions& options);
 void define_generate(CLI::App& app, GenerateOptions& options);
 void define_heal(CLI::App& app, HealOptions& options);

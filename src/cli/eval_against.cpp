@@ -14,17 +14,6 @@
 namespace dynslice::cli {
 namespace {
 
-// Ids mean nothing to a model of another vocabulary. Whether two vocabularies are one shows in what becomes of the
-// text.
-void check_same_tokens(const Checkpoint& reference, const Checkpoint& checkpoint, const LoadedText& text) {
-  const std::vector<int32_t> ids = load_tokenizer(reference.path())->encode(text.source.text);
-  if (ids == text.stream) return;
-  const auto [other, own] = std::mismatch(ids.begin(), ids.end(), text.stream.begin(), text.stream.end());
-  throw_error(ErrorKind::kUsage, "--against ", reference.path().string(), ": its tokenizer makes other tokens of ",
-              title_of(text.source), " than that of ", checkpoint.path().string(), ", from token ", other - ids.begin(),
-              " on; only models with one vocabulary can be compared token by token");
-}
-
 struct Outcome {
   Divergence divergence;
   ScoredText scored;
@@ -54,6 +43,15 @@ void report(const EvalOptions& options, const ComputeOptions& compute, const Loa
 }
 
 }  // namespace
+
+void check_same_tokens(const Checkpoint& reference, const Checkpoint& checkpoint, const LoadedText& text) {
+  const std::vector<int32_t> ids = load_tokenizer(reference.path())->encode(text.source.text);
+  if (ids == text.stream) return;
+  const auto [other, own] = std::mismatch(ids.begin(), ids.end(), text.stream.begin(), text.stream.end());
+  throw_error(ErrorKind::kUsage, reference.path().string(), ": its tokenizer makes other tokens of ",
+              title_of(text.source), " than that of ", checkpoint.path().string(), ", from token ", other - ids.begin(),
+              " on; only models with one vocabulary can be compared token by token");
+}
 
 void run_against(const EvalOptions& options, TerminalProgress& progress, OrderedJson json) {
   const auto start = std::chrono::steady_clock::now();

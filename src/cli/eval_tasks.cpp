@@ -36,19 +36,6 @@ void tell_unused(const EvalOptions& options) {
   if (!unused.empty()) log(LogLevel::kInfo, "Without --ppl only the tasks are run; not used: " + unused);
 }
 
-TaskSelection select(const EvalOptions& options) {
-  std::vector<std::string> names;
-  std::string rest = options.tasks + ",";
-  for (size_t comma = rest.find(','); comma != std::string::npos; comma = rest.find(',')) {
-    names.push_back(rest.substr(0, comma));
-    rest.erase(0, comma + 1);
-    if (names.back().empty()) throw_error(ErrorKind::kUsage, "--tasks ", options.tasks, ": has an empty name in it");
-  }
-  TaskSelection selection = select_tasks(names);
-  for (const std::string& name : selection.repeated) log(LogLevel::kInfo, "--tasks names " + name + " twice; run once");
-  return selection;
-}
-
 std::vector<TaskQuestions> load_all(const TaskSelection& selection, const EvalOptions& options,
                                     TerminalProgress& progress) {
   std::vector<TaskQuestions> all;
@@ -154,7 +141,7 @@ void answer_all(TaskReport& report, const Examinee& model, const std::optional<E
 Finished answer_and_report(const EvalOptions& options, TerminalProgress& progress, bool asks_perplexity) {
   const auto start = Clock::now();
   TaskReport report;
-  report.selection = select(options);
+  report.selection = tasks_named(options.tasks);
   const ComputeOptions asked = resolve_compute(options.common.device, options.common.dtype);
   auto checkpoint = open_model(options.common, progress);
   report.questions = load_all(report.selection, options, progress);
@@ -194,6 +181,19 @@ Finished answer_and_report(const EvalOptions& options, TerminalProgress& progres
 }
 
 }  // namespace
+
+TaskSelection tasks_named(const std::string& list) {
+  std::vector<std::string> names;
+  std::string rest = list + ",";
+  for (size_t comma = rest.find(','); comma != std::string::npos; comma = rest.find(',')) {
+    names.push_back(rest.substr(0, comma));
+    rest.erase(0, comma + 1);
+    if (names.back().empty()) throw_error(ErrorKind::kUsage, "--tasks ", list, ": has an empty name in it");
+  }
+  TaskSelection selection = select_tasks(names);
+  for (const std::string& name : selection.repeated) log(LogLevel::kInfo, "--tasks names " + name + " twice; run once");
+  return selection;
+}
 
 void run_tasks(const EvalOptions& options, TerminalProgress& progress, const std::function<void(OrderedJson)>& then) {
   const bool asks_perplexity = is_given(options, "--ppl");

@@ -122,15 +122,35 @@ struct EvalOptions {
   std::string log_samples;          // file of one line a question
 };
 
+struct CompareOptions {
+  CommonOptions common;             // with the model to compare with, usually the dense one
+  std::vector<std::string> others;  // that are compared with it
+  TextOptions text;
+  std::string protocol = "full";
+  bool kl = false;                  // divergence from the first model too
+  std::string tasks;                // names with commas between them; "" for none
+  int64_t limit = 0;                // questions of every task; 0: all
+  std::optional<int64_t> examples;  // few-shot ones; else the tasks' own
+  bool no_speed = false;
+  int64_t prompt_tokens = 512;  // of speed, as bench has them
+  int64_t decode_tokens = 64;
+  int64_t repeats = 5;
+  int64_t batch = 1;
+  int64_t resamples = 10'000;  // of the bootstrap
+  uint64_t seed = 0;
+  std::string csv, markdown;  // files
+  bool no_cache = false;
+};
+
 struct BenchOptions {
   CommonOptions common;
   std::vector<std::string> others;  // more models, measured in turns with the first
-  std::string against;          // a second model, measured in turns with the first; "" for none
-  int64_t prompt_tokens = 512;  // of every sequence
-  int64_t decode_tokens = 64;   // after the prompt
-  int64_t repeats = 5;          // that count, after one that does not
-  int64_t batch = 1;            // sequences side by side
-  bool gemm = false;            // measure the machine's matrix products instead of a model
+  std::string against;              // a second model, measured in turns with the first; "" for none
+  int64_t prompt_tokens = 512;      // of every sequence
+  int64_t decode_tokens = 64;       // after the prompt
+  int64_t repeats = 5;              // that count, after one that does not
+  int64_t batch = 1;                // sequences side by side
+  bool gemm = false;                // measure the machine's matrix products instead of a model
 };
 
 struct GenerateOptions {
@@ -261,8 +281,8 @@ struct RunOptions {
   std::vector<std::pair<std::string, std::string>> handed;  // options for every step that has them, as they were given
 };
 
-using Command =
-    std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, BenchOptions, GenerateOptions, InspectOptions, ExportOptions,
-                 DropOptions, MergeOptions, StreamlineOptions, HealOptions, QuantizeOptions, RunOptions>;
+using Command = std::variant<ScoreOptions, PlanOptions, SliceOptions, EvalOptions, CompareOptions, BenchOptions,
+                             GenerateOptions, InspectOptions, ExportOptions, DropOptions, MergeOptions,
+                             StreamlineOptions, HealOptions, QuantizeOptions, RunOptions>;
 
 }  // namespace dynslice::cli

@@ -126,6 +126,7 @@ struct Definitions {
   PlanOptions plan;
   SliceOptions slice;
   EvalOptions eval;
+  CompareOptions compare;
   BenchOptions bench;
   GenerateOptions generate;
   InspectOptions inspect;
@@ -275,6 +276,7 @@ Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<
   if (name == "plan") return command(definitions.plan);
   if (name == "slice") return command(definitions.slice);
   if (name == "eval") return command(definitions.eval);
+  if (name == "compare") return command(definitions.compare);
   if (name == "export") return command(definitions.export_);
   if (name == "bench") return command(definitions.bench);
   if (name == "generate") return command(definitions.generate);
@@ -317,6 +319,7 @@ struct CommandLine {
     define_heal(app, definitions.heal);
     define_quantize(app, definitions.quantize);
     define_eval(app, definitions.eval);
+    define_compare(app, definitions.compare);
     define_bench(app, definitions.bench);
     define_generate(app, definitions.generate);
     define_inspect(app, definitions.inspect);

@@ -88,7 +88,7 @@ void add_sweep(CLI::App& verb, QuantizeOptions& options) {
   options.measured.samples = 8;
   verb.add_option("--ppl", options.measured.spec,
                   "text that --sweep measures on, as --calib takes it; a name alone is its "
-                  "test split")
+                  "test split, of c4 validation")
       ->type_name("TEXT")
       ->capture_default_str();
   verb.add_option_function<std::string>(

@@ -10,6 +10,7 @@ void run(const ScoreOptions& options, TerminalProgress& progress);
 void run(const PlanOptions& options, TerminalProgress& progress);
 void run(const SliceOptions& options, TerminalProgress& progress);
 void run(const EvalOptions& options, TerminalProgress& progress);
+void run(const CompareOptions& options, TerminalProgress& progress);
 void run(const BenchOptions& options, TerminalProgress& progress);
 void run(const GenerateOptions& options, TerminalProgress& progress);
 void run(const InspectOptions& options, TerminalProgress& progress);
