@@ -159,7 +159,7 @@ void report(const CompareOptions& options, const Comparison& comparison, const O
   json["wall_seconds"] = seconds;
   add_peaks(json, peak_memory(comparison.compute));
   json["provenance"] = describe_run(options.common, comparison.compute, *comparison.models.front().checkpoint);
-  json["provenance"]["text"] = text;
+  if (!text.is_null()) json["provenance"]["text"] = text;
   std::cout << to_text(json);
 }
 

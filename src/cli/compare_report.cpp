@@ -30,7 +30,9 @@ std::string format(FigureKind kind, double value) {
   return format_fixed(scale_of(kind) * value, digits_of(kind));
 }
 
-std::string with_sign(FigureKind kind, double value) { return (value >= 0 ? "+" : "") + format(kind, value); }
+std::string with_sign(FigureKind kind, double value) {
+  return (value >= 0 ? "+" : "") + format(kind, value + 0.0);  // a negative zero has no sign then
+}
 
 // "67.21 +43.58 [42.10, 45.01]", "23.63 ± 0.21", "112.3 M -16.5%", "901.2 ×1.11".
 std::string cell_of(const Figure& figure) {

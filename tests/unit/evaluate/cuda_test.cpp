@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "dynslice/evaluate/answers.h"
+#include "dynslice/evaluate/divergence.h"
 #include "dynslice/evaluate/perplexity.h"
 #include "dynslice/evaluate/speed.h"
 #include "test_device.h"
@@ -48,6 +49,22 @@ TEST_F(CudaEvaluation, ScoresAnswersAsTheCpuDoes) {
       EXPECT_NEAR(found[i].log_likelihood, expected[i].log_likelihood, 1e-3);
       EXPECT_EQ(found[i].is_greedy, expected[i].is_greedy);
     }
+  }
+}
+
+TEST_F(CudaEvaluation, GivesTheCpusDivergence) {
+  for (const int64_t vocab : {61, 20000}) {
+    const testing::MemoryCheckpoint reference = testing::tiny_model({.vocab = vocab});
+    const testing::MemoryCheckpoint model = testing::tiny_model({.hidden_size = 48, .vocab = vocab, .seed = 9});
+    const TokenWindows windows = testing::random_windows(7, 12, vocab);
+    const Divergence expected = measure_divergence(model, reference, {}, windows, {}, no_progress());
+    ComputeOptions options{.device = device_, .chunk_tokens = 24};
+    const Divergence found = measure_divergence(model, reference, options, windows, {}, no_progress());
+    EXPECT_NEAR(found.kl.mean.value, expected.kl.mean.value, 1e-3 * expected.kl.mean.value);
+    EXPECT_NEAR(found.kl.maximum, expected.kl.maximum, 1e-3 * expected.kl.maximum);
+    EXPECT_NEAR(found.same_top.value, expected.same_top.value, 0.02);  // of 77 tokens one may be a draw
+    EXPECT_NEAR(found.log_ratio.value, expected.log_ratio.value, 1e-3);
+    EXPECT_EQ(measure_divergence(model, model, options, windows, {}, no_progress()).kl.maximum, 0);
   }
 }
 

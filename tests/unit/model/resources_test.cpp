@@ -106,6 +106,9 @@ TEST(Estimates, CountTheStreams) {
   EXPECT_EQ(estimate_score(model, {}, {8, 16}, 4).stream_bytes, 4 * stream);
   EXPECT_EQ(estimate_slice(model, {}, {8, 16}, {4, 16}, nullptr, 0).stream_bytes, stream * 3 / 2);
   EXPECT_EQ(estimate_perplexity(model, {}, {8, 16}, static_cast<int64_t>(stream) / 2).stream_bytes, stream / 2);
+  const MemoryCheckpoint wide = tiny_model({.hidden_size = 64});
+  EXPECT_EQ(estimate_divergence(model, wide, {}, {8, 16}, 1 << 30).stream_bytes, 3 * stream);
+  EXPECT_EQ(estimate_divergence(model, wide, {}, {8, 16}, static_cast<int64_t>(stream)).stream_bytes, 3 * stream / 4);
 }
 
 TEST(Estimates, OfTwoStepsTakeTheLargerMemoryAndAllOfTheWork) {
