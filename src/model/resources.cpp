@@ -317,8 +317,9 @@ ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOpt
   estimate.parts = walking_parts(checkpoint, compute, use.calibration);
   if (compute.dtype != at::kFloat)
     estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
-  // The moment and its factor, or that and the inverse; the rows twice, the cross moment, and G with its root.
-  estimate.parts.push_back({"moments", u64(2 * n * n * 8 + 3 * n * d * 8 + 3 * d * d * 8)});
+  // The moment and its factor, or that and the inverse, of which what is not given back at once stays with the process;
+  // the rows twice, the cross moment and what is solved for; and G with its root.
+  estimate.parts.push_back({"moments", u64(5 * n * n * 4 + 5 * n * d * 8 + 3 * d * d * 8)});
   estimate.parts.push_back({"gradient_directions", u64(directions)});
   estimate.parts = larger(std::move(estimate.parts), embedding_parts(config, compute));
   if (use.gradients.windows > 0) {

@@ -101,7 +101,8 @@ Elimination::Elimination(at::Tensor moment, const at::Tensor& weights, const at:
   if (info.item<int>() != 0) {
     throw_error(ErrorKind::kBadInput, where, ": the second moment is not positive definite; give a larger --ridge");
   }
-  inverse_ = at::cholesky_inverse(factor).contiguous();
+  inverse_ = at::cholesky_inverse(factor);
+  if (!inverse_.is_contiguous()) inverse_ = inverse_.t();  // the same matrix, without a copy
 }
 
 void Elimination::reduce_to(int64_t count) {
@@ -171,9 +172,11 @@ at::Tensor Elimination::kept() const { return indices_where(gone_, false).to(inv
 at::Tensor Elimination::refitted() const { return weights_.index_select(0, kept()); }
 
 at::Tensor Elimination::solve(const at::Tensor& right) const {
+  // No part of the inverse is copied: what the neurons that are gone have in it meets zeros.
   const at::Tensor rows = kept();
-  const at::Tensor inverse = inverse_.index_select(0, rows).index_select(1, rows);
-  return at::matmul(inverse, right.index_select(0, rows).to(at::kDouble));
+  at::Tensor some = at::zeros(right.sizes(), weights_.options());
+  some.index_copy_(0, rows, right.index_select(0, rows).to(at::kDouble));
+  return at::matmul(inverse_, some).index_select(0, rows);
 }
 
 }  // namespace dynslice
