@@ -15,9 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-NamedSplit split_of(const std::string& name, const std::string& file) {
-  return {name, {fs::path("ptb") / file, file}};
-}
+NamedSplit split_of(const std::string& name, const std::string& file) { return {name, {fs::path("ptb") / file, file}}; }
 
 std::string_view trimmed(std::string_view line) {
   constexpr std::string_view kSpaces = " \t\r\n\v\f";
@@ -43,12 +41,13 @@ std::string join_rows(std::string_view raw) {
 fs::path download(const NamedSplit& split, ProgressSink& progress) {
   const std::string rows = fetch_rows({"ptb-text-only/ptb_text_only", "penn_treebank", split.name}, progress);
   std::string lines;
-  for_each_json_line(rows, "ptb-text-only/ptb_text_only, " + split.name, [&](const Json& row, const std::string& where) {
-    const std::string sentence = JsonReader(row, where).string("sentence");
-    if (sentence.find('\n') != std::string::npos)
-      throw_error(ErrorKind::kBadInput, where, ": key \"sentence\": must be one line");
-    lines += sentence + "\n";
-  });
+  for_each_json_line(rows, "ptb-text-only/ptb_text_only, " + split.name,
+                     [&](const Json& row, const std::string& where) {
+                       const std::string sentence = JsonReader(row, where).string("sentence");
+                       if (sentence.find('\n') != std::string::npos)
+                         throw_error(ErrorKind::kBadInput, where, ": key \"sentence\": must be one line");
+                       lines += sentence + "\n";
+                     });
   const fs::path file = dataset_cache() / split.files.front();
   make_folder(file.parent_path());
   write_file_atomically(file, lines);
