@@ -86,8 +86,11 @@ TEST(Lora, DoesNotDependOnWhatIsKeptOfTheForward) {
   };
   const auto again = run(true), kept = run(false);
   for (size_t layer = 0; layer < kept.size(); ++layer) {
-    for (size_t part = 0; part < kept[layer].parts.size(); ++part)
-      EXPECT_LT((again[layer].parts[part].b - kept[layer].parts[part].b).abs().max().item<double>(), 1e-4);
+    for (size_t part = 0; part < kept[layer].parts.size(); ++part) {
+      // AdamW divides gradients by their size: rounding shows in the entries that have next to none.
+      const at::Tensor &b = kept[layer].parts[part].b, difference = again[layer].parts[part].b - b;
+      EXPECT_LT(difference.norm().item<double>(), 0.01 * b.norm().item<double>());
+    }
   }
 }
 

@@ -464,7 +464,7 @@ TEST_F(GgufConfig, KeepsDivisorsThatAreNoKnownScaling) {
 }
 
 TEST_F(GgufConfig, RefusesWhatIsNotSupported) {
-  expect_gguf_refused(gguf_metadata("gemma2"), {"m.gguf", "gemma2", "llama, qwen2"});
+  expect_gguf_refused(gguf_metadata("gemma2"), {"m.gguf", "gemma2", "llama, deci, qwen2"});
   GgufBuilder experts = gguf_metadata("llama");
   expect_gguf_refused(experts.number("llama.expert_count", 8), {"llama.expert_count", "experts"});
   GgufBuilder yarn = gguf_metadata("qwen2");
