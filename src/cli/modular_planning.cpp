@@ -14,7 +14,10 @@ int64_t gradient_samples(const PlanningOptions& options) { return options.modula
 
 ModularOptions modular_options(const ModularCliOptions& given) {
   ModularOptions options;
-  if (given.refit) options.towards_dense = *given.refit == "dense";
+  if (given.refit) {
+    options.towards_dense = *given.refit != "self";
+    options.refit_attention = *given.refit == "all";
+  }
   if (given.neurons) options.choice = *given.neurons == "loss" ? NeuronChoice::kLoss : NeuronChoice::kLeverage;
   if (given.weigh_tokens) options.by_norm = *given.weigh_tokens == "norm";
   if (given.ridge) options.ridge = *given.ridge;

@@ -73,7 +73,7 @@ struct SizeTarget {
 
 // Of --method modular; those that are not given have the method's default.
 struct ModularCliOptions {
-  std::optional<std::string> refit;         // "dense" or "self"
+  std::optional<std::string> refit;         // "dense", "self" or "all"
   std::optional<std::string> neurons;       // "loss" or "leverage"
   std::optional<std::string> weigh_tokens;  // "norm" or "alike"
   std::optional<double> ridge;

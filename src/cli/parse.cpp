@@ -20,8 +20,9 @@ constexpr const char* kFooter =
 void add_modular(CLI::App& verb, ModularCliOptions& options) {
   verb.add_option("--refit", options.refit,
                   "of --method modular: what the neurons that stay are refitted towards, by least squares; dense: the "
-                  "dense model's stream, self: what the layer itself would add")
-      ->check(CLI::IsMember({"dense", "self"}))
+                  "dense model's stream, self: what the layer itself would add, all: the dense model's stream, with "
+                  "attention's output matrices refitted too")
+      ->check(CLI::IsMember({"dense", "self", "all"}))
       ->default_str("dense");
   verb.add_option("--neurons", options.neurons,
                   "of --method modular: which neurons go; loss: those that cost the loss least when the others are "

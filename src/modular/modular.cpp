@@ -76,11 +76,11 @@ class Compressor {
       sink_(layer_tensor_name(step.index(), suffix), values);
   }
 
-  // All streams through the attention, whose output matrix is refitted towards the dense stream where that is apart.
+  // All streams through the attention, whose output matrix is refitted towards the dense stream if that is asked for.
   void pass_attention(LayerStep& step, const DecoderLayer& original) {
     const auto attention = [&](const at::Tensor& x) { return forward_attention(original, step.context, x); };
-    if (is_apart()) {
-      step.transform(dense_, attention, 4);
+    if (is_apart()) step.transform(dense_, attention, 4);
+    if (is_apart() && options_.refit_attention) {
       refit_attention(step, original);
     } else {
       step.transform(calibration_, attention, 4);

@@ -64,7 +64,7 @@ def test_a_plan_file_gives_the_model_of_its_sizes(modular, run, llama, text_file
         assert (tmp_path / "by-plan" / name).read_bytes() == (tmp_path / "at-once" / name).read_bytes()
 
 
-@pytest.mark.parametrize("options", [["--neurons", "leverage"], ["--refit", "self"], ["--weigh-tokens", "alike"], ["--gradient-samples", "0"],
+@pytest.mark.parametrize("options", [["--neurons", "leverage"], ["--refit", "self"], ["--refit", "all"], ["--weigh-tokens", "alike"], ["--gradient-samples", "0"],
                                      ["--allocate", "lr", "--base", "auto", "--sweep-samples", "4"]], ids=" ".join)  # fmt: skip
 def test_every_way_gives_a_model(modular, run, text_file, tmp_path, options):
     modular(tmp_path / "out", "--avg", "25%", *options)

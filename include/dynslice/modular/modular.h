@@ -26,9 +26,11 @@ enum class NeuronChoice {
 struct ModularOptions {
   NeuronChoice choice = NeuronChoice::kLoss;
   bool towards_dense = true;  // refit towards the dense model's stream; else towards what the layer itself would add
-  double error_share = 0.5;   // of the stream's error so far that a refit towards the dense stream makes up for
-  bool by_norm = true;        // tokens weigh by 1 / ‖x_t‖² of the stream; else alike
-  double ridge = 1e-4;        // pull of the refitted rows towards what they were, in units of the mean diagonal
+  bool refit_attention =
+      false;                 // towards_dense: attention's output matrices are refitted as well, in front of the MLPs
+  double error_share = 0.5;  // of the stream's error so far that a refit towards the dense stream makes up for
+  bool by_norm = true;       // tokens weigh by 1 / ‖x_t‖² of the stream; else alike
+  double ridge = 1e-4;       // pull of the refitted rows towards what they were, in units of the mean diagonal
 };
 
 struct ModularResult {

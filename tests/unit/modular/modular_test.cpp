@@ -166,12 +166,14 @@ TEST(Modular, RefittingTowardsTheDenseStreamComesNearerToIt) {
   const TokenWindows windows = random_windows(96, 16, 61);
   const at::Tensor before = logits_of(model, windows);
   const SlicePlan plan = plan_of_sizes(model.config(), {48, 48, 48, 48});
-  const auto error = [&](bool towards_dense) {
+  const auto error = [&](bool towards_dense, bool attention) {
     ModularOptions options;
     options.towards_dense = towards_dense;
+    options.refit_attention = attention;
     return (logits_of(compress(model, plan, windows, options), windows) - before).square().mean().item<double>();
   };
-  EXPECT_LT(error(true), error(false));
+  EXPECT_LT(error(true, false), error(false, false));
+  EXPECT_LT(error(true, true), error(true, false));
 }
 
 TEST(Modular, TellsTheLossOfTheModelThatItMakes) {
