@@ -40,7 +40,7 @@ def run_ours(arguments, task):
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "samples.jsonl"
         command = [arguments.dynslice, "eval", arguments.model, "--tasks", task, "--data-dir", arguments.data, "--json", "-q",
-                   "--dtype", arguments.dtype, "--log-samples", file]
+                   "--dtype", arguments.dtype, "--log-samples", file, "--force"]
         if arguments.limit:
             command += ["--limit", arguments.limit]
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
