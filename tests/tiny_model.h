@@ -2,13 +2,16 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "dynslice/model/checkpoint.h"
+#include "dynslice/model/head.h"
 #include "dynslice/model/layer_walk.h"
 #include "dynslice/model/tensor_layout.h"
 
@@ -125,6 +128,35 @@ inline std::vector<at::Tensor> all_streams(const LayerWalk& walk, const TokenWin
   });
   for (at::Tensor& x : streams) x = x.reshape({-1, x.size(-1)}).to(at::kDouble);
   return streams;
+}
+
+// Of all tokens, [tokens, vocab_size] fp32.
+inline at::Tensor logits_of(const Checkpoint& model, const TokenWindows& windows) {
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  ResidualStream stream = walk.embed(windows);
+  run_dense(walk, "test", stream);
+  const at::Tensor last = stream.gather();
+  return logits(load_head(walk), last.reshape({-1, last.size(-1)}));
+}
+
+// Mean negative log-likelihood, nats a token.
+inline double loss_of(const Checkpoint& model, const TokenWindows& windows) {
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  ResidualStream stream = walk.embed(windows);
+  run_dense(walk, "test", stream);
+  return next_token_losses(walk, load_head(walk), std::move(stream), windows, "losses").mean().item<double>();
+}
+
+// The checkpoint has exactly the tensors that its configuration asks for.
+inline void expect_tensors_of_configuration(const MemoryCheckpoint& model) {
+  std::set<std::string> expected, found;
+  for (const OutputTensor& tensor : checkpoint_tensors(model.config(), at::kFloat)) {
+    expected.insert(tensor.name);
+    ASSERT_NE(model.find(tensor.name), nullptr) << tensor.name;
+    EXPECT_EQ(model.find(tensor.name)->shape, tensor.shape) << tensor.name;
+  }
+  for (const TensorInfo& info : model.tensors()) found.insert(info.name);
+  EXPECT_EQ(found, expected);
 }
 
 }  // namespace dynslice::testing

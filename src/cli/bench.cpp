@@ -1,6 +1,5 @@
 #include <ATen/Parallel.h>
 
-#include <algorithm>
 #include <iostream>
 #include <memory>
 
@@ -23,10 +22,8 @@ struct Measured {
 };
 
 Measured load(const Checkpoint& checkpoint, const ComputeOptions& compute, TerminalProgress& progress) {
-  uint64_t disk_bytes = 0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) disk_bytes += tensor.bytes;
   return {checkpoint.path().string(),
-          disk_bytes,
+          stored_bytes(checkpoint),
           count_cost(checkpoint.config()),
           ResidentModel(checkpoint, compute, progress),
           {}};
@@ -40,9 +37,7 @@ Checkpoints open_models(const BenchOptions& options, TerminalProgress& progress)
   std::vector<std::string> names = options.others;
   if (!options.against.empty()) names.push_back(options.against);
   for (const std::string& name : names) {
-    CommonOptions other = options.common;
-    other.model = name;
-    checkpoints.push_back(open_model(other, progress));
+    checkpoints.push_back(open_model(options.common, name, progress));
   }
   return checkpoints;
 }
@@ -52,22 +47,9 @@ ResourceEstimate estimate_bench(const Checkpoints& checkpoints, const ComputeOpt
                                 const BenchOptions& options) {
   const ResidentUse use{options.batch, options.prompt_tokens, options.decode_tokens, options.repeats + 1};
   ResourceEstimate all = estimate_resident(*checkpoints.front(), compute, use);
-  const auto add = [&](const std::string& name, uint64_t bytes) {
-    const auto part =
-        std::find_if(all.parts.begin(), all.parts.end(), [&](const MemoryPart& p) { return p.name == name; });
-    if (part != all.parts.end())
-      part->bytes += bytes;
-    else
-      all.parts.push_back({name, bytes});
-  };
   for (size_t i = 1; i < checkpoints.size(); ++i) {
     const bool is_against = !options.against.empty() && i + 1 == checkpoints.size();
-    const ResourceEstimate other = estimate_resident(*checkpoints[i], compute, use);
-    for (const MemoryPart& part : other.parts) {
-      if (part.name == "weights" || part.name == "cache")
-        add((is_against ? "against_" : "others_") + part.name, part.bytes);
-    }
-    all.work += other.work;
+    add_resident(all, *checkpoints[i], compute, use, is_against ? "against_" : "others_");
   }
   return all;
 }

@@ -16,13 +16,9 @@
 namespace dynslice::cli {
 namespace {
 
-bool is_given(const CompareOptions& options, const std::string& name) {
-  return std::ranges::any_of(options.common.given, [&](const auto& given) { return given.first == name; });
-}
-
 // As `eval` has it: with tasks only when it is asked for.
 bool asks_perplexity(const CompareOptions& options) {
-  return options.tasks.empty() || options.kl || is_given(options, "--ppl");
+  return options.tasks.empty() || options.kl || options.common.is_given("--ppl");
 }
 
 std::vector<ComparedModel> open_models(const CompareOptions& options, TerminalProgress& progress) {
@@ -187,10 +183,8 @@ void run(const CompareOptions& options, TerminalProgress& progress) {
     comparison.text_sha256 = source.sha256;
     text = describe_source(source, options);
   }
-  for (const TaskInfo& task : comparison.selection.tasks) {
-    comparison.questions.push_back(
-        load_questions(task, {options.limit, options.examples}, options.common.data_dir, progress));
-  }
+  comparison.questions =
+      load_questions(comparison.selection, {options.limit, options.examples}, options.common.data_dir, progress);
   const ResultCache cache(options.no_cache ? std::filesystem::path() : cache_folder() / "results");
   for (ComparedModel& model : comparison.models) model.contents = contents_of(*model.checkpoint, cache, progress);
   if (!measure_all(options, comparison, cache, progress)) return;

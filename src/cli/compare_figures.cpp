@@ -36,7 +36,7 @@ class FigureList {
     if (!model_.divergence.is_null()) add_divergence();
     for (const TaskGroup& group : comparison_.selection.groups) add_group(group);
     for (const TaskQuestions& task : comparison_.questions) {
-      if (!is_of_group(task.task.name)) add_task(task.task.name);
+      if (!comparison_.selection.is_of_group(task.task.name)) add_task(task.task.name);
     }
     add_speed();
     return std::move(figures_);
@@ -66,11 +66,8 @@ class FigureList {
     };
     size("parameters", FigureKind::kCount,
          [](const Checkpoint& checkpoint) { return static_cast<double>(count_cost(checkpoint.config()).parameters); });
-    size("bytes", FigureKind::kBytes, [](const Checkpoint& checkpoint) {
-      double bytes = 0;
-      for (const TensorInfo& tensor : checkpoint.tensors()) bytes += static_cast<double>(tensor.bytes);
-      return bytes;
-    });
+    size("bytes", FigureKind::kBytes,
+         [](const Checkpoint& checkpoint) { return static_cast<double>(stored_bytes(checkpoint)); });
   }
 
   void add_perplexity() {
@@ -102,12 +99,6 @@ class FigureList {
     const OrderedJson& same = model_.divergence.at("same_top");
     add("same_top", "same top token, %", FigureKind::kPercent, number(same.at("value"))).standard_error =
         number(same.at("stderr"));
-  }
-
-  bool is_of_group(const std::string& task) const {
-    return std::ranges::any_of(comparison_.selection.groups, [&](const TaskGroup& group) {
-      return std::ranges::find(group.members, task) != group.members.end();
-    });
   }
 
   // An accuracy and its difference, question by question.

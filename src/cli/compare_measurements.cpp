@@ -36,12 +36,8 @@ class OnText : public Measurement {
   using Measurement::Measurement;
 
   void open(ProgressSink& progress) override {
-    std::unique_ptr<Tokenizer> tokenizer;
-    text_ =
-        load_windows(options().text, TextUse::kEvaluation, options().common, *model().checkpoint, progress, &tokenizer);
-    measure_.protocol = parse_protocol(options().protocol);
-    scored_ = count_scored_text(*tokenizer, text_->windows, measure_.protocol);
-    if (measure_.protocol == PerplexityProtocol::kLlamaCpp) measure_.first_token = text_->bos_id;
+    text_ = load_text_to_score(options().text, parse_protocol(options().protocol), options().common,
+                               *model().checkpoint, progress);
   }
 
   void close() override { text_.reset(); }
@@ -64,14 +60,14 @@ class OnText : public Measurement {
   }
 
   PerplexityOptions measure_options(const ResourcePlan& plan) const {
-    PerplexityOptions with = measure_;
+    PerplexityOptions with = text_->measure;
     with.stream_bytes = plan.stream_bytes;
     return with;
   }
 
-  std::optional<LoadedText> text_;
-  ScoredText scored_;
-  PerplexityOptions measure_;
+  const TokenWindows& windows() const { return text_->loaded.windows; }
+
+  std::optional<TextToScore> text_;
 };
 
 class PerplexityMeasurement final : public OnText {
@@ -87,13 +83,13 @@ class PerplexityMeasurement final : public OnText {
   }
 
   ResourceEstimate estimate(const ComputeOptions& compute, int64_t stream_bytes) const override {
-    return estimate_perplexity(*model().checkpoint, compute, amount_of(text_->windows), stream_bytes);
+    return estimate_perplexity(*model().checkpoint, compute, amount_of(windows()), stream_bytes);
   }
 
   void run(const ResourcePlan& plan, const ResultCache& cache, ProgressSink& progress) override {
     const Perplexity perplexity =
-        measure_perplexity(*model().checkpoint, plan.compute, text_->windows, measure_options(plan), progress);
-    model().perplexity = result_of(perplexity, scored_, options().protocol, text_->windows);
+        measure_perplexity(*model().checkpoint, plan.compute, windows(), measure_options(plan), progress);
+    model().perplexity = result_of(perplexity, text_->scored, options().protocol, windows());
     cache.keep(text_fingerprint("perplexity"), model().perplexity);
   }
 };
@@ -113,20 +109,19 @@ class DivergenceMeasurement final : public OnText {
 
   void open(ProgressSink& progress) override {
     OnText::open(progress);
-    check_same_tokens(*first().checkpoint, *model().checkpoint, *text_);
+    check_same_tokens(*first().checkpoint, *model().checkpoint, text_->loaded);
   }
 
   ResourceEstimate estimate(const ComputeOptions& compute, int64_t stream_bytes) const override {
-    return estimate_divergence(*model().checkpoint, *first().checkpoint, compute, amount_of(text_->windows),
-                               stream_bytes);
+    return estimate_divergence(*model().checkpoint, *first().checkpoint, compute, amount_of(windows()), stream_bytes);
   }
 
   void run(const ResourcePlan& plan, const ResultCache& cache, ProgressSink& progress) override {
-    const Divergence divergence = measure_divergence(*model().checkpoint, *first().checkpoint, plan.compute,
-                                                     text_->windows, measure_options(plan), progress);
+    const Divergence divergence = measure_divergence(*model().checkpoint, *first().checkpoint, plan.compute, windows(),
+                                                     measure_options(plan), progress);
     const OrderedJson result = {
-        {"model", result_of(divergence.perplexity, scored_, options().protocol, text_->windows)},
-        {"first", result_of(divergence.reference, scored_, options().protocol, text_->windows)},
+        {"model", result_of(divergence.perplexity, text_->scored, options().protocol, windows())},
+        {"first", result_of(divergence.reference, text_->scored, options().protocol, windows())},
         {"divergence", to_json(divergence)}};
     take(result);
     cache.keep(pair_fingerprint(), result);
@@ -226,11 +221,7 @@ class SpeedMeasurement final : public Measurement {
   ResourceEstimate estimate(const ComputeOptions& compute, int64_t) const override {
     const ResidentUse use{options().batch, options().prompt_tokens, options().decode_tokens, options().repeats + 1};
     ResourceEstimate both = estimate_resident(*model().checkpoint, compute, use);
-    const ResourceEstimate other = estimate_resident(*first().checkpoint, compute, use);
-    for (const MemoryPart& part : other.parts) {
-      if (part.name == "weights" || part.name == "cache") both.parts.push_back({"first_" + part.name, part.bytes});
-    }
-    both.work += other.work;
+    add_resident(both, *first().checkpoint, compute, use, "first_");
     return both;
   }
 

@@ -33,16 +33,12 @@ void report(const EvalOptions& options, const ComputeOptions& compute, const Loa
 void run_perplexity(const EvalOptions& options, TerminalProgress& progress, OrderedJson json) {
   if (!options.against.empty()) return run_against(options, progress, std::move(json));
   const auto start = std::chrono::steady_clock::now();
-  PerplexityOptions measure;
-  measure.protocol = parse_protocol(options.protocol);
+  const PerplexityProtocol protocol = parse_protocol(options.protocol);
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
-  std::unique_ptr<Tokenizer> tokenizer;
-  const LoadedText text =
-      load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress, &tokenizer);
-  const ScoredText scored = count_scored_text(*tokenizer, text.windows, measure.protocol);
-  tokenizer.reset();
-  if (measure.protocol == PerplexityProtocol::kLlamaCpp) measure.first_token = text.bos_id;
+  const TextToScore to_score = load_text_to_score(options.text, protocol, options.common, *checkpoint, progress);
+  const LoadedText& text = to_score.loaded;
+  PerplexityOptions measure = to_score.measure;
   const auto plan = prepare(options.common, *checkpoint, compute,
                             {"eval",
                              [&](const ComputeOptions& with, int64_t stream_bytes) {
@@ -59,7 +55,7 @@ void run_perplexity(const EvalOptions& options, TerminalProgress& progress, Orde
     measure.journal = JournalPhase(*journal, "evaluation");
     const Perplexity result = measure_perplexity(*checkpoint, compute, text.windows, measure, progress);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    report(options, compute, text, result, scored, journal->job(), journal->earlier_seconds() + seconds,
+    report(options, compute, text, result, to_score.scored, journal->job(), journal->earlier_seconds() + seconds,
            std::move(json));
   });
   journal->remove_files();

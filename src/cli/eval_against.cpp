@@ -55,21 +55,16 @@ void check_same_tokens(const Checkpoint& reference, const Checkpoint& checkpoint
 
 void run_against(const EvalOptions& options, TerminalProgress& progress, OrderedJson json) {
   const auto start = std::chrono::steady_clock::now();
-  PerplexityOptions measure;
-  measure.protocol = parse_protocol(options.protocol);
+  const PerplexityProtocol protocol = parse_protocol(options.protocol);
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
-  CommonOptions other = options.common;
-  other.model = options.against;
-  const auto reference = open_model(other, progress);
-  std::unique_ptr<Tokenizer> tokenizer;
-  const LoadedText text =
-      load_windows(options.text, TextUse::kEvaluation, options.common, *checkpoint, progress, &tokenizer);
+  const auto reference = open_model(options.common, options.against, progress);
+  const TextToScore to_score = load_text_to_score(options.text, protocol, options.common, *checkpoint, progress);
+  const LoadedText& text = to_score.loaded;
+  PerplexityOptions measure = to_score.measure;
   check_same_tokens(*reference, *checkpoint, text);
   Outcome outcome;
-  outcome.scored = count_scored_text(*tokenizer, text.windows, measure.protocol);
-  tokenizer.reset();
-  if (measure.protocol == PerplexityProtocol::kLlamaCpp) measure.first_token = text.bos_id;
+  outcome.scored = to_score.scored;
   const auto plan = prepare(
       options.common, *checkpoint, compute,
       {"eval",

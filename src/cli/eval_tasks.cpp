@@ -20,29 +20,13 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-bool is_given(const EvalOptions& options, const std::string& name) {
-  for (const auto& [given, value] : options.common.given) {
-    if (given == name) return true;
-  }
-  return false;
-}
-
 // Scripts measure perplexity and tasks with the same options: those of the other one are no error.
 void tell_unused(const EvalOptions& options) {
   std::string unused;
   for (const char* name : {"--ppl-range", "--samples", "--seqlen", "--shuffle", "--protocol"}) {
-    if (is_given(options, name)) unused += (unused.empty() ? "" : ", ") + std::string(name);
+    if (options.common.is_given(name)) unused += (unused.empty() ? "" : ", ") + std::string(name);
   }
   if (!unused.empty()) log(LogLevel::kInfo, "Without --ppl only the tasks are run; not used: " + unused);
-}
-
-std::vector<TaskQuestions> load_all(const TaskSelection& selection, const EvalOptions& options,
-                                    TerminalProgress& progress) {
-  std::vector<TaskQuestions> all;
-  for (const TaskInfo& task : selection.tasks) {
-    all.push_back(load_questions(task, {options.limit, options.examples}, options.common.data_dir, progress));
-  }
-  return all;
 }
 
 // A model, and the questions in its tokens.
@@ -114,12 +98,6 @@ OrderedJson fingerprint_of(const EvalOptions& options, const ComputeOptions& com
   return json;
 }
 
-CommonOptions options_of_original(const EvalOptions& options) {
-  CommonOptions original = options.common;
-  original.model = options.against;
-  return original;
-}
-
 // What the journal keeps until the command is done, and the results as JSON; no journal after a dry run.
 struct Finished {
   std::unique_ptr<Journal> journal;
@@ -144,10 +122,12 @@ Finished answer_and_report(const EvalOptions& options, TerminalProgress& progres
   report.selection = tasks_named(options.tasks);
   const ComputeOptions asked = resolve_compute(options.common.device, options.common.dtype);
   auto checkpoint = open_model(options.common, progress);
-  report.questions = load_all(report.selection, options, progress);
+  report.questions =
+      load_questions(report.selection, {options.limit, options.examples}, options.common.data_dir, progress);
   const Examinee model(std::move(checkpoint), report.questions);
   std::optional<Examinee> original;
-  if (!options.against.empty()) original.emplace(open_model(options_of_original(options), progress), report.questions);
+  if (!options.against.empty())
+    original.emplace(open_model(options.common, options.against, progress), report.questions);
   std::optional<LoadedText> text;
   if (asks_perplexity && options.common.dry_run) {
     text = load_windows(options.text, TextUse::kEvaluation, options.common, model.checkpoint(), progress);
@@ -196,7 +176,7 @@ TaskSelection tasks_named(const std::string& list) {
 }
 
 void run_tasks(const EvalOptions& options, TerminalProgress& progress, const std::function<void(OrderedJson)>& then) {
-  const bool asks_perplexity = is_given(options, "--ppl");
+  const bool asks_perplexity = options.common.is_given("--ppl");
   if (!asks_perplexity) tell_unused(options);
   if (!options.log_samples.empty()) check_output_file(options.log_samples);
   Finished finished = answer_and_report(options, progress, asks_perplexity);

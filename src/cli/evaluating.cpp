@@ -31,6 +31,17 @@ std::string title_of(const TextSource& source) {
   return source.name + (source.split.empty() ? "" : " (" + source.split + ")");
 }
 
+TextToScore load_text_to_score(const TextOptions& options, PerplexityProtocol protocol, const CommonOptions& common,
+                               const Checkpoint& checkpoint, ProgressSink& progress) {
+  std::unique_ptr<Tokenizer> tokenizer;
+  TextToScore text;
+  text.loaded = load_windows(options, TextUse::kEvaluation, common, checkpoint, progress, &tokenizer);
+  text.scored = count_scored_text(*tokenizer, text.loaded.windows, protocol);
+  text.measure.protocol = protocol;
+  if (protocol == PerplexityProtocol::kLlamaCpp) text.measure.first_token = text.loaded.bos_id;
+  return text;
+}
+
 OrderedJson to_json(const Perplexity& perplexity, const ScoredText& text, const std::string& protocol) {
   const TextLevels levels = text_levels(perplexity, text);
   return {{"value", perplexity.value},

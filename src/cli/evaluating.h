@@ -13,6 +13,15 @@ namespace dynslice::cli {
 // "wikitext2 (test)".
 std::string title_of(const TextSource& source);
 
+// Text as a model has it, what of it is scored, and how.
+struct TextToScore {
+  LoadedText loaded;
+  ScoredText scored;
+  PerplexityOptions measure;  // without the memory for streams, and a journal
+};
+TextToScore load_text_to_score(const TextOptions& options, PerplexityProtocol protocol, const CommonOptions& common,
+                               const Checkpoint& checkpoint, ProgressSink& progress);
+
 // The object under perplexity.NAME.
 OrderedJson to_json(const Perplexity& perplexity, const ScoredText& text, const std::string& protocol);
 // "perplexity 23.63 ± 0.21", and a line with the figures of words and bytes.

@@ -61,8 +61,12 @@ std::filesystem::path resolve_model(const std::string& model, ProgressSink& prog
 }
 
 std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, ProgressSink& progress) {
+  return open_model(options, options.model, progress);
+}
+
+std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, const std::string& model, ProgressSink& progress) {
   if (options.threads > 0) at::set_num_threads(options.threads);
-  auto checkpoint = open_checkpoint(resolve_model(options.model, progress));
+  auto checkpoint = open_checkpoint(resolve_model(model, progress));
   log(LogLevel::kDebug,
       "model: " + checkpoint->path().string() + ", " + std::to_string(at::get_num_threads()) + " threads");
   return checkpoint;

@@ -22,6 +22,8 @@ void check_output_file(const std::filesystem::path& file);
 
 // Opens the model and sets the number of threads.
 std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, ProgressSink& progress);
+// Another one beside it, MODEL being `model`.
+std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, const std::string& model, ProgressSink& progress);
 
 struct LoadedText {
   TextSource source;

@@ -45,6 +45,13 @@ struct CommonOptions {
   std::string verb;
   std::vector<std::pair<std::string, std::string>> given;  // the options that decide the result, as they were given
   std::optional<RecipePlace> recipe;                       // when a recipe runs it
+
+  bool is_given(const std::string& option) const {
+    for (const auto& [name, value] : given) {
+      if (name == option) return true;
+    }
+    return false;
+  }
 };
 
 struct TextOptions {

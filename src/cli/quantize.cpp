@@ -81,15 +81,9 @@ void quantize_layers(const Quantizing& in, const FormatOf& format_of, Checkpoint
 
 // Embedding, head, norms and biases.
 void copy_the_rest(const Quantizing& in, CheckpointWriter& writer, ProgressSink& progress) {
-  std::vector<OutputTensor> rest;
-  int64_t values = 0;
-  for (const OutputTensor& tensor : checkpoint_tensors(in.config(), in.dtype())) {
-    if (is_linear_weight(tensor.name)) continue;
-    rest.push_back(tensor);
-    values += count_values(tensor);
-  }
-  ProgressTask task(progress, "Copying what stays", values, "parameters");
-  for (const OutputTensor& tensor : rest) copy_tensor(in.checkpoint, tensor.name, tensor, writer, task);
+  copy_tensors(
+      in.checkpoint, checkpoint_tensors(in.config(), in.dtype()),
+      [](const std::string& name) { return !is_linear_weight(name); }, "Copying what stays", writer, progress);
 }
 
 std::string layers_with(const QuantPlan& plan, int bits) {

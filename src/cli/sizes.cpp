@@ -3,13 +3,13 @@
 #include <iostream>
 
 #include "cli/terminal.h"
+#include "dynslice/model/resources.h"
 
 namespace dynslice::cli {
 
 SizeChange size_change(const Checkpoint& checkpoint, const ModelConfig& smaller, at::ScalarType out_dtype) {
-  SizeChange change{count_cost(checkpoint.config()), count_cost(smaller), 0, 0, 0};
+  SizeChange change{count_cost(checkpoint.config()), count_cost(smaller), stored_bytes(checkpoint), 0, 0};
   const uint64_t item = c10::elementSize(out_dtype);
-  for (const TensorInfo& tensor : checkpoint.tensors()) change.bytes_before += tensor.bytes;
   change.bytes_after = static_cast<uint64_t>(change.after.parameters) * item;
   change.bytes_before_at_output_dtype = static_cast<uint64_t>(change.before.parameters) * item;
   return change;

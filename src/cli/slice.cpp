@@ -90,20 +90,6 @@ ResourceEstimate estimate_slicing(const SliceInputs& in, const ComputeOptions& c
   return in.plan ? slicing : estimate_planning(in.options, in.checkpoint, compute, in.calibration) + slicing;
 }
 
-// Everything that is in no layer.
-void copy_rest(const Checkpoint& checkpoint, const std::vector<OutputTensor>& tensors, CheckpointWriter& writer,
-               ProgressSink& progress) {
-  std::vector<OutputTensor> rest;
-  int64_t values = 0;
-  for (const OutputTensor& tensor : tensors) {
-    if (split_layer_name(tensor.name)) continue;
-    rest.push_back(tensor);
-    values += count_values(tensor);
-  }
-  ProgressTask task(progress, "Copying embedding and head", values, "parameters");
-  for (const OutputTensor& tensor : rest) copy_tensor(checkpoint, tensor.name, tensor, writer, task);
-}
-
 // Plans, slices and writes the checkpoint; what the journal holds of that is taken from there.
 void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& folder, Journal& journal,
                      std::chrono::steady_clock::time_point start, ProgressSink& progress) {
@@ -124,7 +110,8 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
   if (planned.plan.is_modular()) {
     compress_mlps(walk, planned.plan, windows, sensitivity, modular_options(in.options.modular), write, nullptr,
                   JournalPhase(journal, "compressing"));
-    copy_rest(in.checkpoint, tensors, writer, progress);
+    const auto is_in_no_layer = [](const std::string& name) { return !split_layer_name(name); };
+    copy_tensors(in.checkpoint, tensors, is_in_no_layer, "Copying embedding and head", writer, progress);
   } else {
     const TensorSink sink{write, [&](const std::string& name, int64_t begin, const at::Tensor& rows) {
                             writer.write_rows(name, begin, rows);

@@ -1,26 +1,16 @@
 #include "cli/sweep_tasks.h"
 
-#include <algorithm>
 #include <map>
 
 #include "cli/eval_tasks.h"
 #include "dynslice/quantize/planned_checkpoint.h"
+#include "dynslice/quantize/quant_plan.h"
 #include "dynslice/text/tokenizer.h"
 
 namespace dynslice::cli {
-namespace {
-
-bool is_member(const std::vector<TaskGroup>& groups, const std::string& task) {
-  return std::ranges::any_of(
-      groups, [&](const TaskGroup& group) { return std::ranges::find(group.members, task) != group.members.end(); });
-}
-
-}  // namespace
-
 SweepTasks::SweepTasks(const QuantizeOptions& options, const Checkpoint& checkpoint, ProgressSink& progress)
-    : selection_(tasks_named(options.tasks)) {
-  for (const TaskInfo& task : selection_.tasks)
-    questions_.push_back(load_questions(task, {options.task_limit, std::nullopt}, options.common.data_dir, progress));
+    : selection_(tasks_named(options.tasks)),
+      questions_(load_questions(selection_, {options.task_limit, std::nullopt}, options.common.data_dir, progress)) {
   run_ = std::make_unique<TaskRun>(questions_, *load_tokenizer(checkpoint.path()), checkpoint);
 }
 
@@ -28,7 +18,7 @@ std::vector<std::string> SweepTasks::names() const {
   std::vector<std::string> names;
   for (const TaskGroup& group : selection_.groups) names.push_back(group.name);
   for (const TaskInfo& task : selection_.tasks) {
-    if (!is_member(selection_.groups, task.name)) names.push_back(task.name);
+    if (!selection_.is_of_group(task.name)) names.push_back(task.name);
   }
   return names;
 }
@@ -41,9 +31,7 @@ ResourceEstimate SweepTasks::estimate(const Quantizing& in, const ComputeOptions
   ResourceEstimate one =
       estimate_answers(in.checkpoint, compute, run_->amount(), default_turn_bytes(in.checkpoint, compute.device));
   int64_t weights = 0;
-  for (int64_t layer = 0; layer < in.config().num_layers(); ++layer) {
-    for (const LinearShape& matrix : linear_shapes(in.config(), layer)) weights += matrix.rows * matrix.columns;
-  }
+  for (int64_t layer = 0; layer < in.config().num_layers(); ++layer) weights += layer_weights(in.config(), layer);
   one.parts.push_back({"quantized_layers", static_cast<uint64_t>(weights) * levels_of(in.options).size()});
   ResourceEstimate all = one;
   for (int64_t plan = 1; plan < plans; ++plan) all.work += one.work;
@@ -86,7 +74,7 @@ std::vector<double> SweepTasks::ask(const Checkpoint& model, const ComputeOption
   std::vector<double> accuracies;
   for (const TaskGroup& group : selection_.groups) accuracies.push_back(figures_of(group, outcomes).acc.value);
   for (const TaskOutcome& outcome : outcomes) {
-    if (!is_member(selection_.groups, outcome.name)) accuracies.push_back(figures_of(outcome).acc.value);
+    if (!selection_.is_of_group(outcome.name)) accuracies.push_back(figures_of(outcome).acc.value);
   }
   return accuracies;
 }

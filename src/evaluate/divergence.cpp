@@ -40,12 +40,8 @@ class ComparisonWalk {
 
   NextTokenComparison run() {
     restore();
-    const int64_t turns = (windows_.count + per_turn_ - 1) / per_turn_;
-    for (; turn_ < turns; ++turn_) {
-      const std::string suffix =
-          turns > 1 ? " (part " + std::to_string(turn_ + 1) + " of " + std::to_string(turns) + ")" : "";
-      const int64_t first = turn_ * per_turn_;
-      const TokenWindows some = windows_.part(first, std::min(per_turn_, windows_.count - first));
+    for (; turn_ * per_turn_ < windows_.count; ++turn_) {
+      const auto [some, suffix] = turn_of(windows_, turn_, per_turn_);
       walk_layers(reference_, 0, some, suffix);
       walk_layers(model_, layers_of(reference_), some, suffix);
       add(compare_next_tokens({model_.walk, model_.head, std::move(model_.stream)},
@@ -119,14 +115,6 @@ class ComparisonWalk {
 };
 
 double squared(double value) { return value * value; }
-
-Estimate mean_of(const at::Tensor& values) {
-  Estimate estimate{values.mean().item<double>(), 0};
-  if (values.numel() > 1)
-    estimate.standard_error =
-        std::sqrt(values.var(/*unbiased=*/true).item<double>() / static_cast<double>(values.numel()));
-  return estimate;
-}
 
 Spread spread_of(const at::Tensor& values) {
   const at::Tensor sorted = std::get<0>(values.reshape({-1}).sort());

@@ -24,12 +24,8 @@ class LossWalk {
   // Losses of all windows, fp64 [windows, T - 1].
   at::Tensor run() {
     restore();
-    const int64_t turns = (windows_.count + per_turn_ - 1) / per_turn_;
-    for (; turn_ < turns; ++turn_) {
-      const std::string suffix =
-          turns > 1 ? " (part " + std::to_string(turn_ + 1) + " of " + std::to_string(turns) + ")" : "";
-      const int64_t first = turn_ * per_turn_;
-      const TokenWindows some = windows_.part(first, std::min(per_turn_, windows_.count - first));
+    for (; turn_ * per_turn_ < windows_.count; ++turn_) {
+      const auto [some, suffix] = turn_of(windows_, turn_, per_turn_);
       if (stream_.chunks.empty()) stream_ = walk_.embed(some);
       run_dense(walk_, "Layers" + suffix, stream_, {first_layer_, [&](int64_t next) { save(next); }});
       const at::Tensor turn_losses = next_token_losses(walk_, head_, std::move(stream_), some, "Losses" + suffix);
@@ -108,9 +104,23 @@ int64_t windows_per_turn(int64_t bytes_per_window, int64_t stream_bytes, int64_t
   return fitting > chunk ? fitting / chunk * chunk : fitting;
 }
 
+WindowTurn turn_of(const TokenWindows& all, int64_t turn, int64_t per_turn) {
+  const int64_t first = turn * per_turn, turns = (all.count + per_turn - 1) / per_turn;
+  return {all.part(first, std::min(per_turn, all.count - first)),
+          turns > 1 ? " (part " + std::to_string(turn + 1) + " of " + std::to_string(turns) + ")" : ""};
+}
+
 at::Tensor scored(const at::Tensor& values, const TokenWindows& windows, PerplexityProtocol protocol) {
   const int64_t skip = first_scored_token(protocol, windows.length) - 1;  // entry t is of token t + 1
   return values.narrow(1, skip, windows.length - 1 - skip);
+}
+
+Estimate mean_of(const at::Tensor& values) {
+  Estimate estimate{values.mean().item<double>(), 0};
+  if (values.numel() > 1)
+    estimate.standard_error =
+        std::sqrt(values.var(/*unbiased=*/true).item<double>() / static_cast<double>(values.numel()));
+  return estimate;
 }
 
 Perplexity perplexity_of(const at::Tensor& losses, const TokenWindows& windows) {
@@ -119,14 +129,12 @@ Perplexity perplexity_of(const at::Tensor& losses, const TokenWindows& windows) 
   result.tokens = windows.tokens();
   result.seqlen = windows.length;
   result.scored_tokens = losses.numel();
-  result.mean_loss = losses.mean().item<double>();
-  result.value = std::exp(result.mean_loss);
+  const Estimate mean = mean_of(losses);
+  result.mean_loss = mean.value;
+  result.value = std::exp(mean.value);
+  result.standard_error = result.value * mean.standard_error;
   const at::Tensor by_window = losses.mean(1).contiguous();
   result.window_losses.assign(by_window.const_data_ptr<double>(), by_window.const_data_ptr<double>() + windows.count);
-  if (losses.numel() > 1) {
-    const double variance = losses.var(/*unbiased=*/true).item<double>();
-    result.standard_error = result.value * std::sqrt(variance / static_cast<double>(losses.numel()));
-  }
   return result;
 }
 

@@ -2,16 +2,13 @@
 
 #include <utf8proc.h>
 
-#include <algorithm>
 #include <cstdint>
 
+#include "text/python_string.h"
 #include "text/tokenizer_unicode.h"
 
 namespace dynslice {
 namespace {
-
-// White_Space, and the four separators that Python counts by their bidirectional class.
-bool is_python_space(uint32_t c) { return is_whitespace(c) || (c >= 0x1C && c <= 0x1F); }
 
 constexpr uint32_t kCapitalSigma = 0x3A3, kFinalSigma = 0x3C2, kSharpS = 0xDF, kCapitalIWithDot = 0x130;
 
@@ -46,19 +43,9 @@ void append_title(std::string& target, uint32_t c) {
 
 }  // namespace
 
-std::string_view python_rstrip(std::string_view text) {
-  while (!text.empty() && is_python_space(last_code_point(text))) {
-    do {
-      text.remove_suffix(1);
-    } while (!text.empty() && (static_cast<unsigned char>(text.data()[text.size()]) & 0xC0) == 0x80);
-  }
-  return text;
-}
+std::string_view python_rstrip(std::string_view text) { return python::strip(text, nullptr, false, true); }
 
-std::string_view python_strip(std::string_view text) {
-  while (!text.empty() && is_python_space(code_point_at(text))) text.remove_prefix(utf8_length(text.front()));
-  return python_rstrip(text);
-}
+std::string_view python_strip(std::string_view text) { return python::strip(text, nullptr, true, true); }
 
 std::string python_capitalize(std::string_view text) {
   std::string result;
@@ -73,20 +60,6 @@ std::string python_capitalize(std::string_view text) {
     at = next;
   }
   return result;
-}
-
-int64_t python_length(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
-}
-
-std::string python_replace(std::string_view text, std::string_view from, std::string_view to) {
-  std::string result;
-  for (size_t found = text.find(from); found != std::string_view::npos; found = text.find(from)) {
-    result += text.substr(0, found);
-    result += to;
-    text.remove_prefix(found + from.size());
-  }
-  return result += text;
 }
 
 }  // namespace dynslice

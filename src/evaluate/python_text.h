@@ -13,10 +13,4 @@ std::string_view python_strip(std::string_view text);
 // str.capitalize(): the first character in title case, all others in lower case.
 std::string python_capitalize(std::string_view text);
 
-// len(str): characters, not bytes.
-int64_t python_length(std::string_view text);
-
-// text.replace(from, to).
-std::string python_replace(std::string_view text, std::string_view from, std::string_view to);
-
 }  // namespace dynslice

@@ -236,6 +236,12 @@ std::vector<std::string> task_names() {
   return names;
 }
 
+bool TaskSelection::is_of_group(const std::string& task) const {
+  return std::any_of(groups.begin(), groups.end(), [&](const TaskGroup& group) {
+    return std::find(group.members.begin(), group.members.end(), task) != group.members.end();
+  });
+}
+
 TaskSelection select_tasks(const std::vector<std::string>& names) {
   Selector selector;
   for (const std::string& name : names) selector.add(name);

@@ -7,6 +7,7 @@
 
 #include "dynslice/support/error.h"
 #include "evaluate/python_text.h"
+#include "text/python_string.h"
 
 namespace dynslice {
 namespace {
@@ -152,7 +153,7 @@ std::string without_brackets(std::string_view text) {
 
 // Brackets are left over from WikiHow.
 std::string clean_hellaswag(const std::string& text) {
-  return python_replace(without_brackets(python_replace(python_strip(text), " [title]", ". ")), "  ", " ");
+  return python::replace_text(without_brackets(python::replace_text(python_strip(text), " [title]", ". ")), "  ", " ");
 }
 
 TaskDocument read_hellaswag(const JsonReader& row) {

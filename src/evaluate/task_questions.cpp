@@ -4,8 +4,8 @@
 #include "dynslice/evaluate/tasks.h"
 #include "dynslice/support/error.h"
 #include "evaluate/python_random.h"
-#include "evaluate/python_text.h"
 #include "evaluate/task_documents.h"
+#include "text/tokenizer_unicode.h"
 
 namespace dynslice {
 namespace {
@@ -100,11 +100,11 @@ Question make_question(const TaskInfo& task, const TaskDocument& document, const
   for (const std::string& context : document.contexts) question.contexts.push_back(before + context);
   if (task.is_cloze()) {
     question.continuations.push_back(document.target);
-    question.characters.push_back(python_length(document.target));
+    question.characters.push_back(count_characters(document.target));
   }
   for (const std::string& choice : document.choices) {
     question.continuations.push_back(kTargetDelimiter + (document.target.empty() ? choice : document.target));
-    question.characters.push_back(python_length(choice));
+    question.characters.push_back(count_characters(choice));
   }
   return question;
 }
@@ -139,6 +139,13 @@ TaskQuestions load_questions(const TaskInfo& task, const TaskSettings& settings,
     result.questions.push_back(std::move(question));
   }
   return result;
+}
+
+std::vector<TaskQuestions> load_questions(const TaskSelection& selection, const TaskSettings& settings,
+                                          const std::filesystem::path& data_dir, ProgressSink& progress) {
+  std::vector<TaskQuestions> all;
+  for (const TaskInfo& task : selection.tasks) all.push_back(load_questions(task, settings, data_dir, progress));
+  return all;
 }
 
 }  // namespace dynslice

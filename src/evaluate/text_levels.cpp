@@ -1,12 +1,13 @@
 #include "dynslice/evaluate/text_levels.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <numbers>
 #include <span>
 #include <string>
 #include <string_view>
+
+#include "text/tokenizer_unicode.h"
 
 namespace dynslice {
 namespace {
@@ -22,20 +23,13 @@ std::pair<uint32_t, size_t> character_at(std::string_view text, size_t place) {
   return {code, length};
 }
 
-// The characters at which Python's str.split() parts.
-bool is_white_space(uint32_t code) {
-  constexpr std::array<uint32_t, 8> kOthers = {0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000};
-  return (code >= 0x09 && code <= 0x0D) || (code >= 0x1C && code <= 0x20) || (code >= 0x2000 && code <= 0x200A) ||
-         std::find(kOthers.begin(), kOthers.end(), code) != kOthers.end();
-}
-
 // Words of `text` that begin at `from` or behind it.
 int64_t count_words(std::string_view text, size_t from) {
   int64_t words = 0;
   bool in_word = false;
   for (size_t place = 0; place < text.size();) {
     const auto [code, length] = character_at(text, place);
-    const bool space = is_white_space(code);
+    const bool space = is_python_space(code);
     if (!space && !in_word && place >= from) ++words;
     in_word = !space;
     place += length;

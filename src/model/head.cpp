@@ -45,6 +45,12 @@ void pick_targets(at::Tensor picked, const at::Tensor& logits, const at::Tensor&
   picked.copy_(at::where(inside, found, picked));
 }
 
+void check_likelihoods(const at::Tensor& values, const Checkpoint& checkpoint) {
+  if (at::isfinite(values).all().item<bool>()) return;
+  throw_error(ErrorKind::kBadInput, checkpoint.path().string(),
+              ": the model's logits are NaN or infinite; its weights are damaged, or too large for the dtype");
+}
+
 Head load_head(const LayerWalk& walk, std::optional<at::ScalarType> dtype) {
   const ModelConfig& config = walk.config();
   const Checkpoint& checkpoint = walk.checkpoint();
@@ -105,10 +111,7 @@ at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualSt
   }
   const at::Tensor losses =
       (state.log_sum - state.target_logit).cpu().view({windows.count, windows.length}).narrow(1, 0, windows.length - 1);
-  if (!at::isfinite(losses).all().item<bool>()) {
-    throw_error(ErrorKind::kBadInput, walk.checkpoint().path().string(),
-                ": the model's logits are NaN or infinite; its weights are damaged, or too large for the dtype");
-  }
+  check_likelihoods(losses, walk.checkpoint());
   return losses.contiguous();
 }
 

@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "dynslice/model/head.h"
-#include "dynslice/support/error.h"
 #include "model/distribution_pair.h"
 #include "model/kernels.h"
 #include "model/logit_blocks.h"
@@ -20,10 +19,7 @@ at::Tensor of_next_tokens(const at::Tensor& values, const TokenWindows& windows)
 at::Tensor finite_losses(const at::Tensor& log_sums, const at::Tensor& target_logits, const ComparedHead& side,
                          const TokenWindows& windows) {
   at::Tensor losses = of_next_tokens(log_sums - target_logits, windows);
-  if (!at::isfinite(losses).all().item<bool>()) {
-    throw_error(ErrorKind::kBadInput, side.walk.checkpoint().path().string(),
-                ": the model's logits are NaN or infinite; its weights are damaged, or too large for the dtype");
-  }
+  check_likelihoods(losses, side.walk.checkpoint());
   return losses;
 }
 

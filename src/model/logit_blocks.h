@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "dynslice/model/checkpoint.h"
 #include "dynslice/support/token_windows.h"
 
 namespace dynslice {
@@ -13,7 +14,7 @@ namespace dynslice {
 inline constexpr int64_t kVocabularyBlock = 8192;
 
 // Logits are made for some tokens and some of these rows at a time: on the CPU few enough to be still in the cache when
-// they are summed up, on a device so many that launching its kernels does not count (resources.cpp knows these sizes).
+// they are summed up, on a device so many that launching its kernels does not count.
 struct LogitBlock {
   int64_t tokens, columns;
 };
@@ -27,5 +28,8 @@ at::Tensor next_ids(const TokenWindows& windows, at::Device device);
 
 // Puts the logits [n, columns] of the targets [n] that lie in [begin, begin + columns) into `picked` [n].
 void pick_targets(at::Tensor picked, const at::Tensor& logits, const at::Tensor& targets, int64_t begin);
+
+// Throws kBadInput, naming the model, when what its logits gave is NaN or infinite anywhere.
+void check_likelihoods(const at::Tensor& values, const Checkpoint& checkpoint);
 
 }  // namespace dynslice

@@ -105,8 +105,7 @@ int64_t default_turn_bytes(const Checkpoint& checkpoint, at::Device device) {
   if (const auto free_memory = free_device_bytes(device)) {
     return std::max(kLeast, static_cast<int64_t>(std::min<uint64_t>(*free_memory / 4, INT64_MAX)));
   }
-  int64_t weights = 0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) weights += static_cast<int64_t>(tensor.bytes);
+  const auto weights = static_cast<int64_t>(stored_bytes(checkpoint));
   const auto free_memory = static_cast<int64_t>(std::min<uint64_t>(available_memory_bytes(), INT64_MAX));
   return std::max(kLeast, std::min(weights / 4, free_memory / 4));
 }

@@ -5,6 +5,7 @@
 
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/machine.h"
+#include "model/logit_blocks.h"
 
 namespace dynslice {
 namespace {
@@ -13,9 +14,6 @@ namespace {
 constexpr uint64_t kLibraryBytes = uint64_t{112} << 20;
 // The same on a CUDA device: kernels, which are loaded when they are first needed, and the work space of cuBLAS.
 constexpr uint64_t kDeviceLibraryBytes = uint64_t{256} << 20;
-// Rows of embedding and head that are in memory at once, and tokens whose logits for them are (on the CPU, elsewhere).
-constexpr int64_t kVocabularyBlock = 8192;
-constexpr int64_t kTokenBlock = 1024, kDeviceTokenBlock = 4096;
 // Weights that quantize rounds at a time, about.
 constexpr int64_t kRoundedValues = int64_t{1} << 20;
 
@@ -119,7 +117,7 @@ std::vector<MemoryPart> embedding_parts(const ModelConfig& config, const Compute
 
 std::vector<MemoryPart> head_parts(const ModelConfig& config, const ComputeOptions& compute, TextAmount text) {
   const int64_t rows = std::min(config.vocab_size, kVocabularyBlock);
-  const int64_t tokens = std::min(text.tokens(), compute.device.is_cpu() ? kTokenBlock : kDeviceTokenBlock);
+  const int64_t tokens = std::min(text.tokens(), logit_block(compute.device).tokens);
   return {program_part(compute.device),
           {"head_block", u64(rows * config.head_columns() * (4 + item(compute.dtype)))},
           {"logits", u64(3 * tokens * rows * 4)},
@@ -130,7 +128,7 @@ std::vector<MemoryPart> head_parts(const ModelConfig& config, const ComputeOptio
 std::vector<MemoryPart> compared_head_parts(const ModelConfig& first, const ModelConfig& second,
                                             const ComputeOptions& compute, TextAmount text) {
   const int64_t rows = std::min(first.vocab_size, kVocabularyBlock);
-  const int64_t tokens = std::min(text.tokens(), compute.device.is_cpu() ? kTokenBlock : kDeviceTokenBlock);
+  const int64_t tokens = std::min(text.tokens(), logit_block(compute.device).tokens);
   // On a device logits and exponentials are in fp64 as well.
   const int64_t logits = compute.device.is_cpu() ? 3 * 4 : 2 * 4 + 4 * 8;
   return {program_part(compute.device),
@@ -147,12 +145,6 @@ double attention_flops(const ModelConfig& config, TextAmount text) {
   return flops * static_cast<double>(text.tokens());
 }
 
-double stored_bytes(const Checkpoint& checkpoint) {
-  double bytes = 0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) bytes += static_cast<double>(tensor.bytes);
-  return bytes;
-}
-
 Work walking_work(const Checkpoint& checkpoint, TextAmount text, int64_t walks) {
   const ModelConfig& config = checkpoint.config();
   int64_t multiply_adds = 0;
@@ -164,7 +156,7 @@ Work walking_work(const Checkpoint& checkpoint, TextAmount text, int64_t walks) 
   Work work;
   work.forward_flops =
       2.0 * static_cast<double>(multiply_adds) * static_cast<double>(text.tokens()) + attention_flops(config, text);
-  work.bytes_read = stored_bytes(checkpoint) * static_cast<double>(walks);
+  work.bytes_read = static_cast<double>(stored_bytes(checkpoint)) * static_cast<double>(walks);
   return work;
 }
 
@@ -205,6 +197,12 @@ Work& Work::operator+=(const Work& other) {
 }
 
 uint64_t ResourceEstimate::fixed_bytes() const { return total(parts); }
+
+uint64_t stored_bytes(const Checkpoint& checkpoint) {
+  uint64_t bytes = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) bytes += tensor.bytes;
+  return bytes;
+}
 
 ResourceEstimate operator+(const ResourceEstimate& first, const ResourceEstimate& second) {
   const auto all = [](const ResourceEstimate& e) { return e.fixed_bytes() + e.stream_bytes; };
@@ -267,7 +265,7 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
 
   const TextAmount both{calibration.windows + held_out.windows, calibration.length};
   estimate.work.forward_flops = attention_flops(config, both);
-  estimate.work.bytes_read = stored_bytes(checkpoint);
+  estimate.work.bytes_read = static_cast<double>(stored_bytes(checkpoint));
   const double dd = static_cast<double>(d) * static_cast<double>(d);
   for (const LayerShape& shape : (sliced != nullptr ? *sliced : config).layers) {
     add_slicing(estimate.work, config, shape, sliced != nullptr, both.tokens());
@@ -401,7 +399,7 @@ ResourceEstimate estimate_quantize(const Checkpoint& checkpoint, const ComputeOp
   if (!by_gptq) {
     // Rows of a matrix in fp32, their codes, and what is packed of them.
     estimate.parts = {program_part(at::kCPU), {"rows", u64(std::min(matrix, kRoundedValues) * (4 + 1 + 1))}};
-    estimate.work.bytes_read = stored_bytes(checkpoint) + static_cast<double>(output_bytes);
+    estimate.work.bytes_read = static_cast<double>(stored_bytes(checkpoint) + output_bytes);
     return estimate;
   }
   estimate.parts = walking_parts(checkpoint, compute, text);
@@ -484,6 +482,21 @@ ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOp
   return estimate;
 }
 
+void add_resident(ResourceEstimate& estimate, const Checkpoint& other, const ComputeOptions& compute,
+                  const ResidentUse& use, const std::string& prefix) {
+  const ResourceEstimate alone = estimate_resident(other, compute, use);
+  for (const MemoryPart& part : alone.parts) {
+    if (part.name != "weights" && part.name != "cache") continue;
+    const auto same = std::ranges::find(estimate.parts, prefix + part.name, &MemoryPart::name);
+    if (same == estimate.parts.end()) {
+      estimate.parts.push_back({prefix + part.name, part.bytes});
+    } else {
+      same->bytes += part.bytes;
+    }
+  }
+  estimate.work += alone.work;
+}
+
 ResourceEstimate estimate_training(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
                                    const TrainingUse& use) {
   const ModelConfig& config = checkpoint.config();
@@ -538,10 +551,9 @@ int64_t activation_bytes(const LayerShape& shape, int64_t head_dim, at::ScalarTy
 ResourceEstimate estimate_conversion(const Checkpoint& checkpoint, uint64_t output_bytes) {
   constexpr uint64_t kChunks = 3 * (uint64_t{16} << 20);  // in fp32, as written, and what malloc keeps
   ResourceEstimate estimate;
-  const auto stored = static_cast<uint64_t>(stored_bytes(checkpoint));
   estimate.parts = {program_part(at::kCPU), {"chunks", kChunks}};
   estimate.output_bytes = output_bytes;
-  estimate.work.bytes_read = static_cast<double>(stored + output_bytes);
+  estimate.work.bytes_read = static_cast<double>(stored_bytes(checkpoint) + output_bytes);
   return estimate;
 }
 

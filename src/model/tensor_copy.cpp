@@ -34,4 +34,18 @@ void copy_tensor(const Checkpoint& source, const std::string& name, const Output
   }
 }
 
+void copy_tensors(const Checkpoint& source, const std::vector<OutputTensor>& tensors,
+                  const std::function<bool(const std::string& name)>& stays, const std::string& title,
+                  CheckpointWriter& writer, ProgressSink& progress) {
+  std::vector<OutputTensor> rest;
+  int64_t values = 0;
+  for (const OutputTensor& tensor : tensors) {
+    if (!stays(tensor.name)) continue;
+    rest.push_back(tensor);
+    values += count_values(tensor);
+  }
+  ProgressTask task(progress, title, values, "parameters");
+  for (const OutputTensor& tensor : rest) copy_tensor(source, tensor.name, tensor, writer, task);
+}
+
 }  // namespace dynslice

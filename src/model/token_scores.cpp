@@ -8,20 +8,10 @@
 
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
+#include "model/logit_blocks.h"
 
 namespace dynslice {
 namespace {
-
-// As in head.cpp, which says why: rows of the output matrix in memory, and the block of logits made at a time.
-constexpr int64_t kVocabularyBlock = 8192;
-
-struct LogitBlock {
-  int64_t rows, columns;
-};
-
-LogitBlock logit_block(at::Device device) {
-  return device.is_cpu() ? LogitBlock{1024, 2048} : LogitBlock{4096, kVocabularyBlock};
-}
 
 // The targets in order of their rows, and what is known of rows and targets so far.
 class Scores {
@@ -130,7 +120,7 @@ at::Tensor score_tokens(const LayerWalk& walk, const Head& head, ResidualStream 
     int64_t first = 0;
     stream.visit([&](const at::Tensor& chunk) {
       if (chunk.size(0) == 0) return;
-      for (const at::Tensor& block : chunk.split(at_once.rows)) {
+      for (const at::Tensor& block : chunk.split(at_once.tokens)) {
         for (int64_t row = 0; row < matrix.size(0); row += at_once.columns) {
           const at::Tensor part = matrix.narrow(0, row, std::min(at_once.columns, matrix.size(0) - row));
           scores.add(kernels::linear(block, part, {}), begin + row, first);
@@ -141,10 +131,7 @@ at::Tensor score_tokens(const LayerWalk& walk, const Head& head, ResidualStream 
     });
   }
   const at::Tensor result = scores.result();
-  if (!at::isfinite(result).all().item<bool>()) {
-    throw_error(ErrorKind::kBadInput, walk.checkpoint().path().string(),
-                ": the model's logits are NaN or infinite; its weights are damaged, or too large for the dtype");
-  }
+  check_likelihoods(result, walk.checkpoint());
   return result;
 }
 

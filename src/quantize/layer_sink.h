@@ -1,6 +1,7 @@
 // Hands out the matrices of a layer that are held, and quantized, as one.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "dynslice/quantize/quantize.h"
@@ -9,9 +10,8 @@ namespace dynslice {
 
 class LayerSink {
  public:
-  // `sink` must outlive it.
-  LayerSink(const ModelConfig& config, int64_t layer, const MatrixSink& sink)
-      : layer_(layer), matrices_(linear_shapes(config, layer)), sink_(sink) {}
+  LayerSink(const ModelConfig& config, int64_t layer, MatrixSink sink)
+      : layer_(layer), matrices_(linear_shapes(config, layer)), sink_(std::move(sink)) {}
 
   // The next matrices of the layer, whose rows `whole` has.
   void write(const QuantizedMatrix& whole) {
@@ -25,7 +25,7 @@ class LayerSink {
  private:
   int64_t layer_;
   std::vector<LinearShape> matrices_;
-  const MatrixSink& sink_;
+  MatrixSink sink_;
   size_t next_ = 0;
 };
 

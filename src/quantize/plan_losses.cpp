@@ -133,12 +133,11 @@ class PlanWalk {
                                        std::vector<SecondMoment> moments) const {
     std::map<int, DecoderLayer> quantized;
     for (const int bits : levels) quantized[bits] = step.layer;
-    std::map<int, MatrixSink> sinks;
-    std::map<int, LayerSink> handing;
+    std::map<int, LayerSink> sinks;
     for (const int bits : levels) {
       if (bits == 0 || !quantizer_.sink) continue;
-      sinks[bits] = [this, bits](const MatrixRows& rows) { quantizer_.sink(bits, rows); };
-      handing.try_emplace(bits, walk_.config(), step.index(), sinks[bits]);
+      sinks.try_emplace(bits, walk_.config(), step.index(),
+                        [this, bits](const MatrixRows& rows) { quantizer_.sink(bits, rows); });
     }
     const auto linears = linears_of(step.layer);
     for (size_t i = 0; i < linears.size(); ++i) {
@@ -156,7 +155,7 @@ class PlanWalk {
         const QuantizedMatrix matrix =
             is_rounded ? round_to_nearest(whole, format) : solvers.at(unit).quantize(whole, format);
         (quantized[bits].*linears[i]).weight = matrix.values().to(walk_.options().device);
-        if (quantizer_.sink) handing.at(bits).write(matrix);
+        if (quantizer_.sink) sinks.at(bits).write(matrix);
       }
     }
     for (auto& [bits, layer] : quantized) layer = with_dtype(std::move(layer), walk_.options().dtype);

@@ -109,6 +109,10 @@ uint32_t last_code_point(std::string_view text) {
   return code_point_at(text.substr(start));
 }
 
+int64_t count_characters(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+}
+
 void append_utf8(std::string& text, uint32_t code_point) {
   utf8proc_uint8_t bytes[4];
   const auto length = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code_point), bytes);
@@ -139,6 +143,8 @@ bool is_whitespace(uint32_t c) {
   return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
          (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
+
+bool is_python_space(uint32_t c) { return is_whitespace(c) || (c >= 0x1C && c <= 0x1F); }
 
 bool is_word(uint32_t code_point) {
   constexpr uint32_t kZeroWidthNonJoiner = 0x200C;

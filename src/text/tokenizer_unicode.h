@@ -29,6 +29,9 @@ uint32_t last_code_point(std::string_view text);
 
 void append_utf8(std::string& text, uint32_t code_point);
 
+// Code points of `text`, which is valid UTF-8.
+int64_t count_characters(std::string_view text);
+
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 
 // `text` is valid UTF-8. Throws kOutOfResources when memory is short.
@@ -36,6 +39,8 @@ std::string normalize_unicode(std::string_view text, NormalForm form);
 
 bool is_numeric(uint32_t code_point);     // general category Nd, Nl or No
 bool is_whitespace(uint32_t code_point);  // property White_Space
-bool is_word(uint32_t code_point);        // what \w means in UTS 18: letters, marks, decimal digits, connectors
+// What Python's str.isspace() and str.split() take for space: White_Space, and four separators of the ASCII range.
+bool is_python_space(uint32_t code_point);
+bool is_word(uint32_t code_point);  // what \w means in UTS 18: letters, marks, decimal digits, connectors
 
 }  // namespace dynslice

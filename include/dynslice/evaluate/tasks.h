@@ -44,6 +44,9 @@ struct TaskSelection {
   std::vector<TaskInfo> tasks;        // each once
   std::vector<TaskGroup> groups;      // those that were named, and the groups within them
   std::vector<std::string> repeated;  // names that were given more than once
+
+  // Whether the task is told of by a group.
+  bool is_of_group(const std::string& task) const;
 };
 
 // The tasks and groups of these names, in this order. Throws kUsage for an unknown name, suggesting the nearest ones.
@@ -83,5 +86,8 @@ struct TaskQuestions {
 // missing fields, an empty choice, or a gold answer out of range; kUsage for more examples than there are.
 TaskQuestions load_questions(const TaskInfo& task, const TaskSettings& settings, const std::filesystem::path& data_dir,
                              ProgressSink& progress);
+// Those of every task of the selection.
+std::vector<TaskQuestions> load_questions(const TaskSelection& selection, const TaskSettings& settings,
+                                          const std::filesystem::path& data_dir, ProgressSink& progress);
 
 }  // namespace dynslice

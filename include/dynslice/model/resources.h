@@ -42,6 +42,9 @@ struct ResourceEstimate {
 // One estimate after the other: the larger memory, the sum of the work and of the output.
 ResourceEstimate operator+(const ResourceEstimate& first, const ResourceEstimate& second);
 
+// Of all tensors of a checkpoint, as they are stored.
+uint64_t stored_bytes(const Checkpoint& checkpoint);
+
 // Windows of text that go through the model together.
 struct TextAmount {
   int64_t windows = 0;
@@ -114,6 +117,9 @@ struct ResidentUse {
   int64_t runs = 1;
 };
 ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOptions& compute, const ResidentUse& use);
+// Adds one more that is in memory at the same time, its weights and cache as parts that begin with `prefix`.
+void add_resident(ResourceEstimate& estimate, const Checkpoint& other, const ComputeOptions& compute,
+                  const ResidentUse& use, const std::string& prefix);
 
 // Training some parameters of consecutive layers that are in memory, on streams or on the next token.
 struct TrainingUse {

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 
-#include "text/jinja/text.h"
 #include "text/jinja/value.h"
+#include "text/python_string.h"
 #include "text/tokenizer_unicode.h"
 
 namespace dynslice::jinja {
+
+using namespace python;
+
 namespace {
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }

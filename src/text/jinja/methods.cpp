@@ -1,9 +1,13 @@
 #include <algorithm>
 
 #include "text/jinja/functions.h"
-#include "text/jinja/text.h"
+#include "text/python_string.h"
+#include "text/tokenizer_unicode.h"
 
 namespace dynslice::jinja {
+
+using namespace python;
+
 namespace {
 
 using Values = std::vector<Value>;

@@ -1,7 +1,10 @@
 #include "text/jinja/functions.h"
-#include "text/jinja/text.h"
+#include "text/python_string.h"
 
 namespace dynslice::jinja {
+
+using namespace python;
+
 namespace {
 
 using Values = std::vector<Value>;

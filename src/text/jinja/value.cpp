@@ -5,9 +5,12 @@
 #include <cmath>
 #include <cstring>
 
-#include "text/jinja/text.h"
+#include "text/python_string.h"
 
 namespace dynslice::jinja {
+
+using namespace python;
+
 namespace {
 
 constexpr int kMaxDepth = 100;

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "dynslice/evaluate/speed.h"
-#include "dynslice/model/head.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/temporary_folder.h"
@@ -20,11 +19,7 @@ using testing::tiny_model;
 
 // Whole log-probabilities in fp64, [windows, T - 1, vocabulary].
 at::Tensor log_probabilities(const MemoryCheckpoint& model, const TokenWindows& windows) {
-  const LayerWalk walk(model, {}, windows.length, no_progress());
-  ResidualStream stream = walk.embed(windows);
-  run_dense(walk, "test", stream);
-  const at::Tensor last = stream.gather();
-  return logits(load_head(walk), last.reshape({-1, last.size(-1)}))
+  return testing::logits_of(model, windows)
       .to(at::kDouble)
       .log_softmax(-1)
       .view({windows.count, windows.length, -1})

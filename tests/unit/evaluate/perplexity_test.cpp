@@ -18,11 +18,7 @@ using testing::tiny_model;
 
 // Losses from whole logits in fp64: [windows, T - 1].
 at::Tensor exact_losses(const MemoryCheckpoint& model, const TokenWindows& windows) {
-  const LayerWalk walk(model, {}, windows.length, no_progress());
-  ResidualStream stream = walk.embed(windows);
-  run_dense(walk, "test", stream);
-  const at::Tensor last = stream.gather();
-  const at::Tensor all = logits(load_head(walk), last.reshape({-1, last.size(-1)})).to(at::kDouble);
+  const at::Tensor all = testing::logits_of(model, windows).to(at::kDouble);
   const at::Tensor log_p =
       all.log_softmax(-1).view({windows.count, windows.length, -1}).narrow(1, 0, windows.length - 1);
   const at::Tensor ids =

@@ -3,6 +3,8 @@
 
 #include "evaluate/python_random.h"
 #include "evaluate/python_text.h"
+#include "text/python_string.h"
+#include "text/tokenizer_unicode.h"
 
 namespace dynslice {
 namespace {
@@ -37,9 +39,9 @@ TEST(PythonText, CapitalizesTheFirstLetterOnly) {
 }
 
 TEST(PythonText, CountsCharactersAndReplaces) {
-  EXPECT_EQ(python_length("na\xC3\xAFve \xF0\x9F\x98\x80"), 7);
-  EXPECT_EQ(python_replace("a   b  c", "  ", " "), "a  b c");
-  EXPECT_EQ(python_replace("", "x", "y"), "");
+  EXPECT_EQ(count_characters("na\xC3\xAFve \xF0\x9F\x98\x80"), 7);
+  EXPECT_EQ(python::replace_text("a   b  c", "  ", " "), "a  b c");
+  EXPECT_EQ(python::replace_text("", "x", "y"), "");
 }
 
 }  // namespace

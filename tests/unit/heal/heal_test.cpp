@@ -7,7 +7,6 @@
 
 #include "dynslice/heal/distill.h"
 #include "dynslice/heal/lora.h"
-#include "dynslice/model/head.h"
 #include "dynslice/model/tensor_layout.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"
@@ -18,6 +17,7 @@ namespace {
 
 using testing::all_streams;
 using testing::expect_error;
+using testing::loss_of;
 using testing::MemoryCheckpoint;
 using testing::random_windows;
 using testing::tiny_config;
@@ -41,13 +41,6 @@ std::unique_ptr<Checkpoint> written(const Checkpoint& source, const std::vector<
   writer.write_text("config.json", to_text(write_config(source.config(), "float32")));
   writer.commit();
   return open_checkpoint(out);
-}
-
-double loss_of(const Checkpoint& checkpoint, const TokenWindows& windows) {
-  const LayerWalk walk(checkpoint, {}, windows.length, no_progress());
-  ResidualStream stream = walk.embed(windows);
-  run_dense(walk, "test", stream);
-  return next_token_losses(walk, load_head(walk), stream, windows, "test").mean().item<double>();
 }
 
 TrainingOptions some_training(int64_t updates) {

@@ -5,9 +5,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <set>
-
-#include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"
@@ -15,6 +12,8 @@
 namespace dynslice {
 namespace {
 
+using testing::logits_of;
+using testing::loss_of;
 using testing::MemoryCheckpoint;
 using testing::random_windows;
 using testing::tiny_model;
@@ -48,21 +47,6 @@ MemoryCheckpoint compress(const MemoryCheckpoint& model, const SlicePlan& plan, 
     if (const TensorInfo* info = model.find(name)) smaller.put(name, model.load(name, info->shape, at::kFloat));
   }
   return smaller;
-}
-
-at::Tensor logits_of(const MemoryCheckpoint& model, const TokenWindows& windows) {
-  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
-  ResidualStream stream = walk.embed(windows);
-  run_dense(walk, "test", stream);
-  const at::Tensor last = stream.gather();
-  return logits(load_head(walk), last.reshape({-1, last.size(-1)}));
-}
-
-double loss_of(const MemoryCheckpoint& model, const TokenWindows& windows) {
-  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
-  ResidualStream stream = walk.embed(windows);
-  run_dense(walk, "test", stream);
-  return next_token_losses(walk, load_head(walk), std::move(stream), windows, "test").mean().item<double>();
 }
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
@@ -116,14 +100,7 @@ TEST_P(ModularOfEveryKindOfModel, ConsistsOfExactlyTheTensorsOfItsConfiguration)
   const MemoryCheckpoint model = tiny_model(GetParam().options);
   const MemoryCheckpoint smaller =
       compress(model, plan_of_sizes(model.config(), {64, 40, kInner}), random_windows(8, 16, 61));
-  std::set<std::string> expected, found;
-  for (const OutputTensor& tensor : checkpoint_tensors(smaller.config(), at::kFloat)) {
-    expected.insert(tensor.name);
-    ASSERT_NE(smaller.find(tensor.name), nullptr) << tensor.name;
-    EXPECT_EQ(smaller.find(tensor.name)->shape, tensor.shape) << tensor.name;
-  }
-  for (const TensorInfo& info : smaller.tensors()) found.insert(info.name);
-  EXPECT_EQ(found, expected);
+  testing::expect_tensors_of_configuration(smaller);
 }
 
 INSTANTIATE_TEST_SUITE_P(Modular, ModularOfEveryKindOfModel,

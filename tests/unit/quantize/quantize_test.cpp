@@ -5,7 +5,6 @@
 #include <cmath>
 #include <map>
 
-#include "dynslice/model/head.h"
 #include "dynslice/quantize/packed_checkpoint.h"
 #include "dynslice/quantize/plan_losses.h"
 #include "dynslice/quantize/planned_checkpoint.h"
@@ -17,6 +16,7 @@
 namespace dynslice {
 namespace {
 
+using testing::loss_of;
 using testing::MemoryCheckpoint;
 using testing::random_windows;
 using testing::TemporaryFolder;
@@ -70,13 +70,6 @@ at::Tensor final_stream(const MemoryCheckpoint& model, const TokenWindows& windo
 
 double distance(const MemoryCheckpoint& a, const MemoryCheckpoint& b, const TokenWindows& windows) {
   return (final_stream(a, windows) - final_stream(b, windows)).norm().item<double>();
-}
-
-double loss_of(const MemoryCheckpoint& model, const TokenWindows& windows) {
-  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
-  ResidualStream stream = walk.embed(windows);
-  run_dense(walk, "test", stream);
-  return next_token_losses(walk, load_head(walk), stream, windows, "losses").mean().item<double>();
 }
 
 TEST(QuantizeByRounding, RoundsEveryMatrixOfTheLayersAndNothingElse) {
@@ -174,12 +167,7 @@ TEST(PlannedCheckpoint, IsTheModelThatItsPlanMakes) {
     const std::vector<int> bits = {3, 4, 3};
     const QuantizedLevels levels(walk, windows, quantizer, {4, 3});
     const PlannedCheckpoint planned(model, levels, bits);
-    const LayerWalk planned_walk(planned, {.chunk_tokens = 64}, windows.length, no_progress());
-    ResidualStream stream = planned_walk.embed(windows);
-    run_dense(planned_walk, "test", stream);
-    const double loss =
-        next_token_losses(planned_walk, load_head(planned_walk), stream, windows, "losses").mean().item<double>();
-    EXPECT_NEAR(loss, plan_losses(walk, windows, quantizer, {bits}).front(), 1e-6);
+    EXPECT_NEAR(loss_of(planned, windows), plan_losses(walk, windows, quantizer, {bits}).front(), 1e-6);
   }
   const QuantizedLevels levels(walk, windows, {format_at}, {8, 2});
   const PlannedCheckpoint planned(model, levels, {8, 2, 8});

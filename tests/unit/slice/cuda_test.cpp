@@ -3,7 +3,6 @@
 
 #include <map>
 
-#include "dynslice/model/head.h"
 #include "dynslice/slice/slice.h"
 #include "test_device.h"
 #include "tiny_model.h"
@@ -12,6 +11,7 @@ namespace dynslice {
 namespace {
 
 using testing::largest_difference;
+using testing::logits_of;
 using testing::MemoryCheckpoint;
 using testing::random_windows;
 using testing::tiny_model;
@@ -42,14 +42,6 @@ Sliced slice(const MemoryCheckpoint& model, const SlicePlan& plan, const TokenWi
   sliced.held_out_loss = *slice_model(walk, plan, windows, sink, &held_out).held_out_loss;
   for (const auto& [name, rows] : blocks) sliced.model.put(name, at::cat(rows));
   return sliced;
-}
-
-at::Tensor logits_of(const MemoryCheckpoint& model, const TokenWindows& windows) {
-  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
-  ResidualStream stream = walk.embed(windows);
-  run_dense(walk, "test", stream);
-  const at::Tensor last = stream.gather();
-  return logits(load_head(walk), last.reshape({-1, last.size(-1)}));
 }
 
 class CudaSlice : public testing::OnDevice {

@@ -3,9 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <set>
-
-#include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "slice/basis.h"
 #include "tiny_model.h"
@@ -14,6 +11,7 @@
 namespace dynslice {
 namespace {
 
+using testing::logits_of;
 using testing::MemoryCheckpoint;
 using testing::random_windows;
 using testing::tiny_model;
@@ -40,14 +38,6 @@ MemoryCheckpoint slice(const MemoryCheckpoint& model, const SlicePlan& plan, con
        [&](const std::string& name, int64_t, const at::Tensor& rows) { blocks[name].push_back(rows.clone()); }});
   for (const auto& [name, rows] : blocks) sliced.put(name, at::cat(rows));
   return sliced;
-}
-
-at::Tensor logits_of(const MemoryCheckpoint& model, const TokenWindows& windows) {
-  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
-  ResidualStream stream = walk.embed(windows);
-  run_dense(walk, "test", stream);
-  const at::Tensor last = stream.gather();
-  return logits(load_head(walk), last.reshape({-1, last.size(-1)}));
 }
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
@@ -94,14 +84,7 @@ TEST_P(EveryKindOfModel, ConsistsOfExactlyTheTensorsOfItsConfiguration) {
   const MemoryCheckpoint model = tiny_model(GetParam().options);
   const SlicePlan plan = plan_of_widths(model.config(), {24, 16, 8});
   const MemoryCheckpoint sliced = slice(model, plan, random_windows(2, 16, 61));
-  std::set<std::string> expected, found;
-  for (const OutputTensor& tensor : checkpoint_tensors(sliced.config(), at::kFloat)) {
-    expected.insert(tensor.name);
-    ASSERT_NE(sliced.find(tensor.name), nullptr) << tensor.name;
-    EXPECT_EQ(sliced.find(tensor.name)->shape, tensor.shape) << tensor.name;
-  }
-  for (const TensorInfo& info : sliced.tensors()) found.insert(info.name);
-  EXPECT_EQ(found, expected);
+  testing::expect_tensors_of_configuration(sliced);
 }
 
 INSTANTIATE_TEST_SUITE_P(Slice, EveryKindOfModel,
@@ -158,13 +141,7 @@ TEST(Slice, MeasuresTheHeldOutLossOfTheModelThatItWrites) {
     const double loss = *slice_model(walk, plan, calibration, {}, &held_out).held_out_loss;
 
     const MemoryCheckpoint sliced = slice(model, plan, calibration);
-    const LayerWalk sliced_walk(sliced, {.chunk_tokens = 64}, 16, no_progress());
-    ResidualStream stream = sliced_walk.embed(held_out);
-    run_dense(sliced_walk, "test", stream);
-    const double written = next_token_losses(sliced_walk, load_head(sliced_walk), std::move(stream), held_out, "test")
-                               .mean()
-                               .item<double>();
-    EXPECT_NEAR(loss, written, 1e-4) << head_dim;
+    EXPECT_NEAR(loss, testing::loss_of(sliced, held_out), 1e-4) << head_dim;
   }
 }
 

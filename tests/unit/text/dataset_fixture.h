@@ -12,20 +12,10 @@
 #include <utility>
 #include <vector>
 
-#include "dynslice/support/error.h"
 #include "dynslice/text/dataset.h"
+#include "unit/support/error_of.h"
 
 namespace dynslice {
-
-template <typename Action>
-std::optional<Error> error_of(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error;
-  }
-  return std::nullopt;
-}
 
 // An empty folder, and an environment in which nothing else can be found and nothing is downloaded.
 class DatasetTest : public testing::Test {

@@ -17,6 +17,7 @@
 #include "text/http_client.h"
 #include "text/hub_cache.h"
 #include "text/hub_connection.h"
+#include "unit/support/error_of.h"
 
 namespace dynslice {
 namespace {
@@ -75,17 +76,6 @@ struct BareEnvironment {
   ScopedVariable home{"HF_HOME", nullptr}, cache{"HF_HUB_CACHE", nullptr}, endpoint{"HF_ENDPOINT", nullptr},
       token{"HF_TOKEN", nullptr}, offline{"HF_HUB_OFFLINE", nullptr}, xdg{"XDG_CACHE_HOME", nullptr};
 };
-
-// The kind and the message of the Error that `action` throws.
-template <typename Action>
-std::optional<Error> error_of(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error;
-  }
-  return std::nullopt;
-}
 
 TEST(HubId, WithoutARevisionMeansMain) {
   const auto id = parse_hub_id("HuggingFaceTB/SmolLM2-135M");

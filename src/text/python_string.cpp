@@ -1,4 +1,4 @@
-#include "text/jinja/text.h"
+#include "text/python_string.h"
 
 #include <utf8proc.h>
 
@@ -8,10 +8,8 @@
 
 #include "text/tokenizer_unicode.h"
 
-namespace dynslice::jinja {
+namespace dynslice::python {
 namespace {
-
-bool is_python_space(uint32_t c) { return is_whitespace(c) || (c >= 0x1C && c <= 0x1F); }
 
 uint32_t upper(uint32_t c) { return static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))); }
 uint32_t lower(uint32_t c) { return static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))); }
@@ -24,10 +22,6 @@ std::string map_characters(std::string_view text, Map map) {
 }
 
 }  // namespace
-
-int64_t count_characters(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
-}
 
 std::vector<std::string_view> characters(std::string_view text) {
   std::vector<std::string_view> result;
@@ -124,4 +118,4 @@ std::string replace_text(std::string_view text, std::string_view old, std::strin
   return out.append(text.substr(begin));
 }
 
-}  // namespace dynslice::jinja
+}  // namespace dynslice::python

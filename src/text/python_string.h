@@ -1,4 +1,5 @@
-// Strings of chat templates: UTF-8 that behaves as Python's str, a sequence of code points. All of it is valid UTF-8.
+// UTF-8 that behaves as Python's str, a sequence of code points: what chat templates and the prompts of tasks are made
+// with. All of it is valid UTF-8.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +8,8 @@
 #include <string_view>
 #include <vector>
 
-namespace dynslice::jinja {
+namespace dynslice::python {
 
-int64_t count_characters(std::string_view text);
 std::vector<std::string_view> characters(std::string_view text);
 
 // White space as str.isspace() sees it, or the characters of `chars`, taken off the ends.
@@ -32,6 +32,6 @@ size_t find_text(std::string_view text, std::string_view part, size_t from = 0);
 size_t count_text(std::string_view text, std::string_view part);
 
 // str.replace(), at most `limit` times, below 0: everywhere. `old` is not empty.
-std::string replace_text(std::string_view text, std::string_view old, std::string_view with, int64_t limit);
+std::string replace_text(std::string_view text, std::string_view old, std::string_view with, int64_t limit = -1);
 
-}  // namespace dynslice::jinja
+}  // namespace dynslice::python
