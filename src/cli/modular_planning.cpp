@@ -2,24 +2,35 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "dynslice/allocate/allocate.h"
 
 namespace dynslice::cli {
 namespace {
 
-int64_t gradient_samples(const PlanningOptions& options) { return options.modular.gradient_samples.value_or(8); }
+// All windows where every token's gradient is asked for.
+int64_t gradient_samples(const PlanningOptions& options) {
+  const bool all = options.method == "modular" && modular_options(options.modular).weights == TokenWeights::kGradient;
+  return all ? std::numeric_limits<int64_t>::max() : options.modular.gradient_samples.value_or(8);
+}
 
 }  // namespace
 
 ModularOptions modular_options(const ModularCliOptions& given) {
   ModularOptions options;
+  if (given.attention) options.heads = *given.attention == "heads";
   if (given.refit) {
     options.towards_dense = *given.refit != "self";
     options.refit_attention = *given.refit == "all";
   }
   if (given.neurons) options.choice = *given.neurons == "loss" ? NeuronChoice::kLoss : NeuronChoice::kLeverage;
-  if (given.weigh_tokens) options.by_norm = *given.weigh_tokens == "norm";
+  if (given.weigh_tokens) {
+    options.weights = *given.weigh_tokens == "gradient" ? TokenWeights::kGradient
+                      : *given.weigh_tokens == "norm"   ? TokenWeights::kNorm
+                                                        : TokenWeights::kAlike;
+  }
+  if (given.error_share) options.error_share = *given.error_share;
   if (given.ridge) options.ridge = *given.ridge;
   return options;
 }
@@ -32,7 +43,9 @@ TextAmount gradient_text(const PlanningOptions& options, Calibration& calibratio
 SensitivitySource sensitivity_source(const PlanningOptions& options, const Checkpoint& checkpoint,
                                      const ComputeOptions& compute, Calibration& calibration, Journal* journal,
                                      ProgressSink& progress) {
-  const bool needs = modular_options(options.modular).choice == NeuronChoice::kLoss || options.allocator == "loss";
+  const bool to_choose = options.method == "modular" && modular_options(options.modular).choice == NeuronChoice::kLoss;
+  const bool to_weigh = gradient_samples(options) == std::numeric_limits<int64_t>::max();
+  const bool needs = to_choose || to_weigh || options.allocator == "loss" || options.allocator == "search";
   if (gradient_samples(options) == 0 || !needs) return {};
   return SensitivitySource([&options, &checkpoint, compute, &calibration, journal, &progress] {
     const TokenWindows& all = calibration.text().windows;
@@ -43,11 +56,11 @@ SensitivitySource sensitivity_source(const PlanningOptions& options, const Check
   });
 }
 
-std::vector<LossCurve> loss_curves(const PlanningOptions& options, const LayerWalk& walk, const TokenWindows& windows,
-                                   SensitivitySource& sensitivity, const JournalPhase& journal) {
-  std::vector<LossCurve> curves;
+std::vector<LayerCurves> loss_curves(const PlanningOptions& options, const LayerWalk& walk, const TokenWindows& windows,
+                                     SensitivitySource& sensitivity, const JournalPhase& journal) {
+  std::vector<LayerCurves> curves;
   if (const auto kept = journal.result()) {
-    for (const OrderedJson& curve : *kept) curves.push_back({curve.get<std::vector<double>>()});
+    for (const OrderedJson& layer : *kept) curves.push_back(curves_of_json(layer));
     return curves;
   }
   const double most = std::min(options.max_ratio.value_or(AllocateOptions().max_ratio), kLargestRatio);
@@ -55,16 +68,46 @@ std::vector<LossCurve> loss_curves(const PlanningOptions& options, const LayerWa
   const int64_t least = std::max<int64_t>(1, static_cast<int64_t>(std::floor((1 - most) * inner)));
   curves = measure_loss_curves(walk, windows, sensitivity, modular_options(options.modular), least, journal);
   OrderedJson result = OrderedJson::array();
-  for (const LossCurve& curve : curves) result.push_back(curve.losses);
+  for (const LayerCurves& layer : curves) result.push_back(to_json(layer));
   journal.finish(result);
   return curves;
 }
 
-OrderedJson losses_of(const std::vector<LossCurve>& curves, const SlicePlan& plan) {
+GivenUp give_up(const std::vector<LayerCurves>& curves, const ModelConfig& config, double average) {
+  std::vector<LossCurve> all;
+  for (const LayerCurves& layer : curves) all.push_back(layer.neurons);
+  for (const LayerCurves& layer : curves) all.push_back(layer.heads);
+  const bool by_heads = std::ranges::any_of(curves, [](const LayerCurves& layer) { return layer.counts.size() > 1; });
+  std::vector<double> whole;  // of every MLP
+  double total = 0;
+  for (size_t i = 0; i < curves.size(); ++i) {
+    const auto inner = static_cast<double>(config.layers[i].intermediate_size);
+    whole.push_back(inner * curves[i].neurons.sizes.at(1));
+    total += whole.back() + curves[i].heads.sizes.back();
+  }
+  const std::vector<double> given = allocate_by_losses(all, average * total);
+  GivenUp result;
+  for (size_t i = 0; i < curves.size(); ++i) {
+    result.ratios.push_back(given[i] / whole[i]);
+    if (!by_heads) continue;
+    const std::vector<double>& sizes = curves[i].heads.sizes;
+    const auto step = std::ranges::find_if(sizes, [&](double size) { return size > given[curves.size() + i] - 0.5; });
+    result.heads.push_back(curves[i].counts[static_cast<size_t>(step - sizes.begin())]);
+  }
+  return result;
+}
+
+OrderedJson losses_of(const std::vector<LayerCurves>& curves, const SlicePlan& plan) {
   OrderedJson losses = OrderedJson::array();
   for (size_t i = 0; i < curves.size(); ++i) {
-    const auto gone = std::min(plan.intermediate_size - plan.dims[i], curves[i].largest());
-    losses.push_back(curves[i].losses[static_cast<size_t>(gone)]);
+    const std::vector<double>& of_neurons = curves[i].neurons.losses;
+    const auto gone = std::min(plan.intermediate_size - plan.dims[i], static_cast<int64_t>(of_neurons.size()) - 1);
+    double loss = of_neurons[static_cast<size_t>(gone)];
+    if (!plan.heads.empty()) {
+      const auto step = std::ranges::find(curves[i].counts, plan.heads[i]);
+      loss += curves[i].heads.losses[static_cast<size_t>(step - curves[i].counts.begin())];
+    }
+    losses.push_back(loss);
   }
   return losses;
 }

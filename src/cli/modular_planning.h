@@ -19,11 +19,19 @@ SensitivitySource sensitivity_source(const PlanningOptions& options, const Check
 // The text that it is measured on.
 TextAmount gradient_text(const PlanningOptions& options, Calibration& calibration);
 
-// What removing neurons costs, layer by layer; measured, or as the journal has it.
-std::vector<LossCurve> loss_curves(const PlanningOptions& options, const LayerWalk& walk, const TokenWindows& windows,
-                                   SensitivitySource& sensitivity, const JournalPhase& journal);
+// What removing neurons and heads costs, layer by layer; measured, or as the journal has it.
+std::vector<LayerCurves> loss_curves(const PlanningOptions& options, const LayerWalk& walk, const TokenWindows& windows,
+                                     SensitivitySource& sensitivity, const JournalPhase& journal);
+
+// What layers give up together, `average` being the share of all their weights that may go; heads are empty when none
+// may.
+struct GivenUp {
+  std::vector<double> ratios;  // of the MLPs
+  std::vector<HeadCount> heads;
+};
+GivenUp give_up(const std::vector<LayerCurves>& curves, const ModelConfig& config, double average);
 
 // What the plan is expected to cost every layer, in nats a token.
-OrderedJson losses_of(const std::vector<LossCurve>& curves, const SlicePlan& plan);
+OrderedJson losses_of(const std::vector<LayerCurves>& curves, const SlicePlan& plan);
 
 }  // namespace dynslice::cli

@@ -80,12 +80,14 @@ struct SizeTarget {
 
 // Of --method modular; those that are not given have the method's default.
 struct ModularCliOptions {
+  std::optional<std::string> attention;     // "heads" or "keep"
   std::optional<std::string> refit;         // "dense", "self" or "all"
   std::optional<std::string> neurons;       // "loss" or "leverage"
-  std::optional<std::string> weigh_tokens;  // "norm" or "alike"
+  std::optional<std::string> weigh_tokens;  // "gradient", "norm" or "alike"
+  std::optional<double> error_share;
   std::optional<double> ridge;
   std::optional<int64_t> gradient_samples;  // calibration windows
-  bool any() const { return refit || neurons || weigh_tokens || ridge || gradient_samples; }
+  bool any() const { return attention || refit || neurons || weigh_tokens || error_share || ridge || gradient_samples; }
 };
 
 // What `plan` and `slice` share.
@@ -99,7 +101,8 @@ struct PlanningOptions {
   std::optional<double> base;        // slicing base of lr
   double epsilon = 0.1;              // of softmax
   bool base_auto = false;
-  int64_t sweep_samples = 8;  // calibration windows of every trial of --base auto
+  int64_t sweep_samples = 8;  // calibration windows of every trial of --base auto and --allocate search
+  int64_t trials = 12;        // of --allocate search
   std::optional<double> max_ratio;
   std::optional<int64_t> round_to;
   bool slice_head = false;

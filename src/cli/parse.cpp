@@ -18,6 +18,12 @@ constexpr const char* kFooter =
     "5 out of memory or disk, 130 interrupted.\n";
 
 void add_modular(CLI::App& verb, ModularCliOptions& options) {
+  verb.add_option("--attention", options.attention,
+                  "of --method modular with --allocate loss or search: what may go of attention; heads: heads, where "
+                  "that costs "
+                  "less than neurons, keep: nothing")
+      ->check(CLI::IsMember({"heads", "keep"}))
+      ->default_str("heads");
   verb.add_option("--refit", options.refit,
                   "of --method modular: what the neurons that stay are refitted towards, by least squares; dense: the "
                   "dense model's stream, self: what the layer itself would add, all: the dense model's stream, with "
@@ -31,18 +37,24 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
       ->default_str("loss");
   verb.add_option(
           "--weigh-tokens", options.weigh_tokens,
-          "of --method modular: how tokens count; norm: by the inverse square of their stream's norm, alike: the "
-          "same")
-      ->check(CLI::IsMember({"norm", "alike"}))
+          "of --method modular: how tokens count; gradient: by what an error there costs the loss, for which gradients "
+          "are taken on all windows, norm: by the inverse square of their stream's norm, alike: the same")
+      ->check(CLI::IsMember({"gradient", "norm", "alike"}))
       ->default_str("norm");
+  verb.add_option(
+          "--error-share", options.error_share,
+          "of --refit dense and all: share of what the compressed model's stream lacks so far that a refit makes "
+          "up for")
+      ->check(CLI::Range(0.0, 1.0))
+      ->default_str("0.5");
   verb.add_option("--ridge", options.ridge,
                   "of --method modular: pull of a refit towards the weights as they are, in units of the mean square")
       ->check(CLI::PositiveNumber)
       ->default_str("0.0001");
   verb.add_option(
           "--gradient-samples", options.gradient_samples,
-          "of --method modular: calibration windows on which the loss's gradients are taken; 0: none, all errors "
-          "count alike")
+          "calibration windows on which the loss's gradients are taken, for --method modular and --allocate loss or "
+          "search; 0: none, all errors count alike")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->default_str("8");
 }
@@ -76,9 +88,10 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
       ->excludes(average);
   verb.add_option("--allocate", options.allocator,
                   "how the average is shared out; lr: more where layers are redundant, constant: the same everywhere, "
-                  "softmax: more where layers change the stream less (MoDeGPT), loss (of --method modular): by what "
-                  "every layer's neurons cost the loss")
-      ->check(CLI::IsMember({"lr", "constant", "softmax", "loss"}))
+                  "softmax: more where layers change the stream less (MoDeGPT), spectrum (of --method slice): more "
+                  "where the stream has little energy in its least directions and layers change it less, loss: by what "
+                  "a layer's neurons, heads or directions cost the loss, search: from there on, by trials")
+      ->check(CLI::IsMember({"lr", "constant", "softmax", "spectrum", "loss", "search"}))
       ->default_str("lr, with --method modular loss");
   verb.add_option("--epsilon", options.epsilon, "temperature of --allocate softmax; larger is more even")
       ->check(CLI::PositiveNumber)
@@ -95,8 +108,12 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
       ->type_name("auto|RATIO")
       ->default_str("60% of the average");
   verb.add_option("--sweep-samples", options.sweep_samples,
-                  "calibration windows of a trial of --base auto; half as many after them measure the loss")
+                  "calibration windows of a trial of --base auto or --allocate search; half as many after them "
+                  "measure the loss")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 40))
+      ->capture_default_str();
+  verb.add_option("--trials", options.trials, "models that --allocate search tries")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
       ->capture_default_str();
   ratio("--max-ratio", options.max_ratio, "no layer loses more than this; the excess goes to the others in proportion")
       ->default_str("80%");

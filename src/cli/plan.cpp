@@ -44,7 +44,7 @@ void run(const PlanOptions& options, TerminalProgress& progress) {
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
   const auto plan = [&](Journal* journal) {
     SensitivitySource sensitivity = sensitivity_source(options, *checkpoint, compute, calibration, journal, progress);
-    Planned planned = make_plan(options, *checkpoint, compute, calibration, sensitivity, journal, progress);
+    Planned planned = make_plan({options, *checkpoint, compute, calibration, sensitivity, journal, progress});
     OrderedJson provenance = journal != nullptr ? journal->job() : run_description;
     provenance.update(planned.plan.provenance);
     planned.plan.provenance = provenance;

@@ -11,6 +11,7 @@
 #include "cli/modular_planning.h"
 #include "cli/resources.h"
 #include "cli/terminal.h"
+#include "cli/trials.h"
 #include "dynslice/allocate/allocate.h"
 #include "dynslice/allocate/budget.h"
 #include "dynslice/allocate/target.h"
@@ -18,13 +19,16 @@
 #include "dynslice/modular/modular.h"
 #include "dynslice/score/score.h"
 #include "dynslice/slice/slice.h"
+#include "dynslice/slice/spectrum.h"
 #include "dynslice/support/error.h"
-#include "dynslice/support/log.h"
 
 namespace dynslice::cli {
 namespace {
 
 constexpr double kDefaultBaseShare = 0.6;
+
+// By what the loss says, of method modular or slice.
+bool is_by_loss(const PlanningOptions& options) { return options.allocator == "loss" || options.allocator == "search"; }
 
 bool is_paper(const PlanningOptions& options) { return options.preset == "paper"; }
 
@@ -67,10 +71,10 @@ SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& conf
 }
 
 // Layer redundancies out of a score file.
-std::vector<double> redundancies(const LayerScores& scores, const std::string& where, const std::string& allocator,
-                                 const ModelConfig& config) {
+std::vector<double> redundancies(const LayerScores& scores, const PlanningOptions& options, const ModelConfig& config) {
+  const std::string where = options.scores.empty() ? "the scores" : options.scores;
   if (scores.metric != "lr" && scores.metric != "bi") {
-    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate ", allocator,
+    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate ", options.allocator,
                 " needs lr or bi");
   }
   if (static_cast<int64_t>(scores.values.size()) != config.num_layers()) {
@@ -93,57 +97,17 @@ LayerScores read_score_file(const PlanningOptions& options) {
   return scores;
 }
 
-LayerScores obtain_scores(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                          Calibration& calibration, Journal* journal, ProgressSink& progress) {
+LayerScores obtain_scores(const PlanningInputs& in) {
+  const PlanningOptions& options = in.options;
   if (!options.scores.empty()) return read_score_file(options);
-  const LoadedText& text = calibration.text();
-  const LayerWalk walk(checkpoint, compute, text.windows.length, progress);
-  LayerScores scores = score_layers(
-      walk, text.windows, {.metric = {}, .after_final_norm = is_paper(options), .journal = phase(journal, "scoring")});
+  const LoadedText& text = in.calibration.text();
+  const LayerWalk walk(in.checkpoint, in.compute, text.windows.length, in.progress);
+  LayerScores scores =
+      score_layers(walk, text.windows,
+                   {.metric = {}, .after_final_norm = is_paper(options), .journal = phase(in.journal, "scoring")});
   scores.provenance["calibration"] = describe(text, options.calibration);
   scores.provenance["after_final_norm"] = is_paper(options);
   return scores;
-}
-
-// How many calibration windows a trial of --base auto slices by, and how many it measures on.
-std::pair<int64_t, int64_t> trial_windows(const PlanningOptions& options, int64_t windows) {
-  const int64_t trial = std::min(options.sweep_samples, windows - std::max<int64_t>(1, windows / 3));
-  return {trial, std::min(std::max<int64_t>(1, trial / 2), windows - trial)};
-}
-
-// Tries every base on the first calibration windows and measures the loss on some that follow them, which calibrate
-// no trial. Returns the best base and reports all of them.
-double sweep_base(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  const std::vector<double>& redundancy, double average, Calibration& calibration,
-                  SensitivitySource& sensitivity, Journal* journal, ProgressSink& progress, OrderedJson& report) {
-  const TokenWindows& windows = calibration.text().windows;
-  const auto [trial, held] = trial_windows(options, windows.count);
-  const TokenWindows sample = windows.part(0, trial), held_out = windows.part(trial, held);
-
-  const LayerWalk walk(checkpoint, compute, sample.length, progress);
-  double best_base = 0, best_loss = std::numeric_limits<double>::infinity();
-  const std::vector<double> candidates = base_candidates(average);
-  for (const double base : candidates) {
-    const JournalPhase trial_phase =
-        phase(journal, "base trial " + std::to_string(report.size() + 1) + " of " + std::to_string(candidates.size()));
-    const auto ratios = allocate_by_redundancy(redundancy, allocate_options(options, average, base));
-    const SlicePlan plan = plan_of_ratios(options, checkpoint.config(), ratios, average, base);
-    const auto measured = trial_phase.result();
-    const auto try_plan = [&] {
-      if (!plan.is_modular()) return *slice_model(walk, plan, sample, {}, &held_out, trial_phase).held_out_loss;
-      const ModularOptions modular = modular_options(options.modular);
-      return *compress_mlps(walk, plan, sample, sensitivity, modular, {}, &held_out, trial_phase).held_out_loss;
-    };
-    const double loss = measured ? measured->get<double>() : try_plan();
-    if (!measured) trial_phase.finish(loss);
-    report.push_back({{"base", base}, {"held_out_loss", loss}, {"held_out_perplexity", std::exp(loss)}});
-    log(LogLevel::kInfo, "base " + format_percent(base) + ": held-out perplexity " + format_fixed(std::exp(loss), 3));
-    if (loss < best_loss) {
-      best_loss = loss;
-      best_base = base;
-    }
-  }
-  return best_base;
 }
 
 // The share of the target's quantity that a plan removes.
@@ -184,32 +148,64 @@ void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) 
   if (options.method == "modular") {
     if (options.slice_head) refuse("--slice-head", "slice");
     if (is_paper(options)) refuse("--preset paper", "slice");
+    if (options.allocator == "spectrum") refuse("--allocate spectrum", "slice");
     check_modular(checkpoint);
     return;
   }
-  if (options.modular.any())
-    refuse("one of --refit, --neurons, --weigh-tokens, --ridge, --gradient-samples", "modular");
-  if (options.allocator == "loss") refuse("--allocate loss", "modular");
+  ModularCliOptions others = options.modular;
+  if (is_by_loss(options)) others.gradient_samples.reset();  // those of the loss allocator
+  if (others.any())
+    refuse("one of --attention, --refit, --neurons, --weigh-tokens, --ridge, --gradient-samples", "modular");
   check_sliceable(checkpoint);
 }
 
-// What removing neurons costs, layer by layer, and the plans made of that.
-Planned plan_by_losses(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                       Calibration& calibration, SensitivitySource& sensitivity, Journal* journal,
-                       ProgressSink& progress) {
-  const ModelConfig& config = checkpoint.config();
-  const int64_t inner = config.layers.front().intermediate_size;
-  const LayerWalk walk(checkpoint, compute, calibration.text().windows.length, progress);
-  const std::vector<LossCurve> curves =
-      loss_curves(options, walk, calibration.text().windows, sensitivity, phase(journal, "losses"));
-  const auto plan_at = [&](double average) {
-    const double total = average * static_cast<double>(inner * config.num_layers());
-    std::vector<double> ratios = allocate_by_losses(curves, total);
-    for (double& ratio : ratios) ratio /= static_cast<double>(inner);
-    return plan_of_ratios(options, config, ratios, average, average);
+// By what removing neurons and heads, or directions of the stream, costs every layer.
+Planned plan_by_curves(const PlanningInputs& in) {
+  const PlanningOptions& options = in.options;
+  const ModelConfig& config = in.checkpoint.config();
+  const LayerWalk walk(in.checkpoint, in.compute, in.calibration.text().windows.length, in.progress);
+  const TokenWindows& windows = in.calibration.text().windows;
+  Planned planned;
+  std::function<SlicePlan(double average)> plan_at;
+  std::vector<LayerCurves> by_parts;
+  std::vector<LossCurve> by_width;
+  if (options.method == "modular") {
+    by_parts = loss_curves(options, walk, windows, in.sensitivity, phase(in.journal, "losses"));
+    plan_at = [&](double average) {
+      const GivenUp given = give_up(by_parts, config, average);
+      SlicePlan plan = plan_of_ratios(options, config, given.ratios, average, average);
+      plan.heads = given.heads;
+      return plan;
+    };
+  } else {
+    std::vector<double> importance;
+    if (options.allocator == "spectrum") {
+      planned.scores = obtain_scores(in);
+      for (const double redundancy : redundancies(*planned.scores, options, config))
+        importance.push_back(1 - redundancy);
+    }
+    const double most = std::min(options.max_ratio.value_or(AllocateOptions().max_ratio), kLargestRatio);
+    const auto width = static_cast<double>(config.hidden_size);
+    const int64_t least = std::max<int64_t>(1, static_cast<int64_t>(std::floor((1 - most) * width)));
+    by_width = measure_spectra(walk, windows, importance, in.sensitivity, least, phase(in.journal, "spectra"));
+    plan_at = [&, width](double average) {
+      std::vector<double> ratios = allocate_by_losses(by_width, average * width * static_cast<double>(by_width.size()));
+      for (double& ratio : ratios) ratio /= width;
+      return plan_of_ratios(options, config, ratios, average, average);
+    };
+  }
+  const double average = average_of(options, in.checkpoint, plan_at);
+  planned.plan = plan_at(average);
+  if (!by_parts.empty()) planned.plan.provenance["losses"] = losses_of(by_parts, planned.plan);
+  if (options.allocator != "search") return planned;
+  OrderedJson report = OrderedJson::array();
+  const auto plan_of = [&](const std::vector<double>& ratios) {
+    SlicePlan plan = plan_of_ratios(options, config, ratios, average, average);
+    plan.heads = planned.plan.heads;
+    return plan;
   };
-  Planned planned{plan_at(average_of(options, checkpoint, plan_at)), std::nullopt};
-  planned.plan.provenance["losses"] = losses_of(curves, planned.plan);
+  planned.plan = plan_of(search_around(in, planned.plan, plan_of, report));
+  planned.plan.provenance["search"] = report;
   return planned;
 }
 
@@ -238,22 +234,21 @@ ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpo
                                    const ComputeOptions& compute, Calibration& calibration) {
   ResourceEstimate estimate;
   if (options.allocator == "constant") return estimate;
-  if (options.allocator == "loss") {
-    ModularUse use{amount_of(calibration.text().windows), {}, gradient_text(options, calibration), nullptr, 0};
-    return estimate_modular(checkpoint, compute, use);
+  const TextAmount text = amount_of(calibration.text().windows);
+  if (is_by_loss(options) && options.method == "modular") {
+    estimate = estimate_modular(checkpoint, compute, {text, {}, gradient_text(options, calibration), nullptr, 0});
+  } else if (is_by_loss(options)) {
+    estimate = estimate_sensitivity(checkpoint, compute, gradient_text(options, calibration)) +
+               estimate_slice(checkpoint, compute, text, {}, nullptr, 0);
+  } else {
+    if (options.scores.empty()) estimate = estimate_score(checkpoint, compute, text);
+    if (options.allocator == "spectrum")
+      estimate = estimate + estimate_slice(checkpoint, compute, text, {}, nullptr, 0);
   }
-  if (options.scores.empty()) estimate = estimate_score(checkpoint, compute, amount_of(calibration.text().windows));
-  if (options.base_auto) {
-    const TokenWindows& windows = calibration.text().windows;
-    const auto [trial, held] = trial_windows(options, windows.count);
-    const TextAmount sample{trial, windows.length}, held_out{held, windows.length};
-    const ResourceEstimate one =
-        options.method == "modular"
-            ? estimate_modular(checkpoint, compute, {sample, held_out, gradient_text(options, calibration), nullptr, 0})
-            : estimate_slice(checkpoint, compute, sample, held_out, nullptr, 0);
-    const double average = expected_plan(options, checkpoint).average_ratio;
-    for (size_t i = 0; i < base_candidates(average).size(); ++i) estimate = estimate + one;
-  }
+  int64_t trials = options.allocator == "search" ? options.trials : 0;
+  if (options.base_auto)
+    trials = static_cast<int64_t>(base_candidates(expected_plan(options, checkpoint).average_ratio).size());
+  if (trials > 0) estimate = estimate + Trials::estimate(options, checkpoint, compute, calibration, trials);
   return estimate;
 }
 
@@ -262,6 +257,8 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
     throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%, or --target params=25%");
   }
   check_method(options, checkpoint);
+  if (options.modular.attention && !is_by_loss(options))
+    throw_error(ErrorKind::kUsage, "--attention belongs to --allocate loss or search, not to ", options.allocator);
   if (options.allocator != "lr") {
     if (options.base || options.base_auto)
       throw_error(ErrorKind::kUsage, "--base belongs to --allocate lr, not to ", options.allocator);
@@ -273,29 +270,19 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
 }
 
 bool must_walk(const PlanningOptions& options) {
-  if (options.allocator == "loss") return true;
-  return options.allocator != "constant" && (options.scores.empty() || options.base_auto);
+  const bool by_scores_alone = options.allocator == "lr" || options.allocator == "softmax";
+  if (by_scores_alone) return options.scores.empty() || options.base_auto;
+  return options.allocator != "constant";
 }
 
-Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  Calibration& calibration, SensitivitySource& sensitivity, Journal* journal, ProgressSink& progress) {
-  check_planning(options, checkpoint);
-  if (options.allocator == "loss")
-    return plan_by_losses(options, checkpoint, compute, calibration, sensitivity, journal, progress);
-  const ModelConfig& config = checkpoint.config();
-  if (options.allocator == "constant") {
-    const auto plan_at = [&](double average) {
-      const auto ratios = allocate_constant(config.layers.size(), allocate_options(options, average, average));
-      return plan_of_ratios(options, config, ratios, average, average);
-    };
-    return {plan_at(average_of(options, checkpoint, plan_at)), std::nullopt};
-  }
-  if (options.base_auto && calibration.text().windows.count < 2) {
-    throw_error(ErrorKind::kUsage, "--base auto needs at least 2 calibration windows: --samples 2 or more");
-  }
-  const LayerScores scores = obtain_scores(options, checkpoint, compute, calibration, journal, progress);
-  const auto redundancy =
-      redundancies(scores, options.scores.empty() ? "the scores" : options.scores, options.allocator, config);
+Planned make_plan(const PlanningInputs& in) {
+  const PlanningOptions& options = in.options;
+  check_planning(options, in.checkpoint);
+  if (is_by_loss(options) || options.allocator == "spectrum") return plan_by_curves(in);
+  const ModelConfig& config = in.checkpoint.config();
+  if (options.allocator == "constant") return {expected_plan(options, in.checkpoint), std::nullopt};
+  const LayerScores scores = obtain_scores(in);
+  const std::vector<double> redundancy = redundancies(scores, options, config);
   const auto plan_with = [&](double average, double base) {
     const AllocateOptions allocate = allocate_options(options, average, base);
     const auto ratios = options.allocator == "softmax" ? allocate_by_influence(redundancy, options.epsilon, allocate)
@@ -305,15 +292,15 @@ Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, 
   const auto plan_at = [&](double average) {
     return plan_with(average, options.base ? std::min(*options.base, average) : kDefaultBaseShare * average);
   };
-  const double average = average_of(options, checkpoint, plan_at);
+  const double average = average_of(options, in.checkpoint, plan_at);
   if (!options.base_auto) return {plan_at(average), scores};
   OrderedJson sweep;
   const double base =
-      sweep_base(options, checkpoint, compute, redundancy, average, calibration, sensitivity, journal, progress, sweep);
+      best_base(in, base_candidates(average), [&](double some) { return plan_with(average, some); }, sweep);
   // What a base costs in size is little, but a target is a target.
   const auto plan_with_share = [&](double other) { return plan_with(other, average > 0 ? base / average * other : 0); };
   Planned planned{
-      options.average ? plan_with(average, base) : plan_with_share(average_of(options, checkpoint, plan_with_share)),
+      options.average ? plan_with(average, base) : plan_with_share(average_of(options, in.checkpoint, plan_with_share)),
       scores};
   planned.plan.provenance["base_sweep"] = sweep;
   return planned;
@@ -321,21 +308,28 @@ Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, 
 
 void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores, const SizeChange& change) {
   std::vector<std::vector<std::string>> rows;
+  const bool modular = plan.is_modular(), by_heads = !plan.heads.empty();
   for (size_t i = 0; i < plan.dims.size(); ++i) {
     rows.push_back({std::to_string(i), scores ? format_fixed(scores->values[i], 4) : "-",
-                    format_percent(plan.ratios[i]), std::to_string(plan.dims[i]), bar(plan.ratios[i], 30)});
+                    format_percent(plan.ratios[i]), std::to_string(plan.dims[i])});
+    if (by_heads) rows.back().push_back(std::to_string(plan.heads[i].heads));
+    rows.back().push_back(bar(plan.ratios[i], 30));
   }
-  const bool modular = plan.is_modular();
-  print_table(
-      {"layer", scores ? scores->metric : "score", modular ? "removed" : "sliced", modular ? "MLP size" : "width", ""},
-      rows);
+  std::vector<std::string> columns = {"layer", scores ? scores->metric : "score", modular ? "removed" : "sliced",
+                                      modular ? "MLP size" : "width"};
+  if (by_heads) columns.emplace_back("heads");
+  columns.emplace_back();
+  print_table(columns, rows);
 
   const double mean_width = static_cast<double>(std::accumulate(plan.dims.begin(), plan.dims.end(), int64_t{0})) /
                             static_cast<double>(plan.dims.size());
   std::cout << '\n';
   print_sizes(change, {modular ? "MLP size (mean)" : "width (mean)", std::to_string(plan.whole()),
                        format_fixed(mean_width, 1), format_change(static_cast<double>(plan.whole()), mean_width)});
-  std::cout << "\nAsked: " << format_percent(plan.average_ratio) << " of the " << (modular ? "MLPs' neurons" : "width")
+  std::cout << "\nAsked: " << format_percent(plan.average_ratio) << " of the "
+            << (by_heads  ? "layers' weights"
+                : modular ? "MLPs' neurons"
+                          : "width")
             << " on average (" << plan.allocator;
   if (plan.allocator == "lr") std::cout << ", base " << format_percent(plan.base);
   std::cout << ").\n";

@@ -34,6 +34,17 @@ struct Planned {
   std::optional<LayerScores> scores;  // that the plan was made from
 };
 
+// What a plan is made from. `journal` may be null; it keeps scores, losses and trials.
+struct PlanningInputs {
+  const PlanningOptions& options;
+  const Checkpoint& checkpoint;
+  const ComputeOptions& compute;
+  Calibration& calibration;
+  SensitivitySource& sensitivity;
+  Journal* journal;
+  ProgressSink& progress;
+};
+
 // Refuses options that cannot be, before any work.
 void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint);
 // Whether a plan must be worked out by walks over the layers.
@@ -42,9 +53,7 @@ bool must_walk(const PlanningOptions& options);
 // A phase of the journal, which may be null.
 JournalPhase phase(Journal* journal, const std::string& name);
 
-// `journal` may be null; it keeps scores, losses and the trials of --base auto.
-Planned make_plan(const PlanningOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
-                  Calibration& calibration, SensitivitySource& sensitivity, Journal* journal, ProgressSink& progress);
+Planned make_plan(const PlanningInputs& inputs);
 
 // What make_plan will need.
 ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,

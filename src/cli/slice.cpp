@@ -97,7 +97,7 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
       sensitivity_source(in.options, in.checkpoint, in.compute, in.calibration, &journal, progress);
   const Planned planned =
       in.plan ? Planned{*in.plan, std::nullopt}
-              : make_plan(in.options, in.checkpoint, in.compute, in.calibration, sensitivity, &journal, progress);
+              : make_plan({in.options, in.checkpoint, in.compute, in.calibration, sensitivity, &journal, progress});
   const ModelConfig config = sliced_config(in.checkpoint.config(), planned.plan);
   const at::ScalarType dtype = output_dtype(in.options.out_dtype, in.checkpoint);
   const SizeChange change = size_change(in.checkpoint, config, dtype);
@@ -108,8 +108,8 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
   const LayerWalk walk(in.checkpoint, in.compute, windows.length, progress);
   const auto write = [&](const std::string& name, const at::Tensor& values) { writer.write(name, values); };
   if (planned.plan.is_modular()) {
-    compress_mlps(walk, planned.plan, windows, sensitivity, modular_options(in.options.modular), write, nullptr,
-                  JournalPhase(journal, "compressing"));
+    compress_layers(walk, planned.plan, windows, sensitivity, modular_options(in.options.modular), write, nullptr,
+                    JournalPhase(journal, "compressing"));
     const auto is_in_no_layer = [](const std::string& name) { return !split_layer_name(name); };
     copy_tensors(in.checkpoint, tensors, is_in_no_layer, "Copying embedding and head", writer, progress);
   } else {
@@ -149,7 +149,8 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
 
 }  // namespace
 
-void run(const SliceOptions& options, TerminalProgress& progress) {
+void run(const SliceOptions& given, TerminalProgress& progress) {
+  SliceOptions options = given;
   const auto start = std::chrono::steady_clock::now();
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   if (!options.output.empty()) check_output(options.output, options.common.force || options.common.resume);
@@ -160,6 +161,7 @@ void run(const SliceOptions& options, TerminalProgress& progress) {
     check_planning(options, *checkpoint);
   } else {
     in.plan = read_plan(options.plan, checkpoint->config());
+    options.method = in.plan->method;
   }
   const double average = in.plan ? in.plan->average_ratio : options.average ? *options.average : options.target->share;
   in.out = checkpoint_folder(options.output, options.common, *checkpoint,

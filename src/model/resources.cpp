@@ -307,35 +307,48 @@ ResourceEstimate estimate_divergence(const Checkpoint& checkpoint, const Checkpo
   return estimate;
 }
 
+// What the loss says of the layers, for as long as it is kept: G inside and behind all of them.
+MemoryPart gradient_directions(const ModelConfig& config, TextAmount gradients) {
+  const int64_t square = config.hidden_size * config.hidden_size;
+  return {"gradient_directions", u64(gradients.windows > 0 ? 2 * config.num_layers() * square * 4 : 0)};
+}
+
+ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                      TextAmount gradients) {
+  const ModelConfig& config = checkpoint.config();
+  ResourceEstimate estimate;
+  estimate.parts = walking_parts(checkpoint, compute, gradients);
+  estimate.parts.push_back({"output_matrix", u64(config.vocab_size * config.hidden_size * item(compute.dtype))});
+  estimate.parts.push_back(gradient_directions(config, gradients));
+  estimate.parts.push_back({"activations", u64(largest_of_layers(config, [&](const LayerShape& shape) {
+                              return 2 * activation_bytes(shape, config.head_dim, compute.dtype, gradients.length);
+                            }))});
+  const int64_t a_window = (config.num_layers() + 1) * stream_bytes(config, {1, gradients.length});
+  estimate.stream_bytes =
+      u64(std::min(gradients.windows * a_window, std::max(default_turn_bytes(checkpoint, compute.device), a_window)));
+  estimate.work = walking_work(checkpoint, gradients, 2);
+  estimate.work.forward_flops *= 3;
+  return estimate;
+}
+
 ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOptions& compute, const ModularUse& use) {
   const ModelConfig& config = checkpoint.config();
-  const int64_t d = config.hidden_size, directions = use.gradients.windows > 0 ? config.num_layers() * d * d * 4 : 0;
+  const int64_t d = config.hidden_size;
   const int64_t n = largest_of_layers(config, [](const LayerShape& shape) { return shape.intermediate_size; });
+  const int64_t q =
+      largest_of_layers(config, [&](const LayerShape& shape) { return shape.num_attention_heads * config.head_dim; });
   ResourceEstimate estimate;
   estimate.parts = walking_parts(checkpoint, compute, use.calibration);
   if (compute.dtype != at::kFloat)
     estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
   // The moment and its factor, or that and the inverse, of which what is not given back at once stays with the process;
-  // the rows twice, the cross moment and what is solved for; and G with its root.
-  estimate.parts.push_back({"moments", u64(5 * n * n * 4 + 5 * n * d * 8 + 3 * d * d * 8)});
-  estimate.parts.push_back({"gradient_directions", u64(directions)});
+  // the rows twice, the cross moment and what is solved for; G with its root; and the moment of what attention mixes.
+  estimate.parts.push_back({"moments", u64(5 * n * n * 4 + 5 * n * d * 8 + 3 * d * d * 8 + q * q * 8)});
+  estimate.parts.push_back(gradient_directions(config, use.gradients));
   estimate.parts = larger(std::move(estimate.parts), embedding_parts(config, compute));
-  if (use.gradients.windows > 0) {
-    std::vector<MemoryPart> back = walking_parts(checkpoint, compute, use.gradients);
-    back.push_back({"output_matrix", u64(config.vocab_size * d * item(compute.dtype))});
-    back.push_back({"gradient_directions", u64(directions)});
-    back.push_back({"activations", u64(largest_of_layers(config, [&](const LayerShape& shape) {
-                      return 2 * activation_bytes(shape, config.head_dim, compute.dtype, use.gradients.length);
-                    }))});
-    estimate.parts = larger(std::move(estimate.parts), std::move(back));
-  }
   // Of the compressed model and of the dense one; beside them what attention mixes.
   const TextAmount both{2 * use.calibration.windows + use.held_out.windows, use.calibration.length};
-  const int64_t turn =
-      std::min(use.gradients.windows * (config.num_layers() + 1) * stream_bytes(config, {1, use.gradients.length}),
-               std::max(default_turn_bytes(checkpoint, compute.device),
-                        (config.num_layers() + 1) * stream_bytes(config, {1, use.gradients.length})));
-  estimate.stream_bytes = u64(std::max(stream_bytes(config, both) + stream_bytes(config, use.calibration), turn));
+  estimate.stream_bytes = u64(stream_bytes(config, both) + stream_bytes(config, use.calibration));
   estimate.output_bytes = use.output_bytes;
   estimate.work = walking_work(checkpoint, both, 1);
   const auto tokens = static_cast<double>(use.calibration.tokens());
@@ -346,10 +359,7 @@ ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOpt
     estimate.work.rotation_flops += 3 * inner * inner * inner;
     estimate.work.forward_flops += 2.0 * static_cast<double>(shape.read_rows() * d) * tokens;
   }
-  Work gradients = walking_work(checkpoint, use.gradients, 2);
-  gradients.forward_flops *= 3;
-  if (use.gradients.windows > 0) estimate.work += gradients;
-  return estimate;
+  return use.gradients.windows > 0 ? estimate_sensitivity(checkpoint, compute, use.gradients) + estimate : estimate;
 }
 
 ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,

@@ -18,13 +18,47 @@ std::vector<double> read_ratios(const JsonReader& reader) {
   return ratios;
 }
 
-std::vector<int64_t> read_dims(const JsonReader& reader) {
-  std::vector<int64_t> dims;
-  for (const Json& value : reader.raw().at("dims")) {
-    if (!value.is_number_integer()) reader.fail("dims", "a list of integers");
-    dims.push_back(value.get<int64_t>());
+std::vector<int64_t> read_integers(const JsonReader& reader, const char* key) {
+  if (!reader.raw().at(key).is_array()) reader.fail(key, "a list of integers");
+  std::vector<int64_t> values;
+  for (const Json& value : reader.raw().at(key)) {
+    if (!value.is_number_integer()) reader.fail(key, "a list of integers");
+    values.push_back(value.get<int64_t>());
   }
-  return dims;
+  return values;
+}
+
+std::vector<HeadCount> read_heads(const JsonReader& reader) {
+  if (!reader.has("heads") && !reader.has("kv_heads")) return {};
+  if (!reader.has("heads")) reader.fail("heads", "a list of integers, as there is one of kv_heads");
+  const std::vector<int64_t> heads = read_integers(reader, "heads");
+  const std::vector<int64_t> kv = reader.has("kv_heads") ? read_integers(reader, "kv_heads") : heads;
+  if (kv.size() != heads.size()) reader.fail("kv_heads", "a list as long as heads");
+  std::vector<HeadCount> counts;
+  for (size_t i = 0; i < heads.size(); ++i) counts.push_back({heads[i], kv[i]});
+  return counts;
+}
+
+void check_heads(const SlicePlan& plan, const ModelConfig& config, const std::string& where) {
+  if (plan.heads.empty()) return;
+  if (!plan.is_modular()) throw_error(ErrorKind::kBadInput, where, ": only a modular plan may hold heads");
+  if (plan.heads.size() != config.layers.size()) {
+    throw_error(ErrorKind::kBadInput, where, ": has heads for ", plan.heads.size(), " layers; the model has ",
+                config.layers.size());
+  }
+  for (size_t i = 0; i < plan.heads.size(); ++i) {
+    const HeadCount& left = plan.heads[i];
+    const LayerShape& shape = config.layers[i];
+    const bool none = left.heads == 0 && left.kv_heads == 0;
+    const bool some = left.kv_heads >= 1 && left.kv_heads <= shape.num_key_value_heads && left.heads >= left.kv_heads &&
+                      left.heads % left.kv_heads == 0 &&
+                      left.heads / left.kv_heads <= shape.num_attention_heads / shape.num_key_value_heads;
+    if (none || some) continue;
+    throw_error(ErrorKind::kBadInput, where, ": layer ", i, " cannot be left with ", left.heads, " heads and ",
+                left.kv_heads, " key-value heads of its ", shape.num_attention_heads, " and ",
+                shape.num_key_value_heads, "; every key-value head must keep as many heads as the others, ",
+                shape.num_attention_heads / shape.num_key_value_heads, " at most");
+  }
 }
 
 void check_ratios(const SlicePlan& plan, const std::string& where) {
@@ -66,6 +100,13 @@ OrderedJson to_json(const SlicePlan& plan) {
   if (plan.is_modular()) json["intermediate_size"] = plan.intermediate_size;
   json["ratios"] = plan.ratios;
   json["dims"] = plan.dims;
+  if (!plan.heads.empty()) {
+    json["heads"] = json["kv_heads"] = OrderedJson::array();
+    for (const HeadCount& left : plan.heads) {
+      json["heads"].push_back(left.heads);
+      json["kv_heads"].push_back(left.kv_heads);
+    }
+  }
   json["head_width"] = plan.head_width;
   json["provenance"] = plan.provenance;
   return json;
@@ -87,10 +128,8 @@ SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config
     if (!json["ratios"].is_array()) reader.fail("ratios", "a list of numbers");
     plan.ratios = read_ratios(reader);
   }
-  if (reader.has("dims")) {
-    if (!json["dims"].is_array()) reader.fail("dims", "a list of integers");
-    plan.dims = read_dims(reader);
-  }
+  if (reader.has("dims")) plan.dims = read_integers(reader, "dims");
+  plan.heads = read_heads(reader);
   if (plan.ratios.empty() && plan.dims.empty()) reader.fail("ratios", "a list with one ratio per layer");
   check_ratios(plan, path.string());  // before rounding, which expects sane ones
   if (!plan.ratios.empty() && !plan.dims.empty()) check_agreement(plan, path.string());
@@ -125,6 +164,7 @@ void check_plan(const SlicePlan& plan, const ModelConfig& config, const std::str
                   " is ", plan.dims[i], "; it must be in [1, ", plan.whole(), "]");
     }
   }
+  check_heads(plan, config, where);
   if (plan.head_width < 1 || plan.head_width > config.hidden_size) {
     throw_error(ErrorKind::kBadInput, where, ": head_width is ", plan.head_width, "; it must be in [1, ",
                 config.hidden_size, "]");
@@ -194,7 +234,13 @@ void lead_to_original_basis(ModelConfig& config) {
 ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
   ModelConfig config = dense;
   if (plan.is_modular()) {
-    for (size_t i = 0; i < config.layers.size(); ++i) config.layers[i].intermediate_size = plan.dims[i];
+    for (size_t i = 0; i < config.layers.size(); ++i) {
+      LayerShape& shape = config.layers[i];
+      const HeadCount left = plan.heads_of(i, shape);
+      shape.intermediate_size = plan.dims[i];
+      shape.num_attention_heads = left.heads;
+      shape.num_key_value_heads = left.kv_heads;
+    }
     return config;
   }
   config.embedding_width = plan.dims.front();

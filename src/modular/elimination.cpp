@@ -151,6 +151,14 @@ std::vector<int64_t> Elimination::cheapest(int64_t most) {
   return removed;
 }
 
+double Elimination::cost(const std::vector<int64_t>& neurons) const {
+  const at::Tensor indices = at::tensor(neurons, at::TensorOptions().dtype(at::kLong)).to(inverse_.device());
+  const at::Tensor pivot = inverse_.index_select(0, indices).index_select(1, indices);
+  const at::Tensor factor = at::linalg_cholesky((pivot + pivot.t()) / 2);
+  const at::Tensor scaled = at::linalg_solve_triangular(factor, weighed_.index_select(0, indices), /*upper=*/false);
+  return scaled.square().sum().item<double>() / 2;
+}
+
 void Elimination::remove(const std::vector<int64_t>& neurons) {
   const at::Tensor indices = at::tensor(neurons, at::TensorOptions().dtype(at::kLong)).to(inverse_.device());
   const at::Tensor across = inverse_.index_select(0, indices);

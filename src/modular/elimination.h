@@ -33,7 +33,12 @@ class Elimination {
   // Removes all but these, whose choice was another's.
   void keep_only(const at::Tensor& kept);
 
-  // In order; those of keep_only excepted.
+  // What removing these together would cost, none of which is gone; and that done. For what goes as one, such as the
+  // columns of an attention head.
+  double cost(const std::vector<int64_t>& neurons) const;
+  void remove(const std::vector<int64_t>& neurons);
+
+  // Those of reduce_to, in order.
   const std::vector<Removal>& removals() const { return removals_; }
   // The neurons that are left, ascending [k] int64.
   at::Tensor kept() const;
@@ -44,7 +49,6 @@ class Elimination {
 
  private:
   std::vector<int64_t> cheapest(int64_t most);
-  void remove(const std::vector<int64_t>& neurons);
 
   at::Tensor inverse_;  // (C + λ I)⁻¹ of the neurons that are left [n, n] fp64; rows of the others are void
   at::Tensor weights_;  // [n, d] fp64

@@ -3,11 +3,14 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <stdexcept>
+#include <utility>
 
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
 #include "modular/elimination.h"
+#include "modular/head_elimination.h"
 #include "modular/inner_moment.h"
 #include "modular/leverage.h"
 
@@ -15,13 +18,67 @@ namespace dynslice {
 namespace {
 
 std::string inside(int64_t layer) { return "what is inside the MLP of layer " + std::to_string(layer); }
+std::string mixed_in(int64_t layer) { return "what attention mixes in layer " + std::to_string(layer); }
 
-// Rows `kept` of both halves of gate_up.
-Linear rows_of(const Linear& gate_up, const at::Tensor& kept, int64_t inner) {
-  const at::Tensor both = at::cat({kept, kept + inner});
-  return {gate_up.weight.index_select(0, both),
-          gate_up.bias.defined() ? gate_up.bias.index_select(0, both) : at::Tensor()};
+Linear rows_of(const Linear& linear, const at::Tensor& rows) {
+  return {linear.weight.index_select(0, rows),
+          linear.bias.defined() ? linear.bias.index_select(0, rows) : at::Tensor()};
 }
+
+// Gives the MLP the refitted rows [k, d] fp64 of the neurons `kept`.
+void keep_neurons(DecoderLayer& layer, const at::Tensor& kept, const at::Tensor& rows) {
+  const int64_t inner = layer.shape.intermediate_size;
+  layer.gate_up = rows_of(layer.gate_up, layer.shape.is_gated ? at::cat({kept, kept + inner}) : kept);
+  layer.down_proj.weight = rows.t().to(at::kFloat).contiguous();
+  layer.shape.intermediate_size = kept.numel();
+}
+
+// Gives the attention the refitted rows [k, d] fp64 of the heads that are left.
+void keep_heads(DecoderLayer& layer, const HeadElimination& heads, const at::Tensor& rows, int64_t head_dim) {
+  const HeadCount left = heads.left();
+  const int64_t queries = layer.shape.num_attention_heads * head_dim;
+  const int64_t keys = layer.shape.num_key_value_heads * head_dim;
+  layer.shape.num_attention_heads = left.heads;
+  layer.shape.num_key_value_heads = left.kv_heads;
+  if (left.heads == 0) {
+    layer.qkv = layer.o_proj = {};
+    layer.input_norm.reset();
+    return;
+  }
+  const at::Tensor of_keys = heads.key_rows();
+  layer.qkv = rows_of(layer.qkv, at::cat({heads.query_rows(), of_keys + queries, of_keys + queries + keys}));
+  layer.o_proj.weight = rows.t().to(at::kFloat).contiguous();
+}
+
+// The roots of the weights of a text's tokens, which pass in order.
+class TokenWeighing {
+ public:
+  TokenWeighing(const ModularOptions& options, const SensitivitySource& sensitivity, int64_t layer, StreamPlace place,
+                int64_t tokens)
+      : kind_(options.weights) {
+    if (kind_ != TokenWeights::kGradient) return;
+    roots_ = sensitivity.tokens(layer, place);
+    if (!roots_.defined() || roots_.numel() < tokens)
+      throw std::logic_error("compress_layers: weights by gradients, which were not measured on all of this text");
+    roots_ = roots_.sqrt();
+  }
+
+  // Of the next ones, x [..., d] being the stream there: [n, 1], or undefined.
+  at::Tensor next(const at::Tensor& x) {
+    if (kind_ == TokenWeights::kAlike) return {};
+    if (kind_ == TokenWeights::kGradient) {
+      const int64_t count = x.numel() / x.size(-1), first = std::exchange(done_, done_ + count);
+      return roots_.narrow(0, first, count).unsqueeze(1).to(x.device());
+    }
+    const at::Tensor norm = x.reshape({-1, x.size(-1)}).norm(2, 1, /*keepdim=*/true);
+    return at::where(norm.gt(0), norm.reciprocal(), at::zeros_like(norm));
+  }
+
+ private:
+  const TokenWeights kind_;
+  at::Tensor roots_;
+  int64_t done_ = 0;
+};
 
 // The streams through the layers: the compressed model's, the dense one's beside it once they differ, and that of held
 // out text.
@@ -65,7 +122,7 @@ class Compressor {
     const int64_t wanted = plan_.dims.at(static_cast<size_t>(step.index()));
     const DecoderLayer original = with_dtype(step.layer, walk_.options().dtype);
     pass_attention(step, original);
-    if (wanted < inner || is_apart()) compress(step, original, wanted);
+    if (wanted < inner || is_apart()) compress_mlp(step, original, wanted);
     const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
     const auto mlp = [&](const at::Tensor& x) { return forward_mlp(now, step.context, x); };
     step.transform(calibration_, mlp, 4);
@@ -76,12 +133,17 @@ class Compressor {
       sink_(layer_tensor_name(step.index(), suffix), values);
   }
 
-  // All streams through the attention, whose output matrix is refitted towards the dense stream if that is asked for.
+  // All streams through the attention, which loses heads, or is refitted towards the dense stream, if that is asked
+  // for.
   void pass_attention(LayerStep& step, const DecoderLayer& original) {
     const auto attention = [&](const at::Tensor& x) { return forward_attention(original, step.context, x); };
+    const HeadCount wanted = plan_.heads_of(static_cast<size_t>(step.index()), original.shape);
+    const bool shrinks = wanted.heads < original.shape.num_attention_heads;
+    if (shrinks && options_.towards_dense && !is_apart())
+      dense_ = calibration_;  // chunks are replaced, not overwritten
     if (is_apart()) step.transform(dense_, attention, 4);
-    if (is_apart() && options_.refit_attention) {
-      refit_attention(step, original);
+    if (shrinks || (is_apart() && options_.refit_attention)) {
+      compress_attention(step, original, wanted);
     } else {
       step.transform(calibration_, attention, 4);
     }
@@ -89,34 +151,50 @@ class Compressor {
     step.transform(held_out_, [&](const at::Tensor& x) { return forward_attention(now, step.context, x); }, 2);
   }
 
-  void refit_attention(LayerStep& step, const DecoderLayer& original) {
+  void compress_attention(LayerStep& step, const DecoderLayer& original, const HeadCount& wanted) {
     // What attention mixes is kept: it is needed for the moment and, behind that, for the output.
     ResidualStream mixed = calibration_;
     step.transform(mixed, [&](const at::Tensor& x) { return attention_inner(original, step.context, x); }, 8);
-    Linear& output = step.layer.o_proj;
-    InnerMoment moment(output.weight.size(1), output.weight.size(0), options_.by_norm, walk_.options().device);
+    const Linear& output = step.layer.o_proj;
+    const at::Device device = walk_.options().device;
+    InnerMoment moment(output.weight.size(1), is_apart() ? output.weight.size(0) : 0, device);
+    TokenWeighing weighing(options_, sensitivity_, step.index(), StreamPlace::kInside, calibration_.tokens());
     for (size_t chunk = 0; chunk < mixed.chunks.size(); ++chunk) {
       const at::Tensor x = chunk_of(calibration_, chunk), inner = chunk_of(mixed, chunk);
-      at::Tensor own = kernels::linear(inner, original.o_proj.weight, original.o_proj.bias);
-      const at::Tensor ahead = chunk_of(dense_, chunk);
-      moment.add(inner, ahead - add_residual(std::move(own), x, original.attn_shortcut), x);
+      at::Tensor error;
+      if (is_apart()) {
+        at::Tensor own = kernels::linear(inner, original.o_proj.weight, original.o_proj.bias);
+        error = chunk_of(dense_, chunk) - add_residual(std::move(own), x, original.attn_shortcut);
+      }
+      moment.add(inner, error, weighing.next(x));
     }
-    const std::string where = "what attention mixes in layer " + std::to_string(step.index());
-    const Elimination solver(moment.take(where), output.weight.t(), {}, options_.ridge, where);
-    const at::Tensor change = solver.solve(moment.cross()).mul_(options_.error_share);
-    output.weight = output.weight + change.t().to(at::kFloat);
-    const Linear now = with_dtype(step.layer, walk_.options().dtype).o_proj;
+    const std::string where = mixed_in(step.index());
+    HeadElimination heads(moment.take(where), output.weight.t(),
+                          sensitivity_.directions(step.index(), StreamPlace::kInside, device), options_.ridge,
+                          {original.shape.num_attention_heads, original.shape.num_key_value_heads},
+                          walk_.config().head_dim, where);
+    heads.reduce_to(wanted);
+    keep_heads(step.layer, heads, refitted(heads.columns(), moment), walk_.config().head_dim);
+    const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
+    const at::Tensor kept = heads.query_rows();
+    const bool all = kept.numel() == original.o_proj.weight.size(1);
     size_t chunk = 0;
-    step.transform(
-        calibration_,
-        [&](const at::Tensor& x) {
-          at::Tensor branch = kernels::linear(chunk_of(mixed, chunk++), now.weight, now.bias);
-          return add_residual(std::move(branch), x, original.attn_shortcut);
-        },
-        8);
+    calibration_.transform([&](const at::Tensor& x) {
+      const at::Tensor inner = chunk_of(mixed, chunk++);
+      if (kept.numel() == 0) return x;
+      at::Tensor own = kernels::linear(all ? inner : inner.index_select(-1, kept), now.o_proj.weight, now.o_proj.bias);
+      return add_residual(std::move(own), x, now.attn_shortcut);
+    });
   }
 
-  // On the device; the pages of a spilled chunk are given back.
+  // The rows that are left, with what makes up for a share of the stream's error so far.
+  at::Tensor refitted(const Elimination& elimination, const InnerMoment& moment) const {
+    at::Tensor rows = elimination.refitted();
+    if (moment.cross().defined() && rows.size(0) > 0)
+      rows.add_(elimination.solve(moment.cross()), options_.error_share);
+    return rows;
+  }
+
   static at::Tensor chunk_of(const ResidualStream& stream, size_t index) {
     const at::Tensor& kept = stream.chunks[index];
     if (!stream.store) return kept.to(stream.device);
@@ -125,27 +203,22 @@ class Compressor {
     return values;
   }
 
-  void compress(LayerStep& step, const DecoderLayer& original, int64_t wanted) {
+  void compress_mlp(LayerStep& step, const DecoderLayer& original, int64_t wanted) {
     const int64_t inner = original.shape.intermediate_size, width = walk_.config().hidden_size;
-    InnerMoment moment(inner, is_apart() ? width : 0, options_.by_norm, walk_.options().device);
+    InnerMoment moment(inner, is_apart() ? width : 0, walk_.options().device);
     collect(step, original, moment);
-    Linear& down = step.layer.down_proj;
     const at::Device device = walk_.options().device;
     at::Tensor second = moment.take(inside(step.index())), chosen;
     if (options_.choice == NeuronChoice::kLeverage) chosen = largest_leverage(second, wanted);
-    Elimination elimination(std::move(second), down.weight.t(), sensitivity_.directions(step.index(), device),
-                            options_.ridge, inside(step.index()));
+    Elimination elimination(std::move(second), step.layer.down_proj.weight.t(),
+                            sensitivity_.directions(step.index(), StreamPlace::kLeaving, device), options_.ridge,
+                            inside(step.index()));
     if (chosen.defined()) {
       elimination.keep_only(chosen);
     } else {
       elimination.reduce_to(wanted);
     }
-    at::Tensor rows = elimination.refitted();
-    if (moment.cross().defined()) rows.add_(elimination.solve(moment.cross()), options_.error_share);
-    const at::Tensor kept = elimination.kept();
-    step.layer.gate_up = rows_of(step.layer.gate_up, kept, inner);
-    down.weight = rows.t().to(at::kFloat).contiguous();
-    step.layer.shape.intermediate_size = wanted;
+    keep_neurons(step.layer, elimination.kept(), refitted(elimination, moment));
   }
 
   // Lets the inside of the MLP, whole as it still is, pass on the compressed model's stream. The dense stream goes
@@ -153,6 +226,7 @@ class Compressor {
   void collect(LayerStep& step, const DecoderLayer& original, InnerMoment& moment) {
     const bool compares = is_apart();
     if (options_.towards_dense && !compares) dense_ = calibration_;  // chunks are replaced, not overwritten
+    TokenWeighing weighing(options_, sensitivity_, step.index(), StreamPlace::kLeaving, calibration_.tokens());
     size_t chunk = 0;
     const auto add = [&](const at::Tensor& x, const at::Tensor& ahead) {
       const at::Tensor z = mlp_inner(original, step.context, x);
@@ -161,7 +235,7 @@ class Compressor {
         at::Tensor own = kernels::linear(z, original.down_proj.weight, original.down_proj.bias);
         error = ahead - add_residual(std::move(own), x, original.mlp_shortcut);
       }
-      moment.add(z, error, x);
+      moment.add(z, error, weighing.next(x));
     };
     if (!options_.towards_dense) {
       calibration_.visit([&](const at::Tensor& x) { add(x, {}); });
@@ -186,10 +260,32 @@ class Compressor {
   ResidualStream calibration_, dense_, held_out_;
 };
 
-LossCurve curve_of(const std::vector<Removal>& removals, double scale) {
-  LossCurve curve{{0.0}};
-  for (const Removal& removal : removals) curve.losses.push_back(removal.loss * scale);
+// `scale` takes the eliminations' losses to nats a token.
+LossCurve neuron_curve(Elimination& elimination, const DecoderLayer& layer, int64_t least, double scale) {
+  const double a_neuron = static_cast<double>(layer.shape.read_rows() / layer.shape.intermediate_size + 1) *
+                          static_cast<double>(layer.down_proj.weight.size(0));
+  elimination.reduce_to(least);
+  LossCurve curve{{0.0}, {0.0}};
+  for (const Removal& removal : elimination.removals()) {
+    curve.sizes.push_back(static_cast<double>(curve.sizes.size()) * a_neuron);
+    curve.losses.push_back(removal.loss * scale);
+  }
   return curve;
+}
+
+void add_head_curve(HeadElimination& heads, const DecoderLayer& layer, double scale, LayerCurves& curves) {
+  const int64_t a_head = layer.o_proj.weight.size(0) * (layer.o_proj.weight.size(1) / layer.shape.num_attention_heads);
+  const auto size = [&](const HeadCount& left) {
+    return static_cast<double>(2 * (left.heads + left.kv_heads) * a_head);
+  };
+  const double whole = size(heads.left());
+  double loss = 0;
+  while (heads.left().heads > 0) {
+    loss += heads.step();
+    curves.counts.push_back(heads.left());
+    curves.heads.sizes.push_back(whole - size(heads.left()));
+    curves.heads.losses.push_back(loss * scale);
+  }
 }
 
 }  // namespace
@@ -209,19 +305,19 @@ void check_modular(const Checkpoint& checkpoint) {
   }
 }
 
-ModularResult compress_mlps(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
-                            SensitivitySource& sensitivity, const ModularOptions& options, const LayerTensorSink& sink,
-                            const TokenWindows* held_out, const JournalPhase& journal) {
+ModularResult compress_layers(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
+                              SensitivitySource& sensitivity, const ModularOptions& options,
+                              const LayerTensorSink& sink, const TokenWindows* held_out, const JournalPhase& journal) {
   check_modular(walk.checkpoint());
   check_plan(plan, walk.config(), "the plan");
   return Compressor(walk, plan, sensitivity, options, sink, journal).run(calibration, held_out);
 }
 
-std::vector<LossCurve> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
-                                           SensitivitySource& sensitivity, const ModularOptions& options, int64_t least,
-                                           const JournalPhase& journal) {
+std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
+                                             SensitivitySource& sensitivity, const ModularOptions& options,
+                                             int64_t least, const JournalPhase& journal) {
   check_modular(walk.checkpoint());
-  std::vector<LossCurve> curves;
+  std::vector<LayerCurves> curves;
   ResidualStream stream = walk.empty_stream();
   WalkState state;
   state.streams.emplace_back("stream", &stream);
@@ -229,33 +325,70 @@ std::vector<LossCurve> measure_loss_curves(const LayerWalk& walk, const TokenWin
   WalkSpan span;
   if (const auto restored = journal.restore(state, walk.options().device)) {
     span.first_layer = restored->next_layer;
-    for (const OrderedJson& losses : restored->values.at("curves"))
-      curves.push_back({losses.get<std::vector<double>>()});
+    for (const OrderedJson& kept : restored->values.at("curves")) curves.push_back(curves_of_json(kept));
   } else {
     sensitivity.measure_unless_there();
     stream = walk.embed(calibration);
   }
   span.after_layer = [&](int64_t next) {
     state.values["curves"] = OrderedJson::array();
-    for (const LossCurve& curve : curves) state.values["curves"].push_back(curve.losses);
+    for (const LayerCurves& layer : curves) state.values["curves"].push_back(to_json(layer));
     journal.save(next, walk.config().num_layers(), state);
   };
   const auto visit = [&](LayerStep& step) {
-    InnerMoment moment(step.layer.shape.intermediate_size, 0, options.by_norm, walk.options().device);
+    const DecoderLayer& layer = step.layer;
+    const at::Device device = walk.options().device;
+    const HeadCount all{layer.shape.num_attention_heads, layer.shape.num_key_value_heads};
+    InnerMoment mixed(layer.o_proj.weight.size(1), 0, device), inner(layer.shape.intermediate_size, 0, device);
+    TokenWeighing of_mixed(options, sensitivity, step.index(), StreamPlace::kInside, stream.tokens());
+    TokenWeighing of_inner(options, sensitivity, step.index(), StreamPlace::kLeaving, stream.tokens());
     step.transform(stream, [&](const at::Tensor& x) {
-      const at::Tensor middle = forward_attention(step.layer, step.context, x);
-      const at::Tensor z = mlp_inner(step.layer, step.context, middle);
-      moment.add(z, {}, middle);
-      at::Tensor added = kernels::linear(z, step.layer.down_proj.weight, step.layer.down_proj.bias);
-      return add_residual(std::move(added), middle, step.layer.mlp_shortcut);
+      const at::Tensor heads = attention_inner(layer, step.context, x);
+      if (options.heads) mixed.add(heads, {}, of_mixed.next(x));
+      const at::Tensor middle =
+          add_residual(kernels::linear(heads, layer.o_proj.weight, layer.o_proj.bias), x, layer.attn_shortcut);
+      const at::Tensor z = mlp_inner(layer, step.context, middle);
+      inner.add(z, {}, of_inner.next(middle));
+      return add_residual(kernels::linear(z, layer.down_proj.weight, layer.down_proj.bias), middle, layer.mlp_shortcut);
     });
-    Elimination elimination(moment.take(inside(step.index())), step.layer.down_proj.weight.t(),
-                            sensitivity.directions(step.index(), walk.options().device), options.ridge,
-                            inside(step.index()));
-    elimination.reduce_to(least);
-    curves.push_back(curve_of(elimination.removals(), sensitivity.size(step.index()) / moment.weight()));
+    const auto directions = [&](StreamPlace place) { return sensitivity.directions(step.index(), place, device); };
+    const auto size = [&](StreamPlace place) { return sensitivity.size(step.index(), place); };
+    LayerCurves found;
+    found.heads = {{0.0}, {0.0}, /*divisible=*/false};
+    found.counts = {all};
+    if (options.heads) {
+      HeadElimination heads(mixed.take(mixed_in(step.index())), layer.o_proj.weight.t(),
+                            directions(StreamPlace::kInside), options.ridge, all, walk.config().head_dim,
+                            mixed_in(step.index()));
+      add_head_curve(heads, layer, size(StreamPlace::kInside) / mixed.weight(), found);
+    }
+    Elimination neurons(inner.take(inside(step.index())), layer.down_proj.weight.t(), directions(StreamPlace::kLeaving),
+                        options.ridge, inside(step.index()));
+    found.neurons = neuron_curve(neurons, layer, least, size(StreamPlace::kLeaving) / inner.weight());
+    curves.push_back(std::move(found));
   };
   walk.run("Measuring losses", stream.tokens(), visit, std::nullopt, span);
+  return curves;
+}
+
+OrderedJson to_json(const LayerCurves& curves) {
+  OrderedJson json;
+  json["neurons"] = {{"sizes", curves.neurons.sizes}, {"losses", curves.neurons.losses}};
+  json["heads"] = {{"sizes", curves.heads.sizes}, {"losses", curves.heads.losses}};
+  json["counts"] = OrderedJson::array();
+  for (const HeadCount& left : curves.counts) json["counts"].push_back({left.heads, left.kv_heads});
+  return json;
+}
+
+LayerCurves curves_of_json(const OrderedJson& json) {
+  const auto curve = [&](const char* key, bool divisible) {
+    const OrderedJson& points = json.at(key);
+    return LossCurve{points.at("sizes").get<std::vector<double>>(), points.at("losses").get<std::vector<double>>(),
+                     divisible};
+  };
+  LayerCurves curves{curve("neurons", true), curve("heads", false), {}};
+  for (const OrderedJson& left : json.at("counts"))
+    curves.counts.push_back({left.at(0).get<int64_t>(), left.at(1).get<int64_t>()});
   return curves;
 }
 

@@ -20,7 +20,8 @@ class Measuring {
   Measuring(const LayerWalk& walk, const TokenWindows& windows, const JournalPhase& journal)
       : walk_(walk), windows_(windows), journal_(journal), layers_(walk.config().num_layers()) {
     const int64_t width = walk.config().hidden_size;
-    directions_ = at::zeros({layers_, width, width}, at::TensorOptions().dtype(at::kFloat));
+    directions_ = at::zeros({layers_, 2, width, width}, at::TensorOptions().dtype(at::kFloat));
+    tokens_ = at::zeros({layers_, 2, windows.tokens()}, at::TensorOptions().dtype(at::kFloat));
   }
 
   Sensitivity run(int64_t a_turn) {
@@ -29,7 +30,7 @@ class Measuring {
     ProgressTask progress(walk_.progress(), "Gradients of the loss", 3 * layers_ * (windows_.count - first), "windows");
     while (first < windows_.count) {
       const int64_t count = std::min(a_turn, windows_.count - first);
-      run_turn(windows_.part(first, count), progress);
+      run_turn(windows_.part(first, count), first * windows_.length, progress);
       first += count;
       WalkState kept = state();
       kept.values["windows"] = first;
@@ -41,11 +42,11 @@ class Measuring {
  private:
   WalkState state() {
     WalkState state;
-    state.tensors = {{"directions", &directions_}};
+    state.tensors = {{"directions", &directions_}, {"tokens", &tokens_}};
     return state;
   }
 
-  void run_turn(const TokenWindows& windows, ProgressTask& progress) {
+  void run_turn(const TokenWindows& windows, int64_t first_token, ProgressTask& progress) {
     std::vector<ResidualStream> entering = {walk_.embed(windows)};
     for (int64_t i = 0; i < layers_; ++i) {
       const DecoderLayer layer = load(i);
@@ -61,8 +62,7 @@ class Measuring {
     entering.pop_back();
     to_gradient_of_loss(gradient, windows);
     for (int64_t i = layers_; i-- > 0;) {
-      add(i, gradient);
-      if (i > 0) step_back(load(i), entering.back(), gradient, progress);
+      step_back(i, first_token, entering.back(), gradient, progress);
       entering.pop_back();
     }
   }
@@ -97,48 +97,59 @@ class Measuring {
     return at::tensor(targets, at::kLong);
   }
 
-  void add(int64_t layer, const ResidualStream& gradient) {
-    SecondMoment moment(walk_.config().hidden_size, walk_.options().device);
-    gradient.visit([&](const at::Tensor& g) { moment.add(g); });
-    directions_[layer].add_(moment.take("the loss's gradient at layer " + std::to_string(layer)).cpu());
-  }
-
-  // From what leaves the layer to what enters it.
-  void step_back(const DecoderLayer& layer, const ResidualStream& entering, ResidualStream& gradient,
-                 ProgressTask& progress) const {
+  // From what leaves the layer to what enters it, with the sums of both places on the way.
+  void step_back(int64_t index, int64_t token, const ResidualStream& entering, ResidualStream& gradient,
+                 ProgressTask& progress) {
+    const DecoderLayer layer = load(index);
+    SecondMoment inside(walk_.config().hidden_size, walk_.options().device);
+    SecondMoment leaving(walk_.config().hidden_size, walk_.options().device);
     size_t chunk = 0;
+    const auto add = [&](SecondMoment& moment, StreamPlace place, const at::Tensor& g) {
+      moment.add(g);
+      const at::Tensor squares = g.square().sum(-1).flatten();
+      tokens_[index][static_cast<int64_t>(place)].narrow(0, token, squares.numel()).copy_(squares);
+    };
     gradient.transform([&](const at::Tensor& g) {
       const at::Tensor& kept = entering.chunks[chunk++];
       const at::Tensor whole = kept.to(g.device());
       std::vector<at::Tensor> parts;
       for (int64_t w = 0; w < g.size(0); ++w) {
         check_interrupt();
-        parts.push_back(back_through(layer, whole.narrow(0, w, 1), g.narrow(0, w, 1)));
+        const auto [to_middle, to_entered] = back_through(layer, whole.narrow(0, w, 1), g.narrow(0, w, 1));
+        add(leaving, StreamPlace::kLeaving, g.narrow(0, w, 1));
+        add(inside, StreamPlace::kInside, to_middle);
+        token += g.size(1);
+        parts.push_back(to_entered);
         progress.advance(2);
       }
       if (entering.store) entering.store->drop_pages(kept);
       return at::cat(parts);
     });
+    const std::string where = "the loss's gradient at layer " + std::to_string(index);
+    directions_[index][0].add_(inside.take(where).cpu());
+    directions_[index][1].add_(leaving.take(where).cpu());
   }
 
-  at::Tensor back_through(const DecoderLayer& layer, const at::Tensor& entered, const at::Tensor& gradient) const {
+  std::pair<at::Tensor, at::Tensor> back_through(const DecoderLayer& layer, const at::Tensor& entered,
+                                                 const at::Tensor& gradient) const {
     const c10::AutoGradMode with_gradients(true);
     const at::Tensor x = entered.detach().requires_grad_(true);
-    const at::Tensor y = forward_trainable(layer, walk_.context(), x, walk_.options().dtype);
-    torch::autograd::backward({y}, {gradient});
-    return x.grad();
+    const LayerStreams streams = forward_trainable_halves(layer, walk_.context(), x, walk_.options().dtype);
+    const auto found = torch::autograd::grad({streams.leaving}, {streams.inside, x}, {gradient});
+    return {found[0], found[1]};
   }
 
   Sensitivity result() {
-    const at::Tensor totals = directions_.diagonal(0, 1, 2).sum(1, false, at::kDouble).clamp_min(1e-30);
-    directions_.div_(totals.to(at::kFloat).view({-1, 1, 1}));
-    return {directions_, totals / static_cast<double>(windows_.tokens())};
+    const at::Tensor totals = directions_.diagonal(0, 2, 3).sum(2, false, at::kDouble).clamp_min(1e-30);
+    directions_.div_(totals.to(at::kFloat).unsqueeze(-1).unsqueeze(-1));
+    return {directions_, totals / static_cast<double>(windows_.tokens()), tokens_};
   }
 
   const LayerWalk& walk_;
   const TokenWindows& windows_;
   const JournalPhase& journal_;
   const int64_t layers_;
+  at::Tensor tokens_;
   at::Tensor directions_;  // [L, d, d] fp32, on the CPU
 };
 
@@ -160,16 +171,23 @@ Sensitivity measure_sensitivity(const LayerWalk& walk, const TokenWindows& windo
 void SensitivitySource::join(WalkState& state) {
   state.tensors.emplace_back("gradient directions", &value_.directions);
   state.tensors.emplace_back("gradient sizes", &value_.sizes);
+  state.tensors.emplace_back("gradient tokens", &value_.tokens);
 }
 
 void SensitivitySource::measure_unless_there() {
   if (measure_ && !is_there()) value_ = measure_();
 }
 
-at::Tensor SensitivitySource::directions(int64_t layer, at::Device device) const {
-  return is_there() ? value_.directions[layer].to(device) : at::Tensor();
+at::Tensor SensitivitySource::directions(int64_t layer, StreamPlace place, at::Device device) const {
+  return is_there() ? value_.directions[layer][static_cast<int64_t>(place)].to(device) : at::Tensor();
 }
 
-double SensitivitySource::size(int64_t layer) const { return is_there() ? value_.sizes[layer].item<double>() : 1.0; }
+double SensitivitySource::size(int64_t layer, StreamPlace place) const {
+  return is_there() ? value_.sizes[layer][static_cast<int64_t>(place)].item<double>() : 1.0;
+}
+
+at::Tensor SensitivitySource::tokens(int64_t layer, StreamPlace place) const {
+  return is_there() ? value_.tokens[layer][static_cast<int64_t>(place)] : at::Tensor();
+}
 
 }  // namespace dynslice

@@ -18,10 +18,10 @@ class Forward {
           std::optional<uint64_t> dropout_seed)
       : layer_(layer), context_(context), dtype_(dtype), updates_(updates), dropout_seed_(dropout_seed) {}
 
-  at::Tensor run(const at::Tensor& x) const {
+  LayerStreams run(const at::Tensor& x) const {
     const at::Tensor middle =
         layer_.shape.has_attention() ? add(attention(normed(x, layer_.input_norm)), x, layer_.attn_shortcut) : x;
-    return add(mlp(normed(middle, layer_.post_attention_norm)), middle, layer_.mlp_shortcut);
+    return {middle, add(mlp(normed(middle, layer_.post_attention_norm)), middle, layer_.mlp_shortcut)};
   }
 
  private:
@@ -137,7 +137,12 @@ Linear& linear_of(DecoderLayer& layer, LayerMatrix matrix) {
 
 at::Tensor forward_trainable(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
                              at::ScalarType dtype, const LayerUpdates* updates, std::optional<uint64_t> dropout_seed) {
-  return Forward(layer, context, dtype, updates, dropout_seed).run(x);
+  return Forward(layer, context, dtype, updates, dropout_seed).run(x).leaving;
+}
+
+LayerStreams forward_trainable_halves(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
+                                      at::ScalarType dtype) {
+  return Forward(layer, context, dtype, nullptr, std::nullopt).run(x);
 }
 
 DecoderLayer with_updates(DecoderLayer layer, const LayerUpdates& updates) {

@@ -42,13 +42,34 @@ def test_equal_sizes_give_an_ordinary_checkpoint(modular, run, text_file, tmp_pa
 
 
 def test_by_default_the_loss_decides_which_layer_loses_how_much(modular, tmp_path):
-    done = modular(tmp_path / "out", "--avg", "25%")
-    assert done["plan"]["allocator"] == "loss" and len(set(done["plan"]["dims"])) > 1
+    done = modular(tmp_path / "out", "--avg", "25%", "--attention", "keep")
+    assert done["plan"]["allocator"] == "loss" and len(set(done["plan"]["dims"])) > 1 and "heads" not in done["plan"]
     assert sum(done["plan"]["dims"]) == pytest.approx(6 * 120, abs=8) and sizes(tmp_path / "out") == done["plan"]["dims"]
     assert all(loss >= 0 for loss in done["plan"]["provenance"]["losses"])
 
 
-@pytest.mark.parametrize("allocate", ["loss", "softmax", "lr", "constant"])
+def test_attention_heads_go_where_that_costs_less_than_neurons(modular, run, text_file, tmp_path):
+    done = modular(tmp_path / "out", "--avg", "50%")
+    heads, groups = done["plan"]["heads"], done["plan"]["kv_heads"]
+    shown = run("inspect", tmp_path / "out", "--json").json()
+    assert [(shape["heads"], shape["key_value_heads"]) for shape in shown["shapes"]] == list(zip(heads, groups, strict=True))
+    assert min(heads) < max(heads) and all(group == 0 or head % group == 0 for head, group in zip(heads, groups, strict=True))
+    layers = done["parameters"]["before"] - 2 * 512 * 64  # some hundred of them are norms
+    assert done["parameters"]["before"] - done["parameters"]["after"] == pytest.approx(0.5 * layers, rel=0.03)
+    loss = run("eval", tmp_path / "out", "--ppl", text_file, "--samples", "4", "--seqlen", "64", "--json").json()
+    assert loss["perplexity"][text_file.name]["value"] > 1
+
+
+def test_search_tries_what_it_says_and_takes_the_best(modular, tmp_path):
+    done = modular(tmp_path / "plan.json", "--avg", "30%", "--allocate", "search", "--trials", "4", "--sweep-samples", "4", verb="plan")
+    trials = done["plan"]["provenance"]["search"]
+    start = modular(None, "--avg", "30%", verb="plan")
+    assert len(trials) == 4 and trials[0]["better"] and trials[0]["step"] == 0
+    assert any(trial["better"] for trial in trials[1:]) == (done["plan"]["dims"] != start["plan"]["dims"])
+    assert all(trial["held_out_loss"] > 0 for trial in trials)
+
+
+@pytest.mark.parametrize("allocate", ["loss", "search", "softmax", "lr", "constant"])
 def test_a_target_is_met(modular, allocate):
     done = modular(None, "--target", "params=20%", "--allocate", allocate, "--round-to", "1", verb="plan")
     assert 1 - done["parameters"]["after"] / done["parameters"]["before"] == pytest.approx(0.2, abs=0.002)
@@ -64,7 +85,16 @@ def test_a_plan_file_gives_the_model_of_its_sizes(modular, run, llama, text_file
         assert (tmp_path / "by-plan" / name).read_bytes() == (tmp_path / "at-once" / name).read_bytes()
 
 
-@pytest.mark.parametrize("options", [["--neurons", "leverage"], ["--refit", "self"], ["--refit", "all"], ["--weigh-tokens", "alike"], ["--gradient-samples", "0"],
+@pytest.mark.parametrize("allocate", ["spectrum", "loss", "search"])
+def test_slicing_shares_out_by_spectra_too(run, llama, text_file, tmp_path, allocate):
+    few = ["--trials", "3", "--sweep-samples", "4"] if allocate == "search" else []
+    done = run("slice", llama, "--avg", "25%", "--allocate", allocate, *few, "--round-to", "1", "--calib", text_file, *WORK,
+               "-o", tmp_path / "out", "--json").json()  # fmt: skip
+    assert sum(done["plan"]["dims"]) == pytest.approx(6 * 48, abs=2) and len(set(done["plan"]["dims"])) > 1
+    assert (done["scores"]["metric"] == "lr") if allocate == "spectrum" else ("scores" not in done)
+
+
+@pytest.mark.parametrize("options", [["--neurons", "leverage"], ["--refit", "self"], ["--refit", "all"], ["--weigh-tokens", "alike"], ["--weigh-tokens", "norm"], ["--gradient-samples", "0"], ["--error-share", "1"],
                                      ["--allocate", "lr", "--base", "auto", "--sweep-samples", "4"]], ids=" ".join)  # fmt: skip
 def test_every_way_gives_a_model(modular, run, text_file, tmp_path, options):
     modular(tmp_path / "out", "--avg", "25%", *options)
@@ -93,6 +123,8 @@ def test_other_verbs_take_what_it_makes(modular, run, text_file, tmp_path, alloc
     (["--avg", "25%", "--slice-head"], "--slice-head belongs to --method slice"),
     (["--avg", "25%", "--preset", "paper"], "--preset paper belongs to --method slice"),
     (["--avg", "25%", "--base", "10%"], "--base belongs to --allocate lr"),
+    (["--avg", "25%", "--allocate", "spectrum"], "--allocate spectrum belongs to --method slice"),
+    (["--avg", "25%", "--allocate", "lr", "--attention", "heads"], "--attention belongs to --allocate loss"),
     (["--target", "params=95%"], "cannot remove 95% of the parameters"),
     ([], "say how much"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")  # fmt: skip
@@ -102,7 +134,7 @@ def test_wrong_usage_is_one_line_and_leaves_nothing(modular, tmp_path, options, 
 
 
 def test_options_of_modular_are_refused_elsewhere(run, llama, text_file, tmp_path):
-    for options in (["--refit", "self"], ["--allocate", "loss"]):
+    for options in (["--refit", "self"], ["--attention", "keep"], ["--gradient-samples", "2"]):
         done = run("slice", llama, "--avg", "25%", *options, "--calib", text_file, *WORK, "-o", tmp_path / "out", expect=2)
         assert "belong" in done.stderr and "--method modular" in done.stderr
 

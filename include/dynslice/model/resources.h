@@ -65,12 +65,16 @@ ResourceEstimate estimate_weight_scores(const Checkpoint& checkpoint);
 ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount calibration,
                                 TextAmount held_out, const ModelConfig* sliced, uint64_t output_bytes);
 
-// Compressing MLPs, with what the loss says of them measured before. `compressed` is what is written, of
+// What the loss says of the layers: the text goes forth and back through all of them.
+ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                      TextAmount gradients);
+
+// Compressing layers, with what the loss says of them measured before. `compressed` is what is written, of
 // `output_bytes`; null for a walk that only measures.
 struct ModularUse {
   TextAmount calibration;
   TextAmount held_out;   // walked beside it
-  TextAmount gradients;  // text that goes forth and back through all layers
+  TextAmount gradients;  // of estimate_sensitivity; none when that is not measured
   const ModelConfig* compressed = nullptr;
   uint64_t output_bytes = 0;
 };

@@ -12,6 +12,13 @@
 
 namespace dynslice {
 
+// Attention heads that a layer keeps; none of either makes it an MLP alone.
+struct HeadCount {
+  int64_t heads = 0;     // of queries; a multiple of
+  int64_t kv_heads = 0;  // those of keys and values
+  bool operator==(const HeadCount&) const = default;
+};
+
 struct SlicePlan {
   std::string method =
       "slice";               // what `dims` are: "slice", widths of the stream; "modular", sizes of the MLPs' insides
@@ -24,12 +31,17 @@ struct SlicePlan {
   std::vector<double> ratios;     // per layer, before rounding
   // Per layer: width D_i of the stream that enters it and of the one inside it, or intermediate size of its MLP.
   std::vector<int64_t> dims;
-  int64_t head_width = 0;  // width of the stream that enters the final norm: hidden_size unless --slice-head
+  std::vector<HeadCount> heads;  // of modular: per layer; empty when all layers keep theirs
+  int64_t head_width = 0;        // width of the stream that enters the final norm: hidden_size unless --slice-head
   OrderedJson provenance = OrderedJson::object();
 
   bool is_modular() const { return method == "modular"; }
   // What `dims` are shares of.
   int64_t whole() const { return is_modular() ? intermediate_size : hidden_size; }
+  // Of a layer that has `shape` in the source.
+  HeadCount heads_of(size_t layer, const LayerShape& shape) const {
+    return heads.empty() ? HeadCount{shape.num_attention_heads, shape.num_key_value_heads} : heads[layer];
+  }
 };
 
 // The largest ratio that a plan may hold for a layer.
@@ -39,7 +51,8 @@ OrderedJson to_json(const SlicePlan& plan);
 
 // Reads a plan for a model with `config`. `dims` may be missing (they are then rounded from `ratios`), or
 // `ratios` (then 1 - D/d). Throws kBadInput: not a plan, another model's plan (layers or hidden size differ),
-// a ratio outside [0, 0.95], a width outside [1, hidden_size], or ratio and width of a layer that disagree.
+// a ratio outside [0, 0.95], a width outside [1, hidden_size], ratio and width of a layer that disagree, or numbers of
+// heads that the model's layers cannot be left with.
 SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config);
 
 // Throws kBadInput when the plan does not fit the model; `where` names the plan in the message.

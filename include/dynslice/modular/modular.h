@@ -1,5 +1,6 @@
-// Modular width compression (MoDeGPT, arXiv 2408.09632, section 4): the residual stream keeps its width, and every MLP
-// loses inner neurons, the others being refitted to make up for them. Equal sizes give an ordinary model.
+// Modular width compression (MoDeGPT, arXiv 2408.09632, section 4): the residual stream keeps its width, and layers
+// lose neurons inside their MLPs and attention heads, the others being refitted to make up for them. Equal sizes give
+// an ordinary model.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -23,14 +24,22 @@ enum class NeuronChoice {
   kLeverage,  // MoDeGPT: the largest ridge leverage scores, ℓ = diag(C (C + λI)⁻¹) with λ the mean diagonal
 };
 
+// How tokens count in all sums.
+enum class TokenWeights {
+  kGradient,  // by ‖g_t‖², what an error at the token costs the loss; of a sensitivity of all windows of the text
+  kNorm,      // by 1 / ‖x_t‖² of the stream, without which the few tokens of massive activations rule the sums
+  kAlike,
+};
+
 struct ModularOptions {
   NeuronChoice choice = NeuronChoice::kLoss;
   bool towards_dense = true;  // refit towards the dense model's stream; else towards what the layer itself would add
   bool refit_attention =
       false;                 // towards_dense: attention's output matrices are refitted as well, in front of the MLPs
+  bool heads = true;         // loss curves: attention heads may go too
   double error_share = 0.5;  // of the stream's error so far that a refit towards the dense stream makes up for
-  bool by_norm = true;       // tokens weigh by 1 / ‖x_t‖² of the stream; else alike
-  double ridge = 1e-4;       // pull of the refitted rows towards what they were, in units of the mean diagonal
+  TokenWeights weights = TokenWeights::kNorm;
+  double ridge = 1e-4;  // pull of the refitted rows towards what they were, in units of the mean diagonal
 };
 
 struct ModularResult {
@@ -44,20 +53,30 @@ using LayerTensorSink = std::function<void(const std::string& name, const at::Te
 // Throws kUsage for a model whose MLPs have different sizes, or that is sliced.
 void check_modular(const Checkpoint& checkpoint);
 
-// Compresses the MLPs of the model of `walk` to the plan's sizes, in order, each on what the layers before it, already
-// compressed, make of `calibration`. With C = Σ_t w_t z_t z_tᵀ of the inner activations (fp64) the kept rows become
-// W' = W_S + (C_SS + λI)⁻¹ (C_SR W_R + share Σ_t w_t z_tS e_tᵀ), R being the neurons that go and e_t the dense stream's
-// lead; w_t and the output directions' weights come from `sensitivity` (one a layer; empty: all 1). `held_out` is
-// walked beside. `journal` keeps the streams between layers; tensors of the layers before are then not handed over
-// again. Throws kBadInput when the plan does not fit or a stream holds NaN.
-ModularResult compress_mlps(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
-                            SensitivitySource& sensitivity, const ModularOptions& options, const LayerTensorSink& sink,
-                            const TokenWindows* held_out = nullptr, const JournalPhase& journal = {});
+// Compresses the layers of the model of `walk` to the plan's sizes, in order, each on what the layers before it,
+// already compressed, make of `calibration`. With C = Σ_t w_t z_t z_tᵀ of the activations z that a matrix W back to the
+// stream reads (fp64) the kept rows of Wᵀ become W_S + (C_SS + λI)⁻¹ (C_SR W_R + share Σ_t w_t z_tS e_tᵀ), R being
+// those that go and e_t the dense stream's lead; w_t and the output directions' weights come from `sensitivity` (one a
+// layer; empty: all 1). `held_out` is walked beside. `journal` keeps the streams between layers; tensors of the layers
+// before are then not handed over again. Throws kBadInput when the plan does not fit or a stream holds NaN.
+ModularResult compress_layers(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
+                              SensitivitySource& sensitivity, const ModularOptions& options,
+                              const LayerTensorSink& sink, const TokenWindows* held_out = nullptr,
+                              const JournalPhase& journal = {});
 
-// For every layer, what removing its MLP's neurons one by one would cost the loss (nats, mean over the tokens), by
-// elimination on the dense model's activations down to `least` neurons.
-std::vector<LossCurve> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
-                                           SensitivitySource& sensitivity, const ModularOptions& options, int64_t least,
-                                           const JournalPhase& journal = {});
+// What making one layer smaller would cost the loss (nats, mean over the tokens), by weights that are gone.
+struct LayerCurves {
+  LossCurve neurons;              // of the MLP, one by one
+  LossCurve heads;                // of the attention, step by step; one point alone where they stay
+  std::vector<HeadCount> counts;  // that are left at those steps
+};
+
+// By elimination on the dense model's activations, down to `least` neurons and no attention.
+std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
+                                             SensitivitySource& sensitivity, const ModularOptions& options,
+                                             int64_t least, const JournalPhase& journal = {});
+
+OrderedJson to_json(const LayerCurves& curves);
+LayerCurves curves_of_json(const OrderedJson& json);
 
 }  // namespace dynslice

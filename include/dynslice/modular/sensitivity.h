@@ -1,5 +1,5 @@
-// What the loss says of every layer's MLP: how much an error in its output costs, direction by direction. One pass
-// back through the layers, of which one is in memory at a time.
+// What the loss says of every half layer: how much an error in what it adds to the stream costs, direction by
+// direction. One pass back through the layers, of which one is in memory at a time.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,12 +13,19 @@
 
 namespace dynslice {
 
-// With g_t the gradient of the text's summed next-token losses with respect to what a layer adds to the stream at token
-// t: errors e_t there raise the loss by about Σ_t (g_t·e_t)² / 2 (the second order, by the Fisher information), which
-// is taken for Σ_t ‖g_t‖² e_tᵀ G e_t / 2.
+// Where in the stream errors are.
+enum class StreamPlace {
+  kInside,   // behind a layer's attention
+  kLeaving,  // behind its MLP
+};
+
+// With g_t the gradient of the text's summed next-token losses with respect to the stream at token t of such a place:
+// errors e_t there raise the loss by about Σ_t (g_t·e_t)² / 2 (the second order, by the Fisher information), which is
+// taken for Σ_t ‖g_t‖² e_tᵀ G e_t / 2.
 struct Sensitivity {
-  at::Tensor directions;  // G = Σ_t g_t g_tᵀ / Σ_t ‖g_t‖² of every layer [L, d, d] fp32, on the CPU
-  at::Tensor sizes;       // mean ‖g_t‖² over the tokens [L] fp64, on the CPU
+  at::Tensor directions;  // G = Σ_t g_t g_tᵀ / Σ_t ‖g_t‖² inside and behind every layer [L, 2, d, d] fp32, on the CPU
+  at::Tensor sizes;       // mean ‖g_t‖² over the tokens [L, 2] fp64, on the CPU
+  at::Tensor tokens;      // ‖g_t‖² of every token [L, 2, tokens] fp32, on the CPU
 };
 
 // Streams of all layers are kept for some windows at a time, `turn_bytes` of them, and the layers walked forth and back
@@ -42,9 +49,11 @@ class SensitivitySource {
   void measure_unless_there();
   bool is_there() const { return value_.directions.defined(); }
 
-  // G of one layer on `device`, undefined for I; and the mean ‖g_t‖².
-  at::Tensor directions(int64_t layer, at::Device device) const;
-  double size(int64_t layer) const;
+  // G of one place on `device`, undefined for I; and the mean ‖g_t‖².
+  at::Tensor directions(int64_t layer, StreamPlace place, at::Device device) const;
+  double size(int64_t layer, StreamPlace place) const;
+  // ‖g_t‖² of the tokens that were measured, in the order of the text; undefined when nothing was.
+  at::Tensor tokens(int64_t layer, StreamPlace place) const;
 
  private:
   std::function<Sensitivity()> measure_;

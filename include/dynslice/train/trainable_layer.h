@@ -40,6 +40,14 @@ at::Tensor forward_trainable(const DecoderLayer& layer, const LayerContext& cont
                              at::ScalarType dtype, const LayerUpdates* updates = nullptr,
                              std::optional<uint64_t> dropout_seed = std::nullopt);
 
+// The same without updates: the stream inside the layer too, of which the other is computed.
+struct LayerStreams {
+  at::Tensor inside;   // [B, T, middle_width] fp32
+  at::Tensor leaving;  // [B, T, output_width] fp32
+};
+LayerStreams forward_trainable_halves(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
+                                      at::ScalarType dtype);
+
 // The layer with the updates added to its weights, which are fp32 for that.
 DecoderLayer with_updates(DecoderLayer layer, const LayerUpdates& updates);
 

@@ -13,7 +13,10 @@ namespace {
 
 LossCurve power_curve(double factor, double power, int64_t units) {
   LossCurve curve;
-  for (int64_t r = 0; r <= units; ++r) curve.losses.push_back(factor * std::pow(static_cast<double>(r), power));
+  for (int64_t r = 0; r <= units; ++r) {
+    curve.sizes.push_back(static_cast<double>(r));
+    curve.losses.push_back(factor * std::pow(static_cast<double>(r), power));
+  }
   return curve;
 }
 
@@ -44,6 +47,23 @@ TEST(AllocateByLosses, TakesFromWhatCostsNothingFirst) {
   const std::vector<LossCurve> curves = {power_curve(1, 1, 10), power_curve(0, 1, 10)};
   EXPECT_EQ(allocate_by_losses(curves, 10), (std::vector<double>{0, 10}));
   EXPECT_EQ(allocate_by_losses(curves, 13), (std::vector<double>{3, 10}));
+}
+
+TEST(AllocateByLosses, GivesPricesByWeightAndNotByStep) {
+  const LossCurve small = power_curve(1, 1, 10);
+  LossCurve large = small;  // ten times the weights at the same loss
+  for (double& size : large.sizes) size *= 10;
+  EXPECT_EQ(allocate_by_losses({small, large}, 100), (std::vector<double>{0, 100}));
+}
+
+TEST(AllocateByLosses, TakesWholeStepsOfWhatCannotBeDivided) {
+  const LossCurve heads{{0, 40, 80}, {0, 4, 9}, /*divisible=*/false};  // 0.1 and 0.125 a weight
+  const LossCurve neurons{{0, 100}, {0, 20}, /*divisible=*/true};      // 0.2
+  EXPECT_EQ(allocate_by_losses({heads, neurons}, 30), (std::vector<double>{0, 30}));
+  EXPECT_EQ(allocate_by_losses({heads, neurons}, 60), (std::vector<double>{40, 20}));
+  EXPECT_EQ(allocate_by_losses({heads, neurons}, 95), (std::vector<double>{80, 15}));
+  EXPECT_EQ(allocate_by_losses({heads}, 70), (std::vector<double>{40}));  // nothing else is left to take
+  EXPECT_THROW(allocate_by_losses({heads}, 200), Error);
 }
 
 TEST(AllocateByLosses, RefusesMoreThanThereIs) { EXPECT_THROW(allocate_by_losses({power_curve(1, 1, 10)}, 11), Error); }

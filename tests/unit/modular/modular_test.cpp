@@ -41,8 +41,8 @@ MemoryCheckpoint compress(const MemoryCheckpoint& model, const SlicePlan& plan, 
   MemoryCheckpoint smaller(sliced_config(model.config(), plan));
   const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
   SensitivitySource sensitivity = measured(walk, windows);
-  compress_mlps(walk, plan, windows, sensitivity, options,
-                [&](const std::string& name, const at::Tensor& values) { smaller.put(name, values); });
+  compress_layers(walk, plan, windows, sensitivity, options,
+                  [&](const std::string& name, const at::Tensor& values) { smaller.put(name, values); });
   for (const char* name : {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}) {
     if (const TensorInfo* info = model.find(name)) smaller.put(name, model.load(name, info->shape, at::kFloat));
   }
@@ -103,6 +103,26 @@ TEST_P(ModularOfEveryKindOfModel, ConsistsOfExactlyTheTensorsOfItsConfiguration)
   testing::expect_tensors_of_configuration(smaller);
 }
 
+TEST_P(ModularOfEveryKindOfModel, LosesNothingWithHeadsThatAddNothing) {
+  MemoryCheckpoint model = tiny_model(GetParam().options);
+  // Of layer 0 the second key-value head and its two queries, of layer 1 the first query of either, of layer 2 all.
+  const auto silence = [&](int64_t layer, int64_t first, int64_t count) {
+    model.at(layer_tensor_name(layer, "self_attn.o_proj.weight")).narrow(1, 8 * first, 8 * count).zero_();
+  };
+  silence(0, 2, 2);
+  silence(1, 0, 1);
+  silence(1, 2, 1);
+  silence(2, 0, 4);
+  if (GetParam().options.all_biases) model.at(layer_tensor_name(2, "self_attn.o_proj.bias")).zero_();
+  SlicePlan plan = plan_of_sizes(model.config(), {kInner, kInner, kInner});
+  plan.heads = {{2, 1}, {2, 2}, {0, 0}};
+  const TokenWindows windows = random_windows(16, 16, 61);
+  const MemoryCheckpoint smaller = compress(model, plan, windows);
+  testing::expect_tensors_of_configuration(smaller);
+  const at::Tensor before = logits_of(model, windows);
+  EXPECT_LT(largest_difference(logits_of(smaller, windows), before), 1e-3 * before.abs().max().item<double>());
+}
+
 INSTANTIATE_TEST_SUITE_P(Modular, ModularOfEveryKindOfModel,
                          ::testing::Values(Kind{"Untied", {}}, Kind{"Tied", {.tied = true}},
                                            Kind{"QkvBias", {.qkv_bias = true}},
@@ -159,17 +179,17 @@ TEST(Modular, TellsTheLossOfTheModelThatItMakes) {
   const SlicePlan plan = plan_of_sizes(model.config(), {64, 48, 80});
   const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
   SensitivitySource sensitivity;
-  const ModularResult result = compress_mlps(walk, plan, windows, sensitivity, {}, {}, &held_out);
+  const ModularResult result = compress_layers(walk, plan, windows, sensitivity, {}, {}, &held_out);
   MemoryCheckpoint smaller(sliced_config(model.config(), plan));
   SensitivitySource again;
-  compress_mlps(walk, plan, windows, again, {},
-                [&](const std::string& name, const at::Tensor& values) { smaller.put(name, values); });
+  compress_layers(walk, plan, windows, again, {},
+                  [&](const std::string& name, const at::Tensor& values) { smaller.put(name, values); });
   for (const char* name : {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"})
     smaller.put(name, model.load(name, model.find(name)->shape, at::kFloat));
   EXPECT_NEAR(*result.held_out_loss, loss_of(smaller, held_out), 1e-5);
 }
 
-TEST(Modular, GivesTheSameBitsOnOneAndOnTwoThreads) {
+TEST(Modular, DoesNotDependOnThreadsBeyondRounding) {
   const MemoryCheckpoint model = tiny_model();
   const TokenWindows windows = random_windows(16, 16, 61);
   const SlicePlan plan = plan_of_sizes(model.config(), {64, 40, 72});
@@ -196,22 +216,23 @@ TEST(Sensitivity, IsThatOfTheLossToWhatALayerAdds) {
   const LayerWalk walk(model, {}, windows.length, no_progress());
   const Sensitivity found = measure_sensitivity(walk, windows, 1);
   // One token has a gradient beside the first: G sums two outer products, of which the bias sees the sum of gradients.
-  const at::Tensor bias = model.at("model.layers.1.mlp.down_proj.bias");
-  at::Tensor gradient = at::empty({32}, at::kDouble);
   constexpr double kStep = 1e-2;
-  for (int64_t i = 0; i < 32; ++i) {
-    at::Tensor& value = model.at("model.layers.1.mlp.down_proj.bias");
-    value[i] += kStep;
-    const double above = loss_of(model, windows);
-    value[i] -= 2 * kStep;
-    const double below = loss_of(model, windows);
-    value[i] += kStep;
-    gradient[i] = (above - below) / (2 * kStep);
+  for (const auto& [place, name] : {std::pair{0, "self_attn.o_proj.bias"}, std::pair{1, "mlp.down_proj.bias"}}) {
+    at::Tensor gradient = at::empty({32}, at::kDouble);
+    at::Tensor& value = model.at(layer_tensor_name(1, name));
+    for (int64_t i = 0; i < 32; ++i) {
+      value[i] += kStep;
+      const double above = loss_of(model, windows);
+      value[i] -= 2 * kStep;
+      const double below = loss_of(model, windows);
+      value[i] += kStep;
+      gradient[i] = (above - below) / (2 * kStep);
+    }
+    // Behind the last attention only the first token's stream bears on the loss: one outer product.
+    const at::Tensor expected = at::outer(gradient, gradient) / gradient.square().sum();
+    EXPECT_LT(largest_difference(found.directions[1][place].to(at::kDouble), expected), 2e-2) << name;
+    EXPECT_NEAR(found.sizes[1][place].item<double>(), gradient.square().sum().item<double>() / 2, 2e-2) << name;
   }
-  // After the last layer only the first token's stream bears on the loss: one outer product.
-  const at::Tensor expected = at::outer(gradient, gradient) / gradient.square().sum();
-  EXPECT_LT(largest_difference(found.directions[1].to(at::kDouble), expected), 2e-2);
-  EXPECT_NEAR(found.sizes[1].item<double>(), gradient.square().sum().item<double>() / 2, 2e-2);
 }
 
 TEST(Sensitivity, DoesNotDependOnTurns) {
@@ -224,17 +245,59 @@ TEST(Sensitivity, DoesNotDependOnTurns) {
   EXPECT_LT(largest_difference(whole.sizes, in_turns.sizes), 1e-5 * whole.sizes.max().item<double>());
 }
 
+TEST(Sensitivity, TellsTheSquareOfEveryTokensGradient) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(5, 16, 61);
+  const LayerWalk walk(model, {.chunk_tokens = 32}, windows.length, no_progress());
+  const Sensitivity found = measure_sensitivity(walk, windows, 1);
+  ASSERT_EQ(found.tokens.sizes(), (std::vector<int64_t>{3, 2, windows.tokens()}));
+  EXPECT_LT(largest_difference(found.tokens.mean(-1, false, at::kDouble), found.sizes),
+            1e-5 * found.sizes.max().item<double>());
+  // No loss is behind a window's last token, whose stream no other token reads.
+  const at::Tensor last = found.tokens.view({3, 2, 5, 16}).select(-1, 15);
+  EXPECT_EQ(last.abs().max().item<double>(), 0);
+  // Windows stand alone: the third has the gradients that it has by itself.
+  const Sensitivity third = measure_sensitivity(walk, windows.part(2, 1), 1);
+  EXPECT_LT(largest_difference(found.tokens.narrow(2, 32, 16), third.tokens), 1e-4 * third.tokens.max().item<double>());
+}
+
+// Where only some tokens' errors cost anything, those alone are kept right.
+TEST(Modular, WeighsTokensByTheirGradients) {
+  const MemoryCheckpoint model = tiny_model({.layers = 2});
+  const TokenWindows windows = random_windows(32, 16, 61);
+  const SlicePlan plan = plan_of_sizes(model.config(), {kInner, 40});
+  const at::Tensor before = logits_of(model, windows);
+  const auto error = [&](TokenWeights weights) {
+    ModularOptions options;
+    options.weights = weights;
+    const at::Tensor difference = logits_of(compress(model, plan, windows, options), windows) - before;
+    const at::Tensor by_token = difference.square().sum(-1).view({32, 16});
+    return std::pair{by_token.narrow(1, 0, 15).mean().item<double>(), by_token.select(1, 15).mean().item<double>()};
+  };
+  const auto [scored, last] = error(TokenWeights::kGradient);
+  const auto [scored_alike, last_alike] = error(TokenWeights::kAlike);
+  EXPECT_GT(last / scored, 1.05 * (last_alike / scored_alike));
+}
+
 TEST(LossCurves, RiseFromZero) {
   const MemoryCheckpoint model = tiny_model();
   const TokenWindows windows = random_windows(8, 16, 61);
   const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
   SensitivitySource sensitivity = measured(walk, windows);
-  const std::vector<LossCurve> curves = measure_loss_curves(walk, windows, sensitivity, {}, 20);
+  const std::vector<LayerCurves> curves = measure_loss_curves(walk, windows, sensitivity, {}, 20);
   ASSERT_EQ(curves.size(), 3U);
-  for (const LossCurve& curve : curves) {
-    EXPECT_EQ(curve.largest(), kInner - 20);
-    EXPECT_EQ(curve.losses.front(), 0.0);
-    EXPECT_TRUE(std::ranges::is_sorted(curve.losses));
+  for (const LayerCurves& layer : curves) {
+    EXPECT_EQ(layer.neurons.sizes.back(), 3 * 32 * (kInner - 20));
+    // Of 4 heads over 2 key-value heads: in the end none is left.
+    EXPECT_EQ(layer.counts.front(), (HeadCount{4, 2}));
+    EXPECT_EQ(layer.counts.back(), HeadCount{});
+    EXPECT_EQ(layer.heads.sizes.back(), 2 * (4 + 2) * 8 * 32);
+    for (const LossCurve& curve : {layer.neurons, layer.heads}) {
+      EXPECT_EQ(curve.losses.front(), 0.0);
+      EXPECT_EQ(curve.losses.size(), curve.sizes.size());
+      EXPECT_TRUE(std::ranges::is_sorted(curve.losses));
+      EXPECT_TRUE(std::ranges::is_sorted(curve.sizes));
+    }
   }
 }
 

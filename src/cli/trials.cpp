@@ -1,0 +1,101 @@
+#include "cli/trials.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "cli/modular_planning.h"
+#include "cli/terminal.h"
+#include "dynslice/allocate/allocate.h"
+#include "dynslice/allocate/search.h"
+#include "dynslice/slice/slice.h"
+#include "dynslice/support/error.h"
+#include "dynslice/support/log.h"
+
+namespace dynslice::cli {
+
+std::pair<int64_t, int64_t> Trials::windows(const PlanningOptions& options, int64_t all) {
+  const int64_t trial = std::min(options.sweep_samples, all - std::max<int64_t>(1, all / 3));
+  return {trial, std::min(std::max<int64_t>(1, trial / 2), all - trial)};
+}
+
+ResourceEstimate Trials::estimate(const PlanningOptions& options, const Checkpoint& checkpoint,
+                                  const ComputeOptions& compute, Calibration& calibration, int64_t count) {
+  const TokenWindows& all = calibration.text().windows;
+  const auto [trial, held] = windows(options, all.count);
+  const TextAmount sample{trial, all.length}, held_out{held, all.length};
+  const ResourceEstimate one =
+      options.method == "modular"
+          ? estimate_modular(checkpoint, compute, {sample, held_out, gradient_text(options, calibration), nullptr, 0})
+          : estimate_slice(checkpoint, compute, sample, held_out, nullptr, 0);
+  ResourceEstimate estimate;
+  for (int64_t i = 0; i < count; ++i) estimate = estimate + one;
+  return estimate;
+}
+
+Trials::Trials(const PlanningInputs& inputs, std::string kind, int64_t count)
+    : in_(inputs), kind_(std::move(kind)), count_(count) {
+  const TokenWindows& all = in_.calibration.text().windows;
+  if (all.count < 2) {
+    throw_error(ErrorKind::kUsage, "trials of --base auto or --allocate search need at least 2 calibration windows: ",
+                "--samples 2 or more");
+  }
+  const auto [trial, held] = windows(in_.options, all.count);
+  sample_ = all.part(0, trial);
+  held_out_ = all.part(trial, held);
+}
+
+double Trials::measure(const SlicePlan& plan, const JournalPhase& phase) const {
+  const LayerWalk walk(in_.checkpoint, in_.compute, sample_.length, in_.progress);
+  if (!plan.is_modular()) return *slice_model(walk, plan, sample_, {}, &held_out_, phase).held_out_loss;
+  const ModularOptions options = modular_options(in_.options.modular);
+  return *compress_layers(walk, plan, sample_, in_.sensitivity, options, {}, &held_out_, phase).held_out_loss;
+}
+
+double Trials::loss_of(const SlicePlan& plan, int64_t number) {
+  const JournalPhase trial = phase(in_.journal, kind_ + " " + std::to_string(number) + " of " + std::to_string(count_));
+  if (const auto kept = trial.result()) return kept->get<double>();
+  const double loss = measure(plan, trial);
+  trial.finish(loss);
+  return loss;
+}
+
+double best_base(const PlanningInputs& inputs, const std::vector<double>& bases,
+                 const std::function<SlicePlan(double base)>& plan_of, OrderedJson& report) {
+  Trials trials(inputs, "base trial", static_cast<int64_t>(bases.size()));
+  double best = 0, least = std::numeric_limits<double>::infinity();
+  for (const double base : bases) {
+    const double loss = trials.loss_of(plan_of(base), static_cast<int64_t>(report.size()) + 1);
+    report.push_back({{"base", base}, {"held_out_loss", loss}, {"held_out_perplexity", std::exp(loss)}});
+    log(LogLevel::kInfo, "base " + format_percent(base) + ": held-out perplexity " + format_fixed(std::exp(loss), 3));
+    if (loss >= least) continue;
+    least = loss;
+    best = base;
+  }
+  return best;
+}
+
+std::vector<double> search_around(const PlanningInputs& inputs, const SlicePlan& start,
+                                  const std::function<SlicePlan(const std::vector<double>& ratios)>& plan_of,
+                                  OrderedJson& report) {
+  SearchOptions options;
+  options.trials = inputs.options.trials;
+  options.max_ratio = inputs.options.max_ratio.value_or(options.max_ratio);
+  Trials trials(inputs, "search trial", options.trials);
+  const SearchResult found =
+      search_ratios(start.ratios, options, [&](const std::vector<double>& ratios, int64_t trial) {
+        const double loss = trials.loss_of(trial == 0 ? start : plan_of(ratios), trial + 1);
+        log(LogLevel::kInfo, "trial " + std::to_string(trial + 1) + " of " + std::to_string(options.trials) +
+                                 ": held-out perplexity " + format_fixed(std::exp(loss), 3));
+        return loss;
+      });
+  for (const SearchTrial& trial : found.trials) {
+    report.push_back({{"step", trial.step},
+                      {"held_out_loss", trial.loss},
+                      {"held_out_perplexity", std::exp(trial.loss)},
+                      {"better", trial.is_better}});
+  }
+  return found.ratios;
+}
+
+}  // namespace dynslice::cli

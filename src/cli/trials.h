@@ -1,0 +1,44 @@
+// Plans that are tried on a part of the calibration text, and measured on another.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/planning.h"
+
+namespace dynslice::cli {
+
+class Trials {
+ public:
+  // `kind` names the phases of the journal: "base trial". Nothing is walked yet.
+  Trials(const PlanningInputs& inputs, std::string kind, int64_t count);
+
+  // Mean negative log-likelihood (nats a token) of what the plan makes of the model, calibrated on the first windows
+  // and measured on some that follow them, which calibrate no trial; as the journal has it, where it does.
+  double loss_of(const SlicePlan& plan, int64_t number);
+
+  // Windows that a trial calibrates on, and that it is measured on.
+  static std::pair<int64_t, int64_t> windows(const PlanningOptions& options, int64_t all);
+  // What that many trials will need.
+  static ResourceEstimate estimate(const PlanningOptions& options, const Checkpoint& checkpoint,
+                                   const ComputeOptions& compute, Calibration& calibration, int64_t count);
+
+ private:
+  double measure(const SlicePlan& plan, const JournalPhase& phase) const;
+
+  const PlanningInputs& in_;
+  const std::string kind_;
+  const int64_t count_;
+  TokenWindows sample_, held_out_;
+};
+
+// The base of `lr` among all candidates that loses least; reports all of them.
+double best_base(const PlanningInputs& inputs, const std::vector<double>& bases,
+                 const std::function<SlicePlan(double base)>& plan_of, OrderedJson& report);
+
+// The ratios that --allocate search comes to from those of `start`; reports all trials.
+std::vector<double> search_around(const PlanningInputs& inputs, const SlicePlan& start,
+                                  const std::function<SlicePlan(const std::vector<double>& ratios)>& plan_of,
+                                  OrderedJson& report);
+
+}  // namespace dynslice::cli
