@@ -80,24 +80,27 @@ struct SizeTarget {
 
 // Of --method modular; those that are not given have the method's default.
 struct ModularCliOptions {
-  std::optional<std::string> refit;         // "dense", "self" or "all"
+  std::optional<std::string> refit;         // "dense", "self" or "all"; of --basis global "none", "dense" or "all"
   std::optional<std::string> neurons;       // "loss" or "leverage"
   std::optional<std::string> weigh_tokens;  // "norm" or "alike"
   std::optional<double> ridge;
   std::optional<int64_t> gradient_samples;  // calibration windows
-  bool any() const { return refit || neurons || weigh_tokens || ridge || gradient_samples; }
+  bool any() const { return neurons || weigh_tokens || of_any_refit(); }
+  bool of_any_refit() const { return refit || ridge || gradient_samples; }  // of --basis global too
 };
 
 // What `plan` and `slice` share.
 struct PlanningOptions {
   CommonOptions common;
   TextOptions calibration;
-  std::string method = "slice";      // or "modular"
-  std::optional<double> average;     // ratio in [0, 1)
-  std::optional<SizeTarget> target;  // in the place of `average`, which is then solved for
-  std::string allocator;             // "" until it is known which method's default it is
-  std::optional<double> base;        // slicing base of lr
-  double epsilon = 0.1;              // of softmax
+  std::string method = "slice";       // or "modular"
+  std::string basis = "block";        // of slice; or "layer", "global"
+  std::string directions = "energy";  // of --basis global; or "loss"
+  std::optional<double> average;      // ratio in [0, 1)
+  std::optional<SizeTarget> target;   // in the place of `average`, which is then solved for
+  std::string allocator;              // "" until it is known which method's default it is
+  std::optional<double> base;         // slicing base of lr
+  double epsilon = 0.1;               // of softmax
   bool base_auto = false;
   int64_t sweep_samples = 8;  // calibration windows of every trial of --base auto
   std::optional<double> max_ratio;

@@ -184,6 +184,31 @@ void add_slicing(Work& work, const ModelConfig& config, const LayerShape& shape,
   half(shape.read_rows(), shape.intermediate_size, shape.middle_width, shape.output_width, shape.mlp_shortcut.kind);
 }
 
+// The loss's gradients at all layers, and the second moments of them.
+std::vector<MemoryPart> gradient_parts(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t d = config.hidden_size;
+  std::vector<MemoryPart> parts = walking_parts(checkpoint, compute, text);
+  parts.push_back({"output_matrix", u64(config.vocab_size * d * item(compute.dtype))});
+  parts.push_back({"gradient_directions", u64(config.num_layers() * d * d * 4)});
+  parts.push_back({"activations", u64(largest_of_layers(config, [&](const LayerShape& shape) {
+                     return 2 * activation_bytes(shape, config.head_dim, compute.dtype, text.length);
+                   }))});
+  return parts;
+}
+
+// Of a turn of measure_sensitivity.
+int64_t gradient_stream_bytes(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text) {
+  const int64_t a_window = (checkpoint.config().num_layers() + 1) * stream_bytes(checkpoint.config(), {1, text.length});
+  return std::min(text.windows * a_window, std::max(default_turn_bytes(checkpoint, compute.device), a_window));
+}
+
+Work gradient_work(const Checkpoint& checkpoint, TextAmount text) {
+  Work work = walking_work(checkpoint, text, 2);
+  work.forward_flops *= 3;
+  return work;
+}
+
 }  // namespace
 
 Work& Work::operator+=(const Work& other) {
@@ -282,6 +307,58 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
   return estimate;
 }
 
+ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                         const GlobalUse& use) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t d = config.hidden_size, square = d * d * 8, layers = config.num_layers();
+  const int64_t directions = use.gradients.windows > 0 ? layers * d * d * 4 : 0;
+  const int64_t n = largest_of_layers(config, [&](const LayerShape& shape) {
+    return std::max(shape.intermediate_size, shape.num_attention_heads * config.head_dim);
+  });
+  ResourceEstimate estimate;
+  estimate.parts = walking_parts(checkpoint, compute, use.calibration);
+  // The dense layer and the sliced one, in fp32 and as the forward has them.
+  const bool converts = compute.dtype != at::kFloat;
+  if (converts) estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
+  estimate.parts.push_back(
+      {"sliced_layer", u64(layer_bytes(config, at::kFloat) + (converts ? layer_bytes(config, compute.dtype) : 0))});
+  // The decomposition's work space; or a moment with factor and inverse, and what is solved for.
+  const int64_t refit = use.refits ? 5 * n * n * 4 + 4 * n * d * 8 + square : 0;
+  estimate.parts.push_back({"moments", u64(std::max(8 * square, refit + 2 * square))});
+  estimate.parts.push_back({"gradient_directions", u64(directions)});
+  std::vector<MemoryPart> vocabulary = embedding_parts(config, compute);
+  const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * d;
+  vocabulary.push_back({"moments_and_rotated_block", u64(2 * block * 4 + 4 * square + directions)});
+  estimate.parts = larger(std::move(estimate.parts), std::move(vocabulary));
+  if (use.gradients.windows > 0)
+    estimate.parts = larger(std::move(estimate.parts), gradient_parts(checkpoint, compute, use.gradients));
+  const int64_t streams = (use.refits ? 2 : 1) * stream_bytes(config, use.calibration);
+  const int64_t turn =
+      use.gradients.windows > 0 ? gradient_stream_bytes(checkpoint, compute, use.gradients) : int64_t{0};
+  estimate.stream_bytes = u64(std::max(streams, turn));
+  estimate.output_bytes = use.output_bytes;
+
+  // Dense twice, the sliced model once and its linears in front of the refitted ones once more.
+  estimate.work = walking_work(checkpoint, use.calibration, 2);
+  if (use.refits) estimate.work.forward_flops *= 3.8;
+  const double dd = static_cast<double>(d) * static_cast<double>(d),
+               tokens = static_cast<double>(use.calibration.tokens());
+  estimate.work.moment_flops = static_cast<double>(2 * layers + 1) * 2 * 0.58 * dd * tokens;
+  estimate.work.eigen_cubes = 2 * dd * static_cast<double>(d);
+  for (const LayerShape& shape : config.layers) {
+    estimate.work.rotation_flops += 2.0 * static_cast<double>(layer_parameters(config, shape)) * static_cast<double>(d);
+    if (!use.refits) continue;
+    estimate.work.moment_flops += 2 * 2 * 1.58 * dd * tokens;
+    for (const int64_t inside : {shape.num_attention_heads * config.head_dim, shape.intermediate_size}) {
+      const auto inner = static_cast<double>(inside);
+      estimate.work.moment_flops += 2 * inner * (0.58 * inner + static_cast<double>(d)) * tokens;
+      estimate.work.rotation_flops += 3 * inner * inner * inner;
+    }
+  }
+  if (use.gradients.windows > 0) estimate.work += gradient_work(checkpoint, use.gradients);
+  return estimate;
+}
+
 ResourceEstimate estimate_divergence(const Checkpoint& checkpoint, const Checkpoint& reference,
                                      const ComputeOptions& compute, TextAmount text, int64_t turn_bytes) {
   const int64_t a_window = std::max<int64_t>(
@@ -320,21 +397,11 @@ ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOpt
   estimate.parts.push_back({"moments", u64(5 * n * n * 4 + 5 * n * d * 8 + 3 * d * d * 8)});
   estimate.parts.push_back({"gradient_directions", u64(directions)});
   estimate.parts = larger(std::move(estimate.parts), embedding_parts(config, compute));
-  if (use.gradients.windows > 0) {
-    std::vector<MemoryPart> back = walking_parts(checkpoint, compute, use.gradients);
-    back.push_back({"output_matrix", u64(config.vocab_size * d * item(compute.dtype))});
-    back.push_back({"gradient_directions", u64(directions)});
-    back.push_back({"activations", u64(largest_of_layers(config, [&](const LayerShape& shape) {
-                      return 2 * activation_bytes(shape, config.head_dim, compute.dtype, use.gradients.length);
-                    }))});
-    estimate.parts = larger(std::move(estimate.parts), std::move(back));
-  }
+  if (use.gradients.windows > 0)
+    estimate.parts = larger(std::move(estimate.parts), gradient_parts(checkpoint, compute, use.gradients));
   // Of the compressed model and of the dense one; beside them what attention mixes.
   const TextAmount both{2 * use.calibration.windows + use.held_out.windows, use.calibration.length};
-  const int64_t turn =
-      std::min(use.gradients.windows * (config.num_layers() + 1) * stream_bytes(config, {1, use.gradients.length}),
-               std::max(default_turn_bytes(checkpoint, compute.device),
-                        (config.num_layers() + 1) * stream_bytes(config, {1, use.gradients.length})));
+  const int64_t turn = gradient_stream_bytes(checkpoint, compute, use.gradients);
   estimate.stream_bytes = u64(std::max(stream_bytes(config, both) + stream_bytes(config, use.calibration), turn));
   estimate.output_bytes = use.output_bytes;
   estimate.work = walking_work(checkpoint, both, 1);
@@ -346,9 +413,7 @@ ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOpt
     estimate.work.rotation_flops += 3 * inner * inner * inner;
     estimate.work.forward_flops += 2.0 * static_cast<double>(shape.read_rows() * d) * tokens;
   }
-  Work gradients = walking_work(checkpoint, use.gradients, 2);
-  gradients.forward_flops *= 3;
-  if (use.gradients.windows > 0) estimate.work += gradients;
+  if (use.gradients.windows > 0) estimate.work += gradient_work(checkpoint, use.gradients);
   return estimate;
 }
 

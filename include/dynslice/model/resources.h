@@ -65,6 +65,18 @@ ResourceEstimate estimate_weight_scores(const Checkpoint& checkpoint);
 ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount calibration,
                                 TextAmount held_out, const ModelConfig* sliced, uint64_t output_bytes);
 
+// Slicing in one basis: a walk that finds it and one that slices, with the dense stream beside that of the sliced model
+// where matrices are refitted.
+struct GlobalUse {
+  TextAmount calibration;
+  TextAmount gradients;  // text that goes forth and back through all layers before, for the choice of directions
+  bool refits = true;
+  const ModelConfig* sliced = nullptr;
+  uint64_t output_bytes = 0;
+};
+ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                         const GlobalUse& use);
+
 // Compressing MLPs, with what the loss says of them measured before. `compressed` is what is written, of
 // `output_bytes`; null for a walk that only measures.
 struct ModularUse {
