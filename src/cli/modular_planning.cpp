@@ -2,18 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "dynslice/allocate/allocate.h"
 
 namespace dynslice::cli {
 namespace {
 
-// All windows where every token's gradient is asked for.
-int64_t gradient_samples(const PlanningOptions& options) {
-  const bool all = options.method == "modular" && modular_options(options.modular).weights == TokenWeights::kGradient;
-  return all ? std::numeric_limits<int64_t>::max() : options.modular.gradient_samples.value_or(8);
-}
+int64_t gradient_samples(const PlanningOptions& options) { return options.modular.gradient_samples.value_or(8); }
 
 }  // namespace
 
@@ -25,11 +20,7 @@ ModularOptions modular_options(const ModularCliOptions& given) {
     options.refit_attention = *given.refit == "all";
   }
   if (given.neurons) options.choice = *given.neurons == "loss" ? NeuronChoice::kLoss : NeuronChoice::kLeverage;
-  if (given.weigh_tokens) {
-    options.weights = *given.weigh_tokens == "gradient" ? TokenWeights::kGradient
-                      : *given.weigh_tokens == "norm"   ? TokenWeights::kNorm
-                                                        : TokenWeights::kAlike;
-  }
+  if (given.weigh_tokens) options.by_norm = *given.weigh_tokens == "norm";
   if (given.error_share) options.error_share = *given.error_share;
   if (given.ridge) options.ridge = *given.ridge;
   return options;
@@ -44,8 +35,8 @@ SensitivitySource sensitivity_source(const PlanningOptions& options, const Check
                                      const ComputeOptions& compute, Calibration& calibration, Journal* journal,
                                      ProgressSink& progress) {
   const bool to_choose = options.method == "modular" && modular_options(options.modular).choice == NeuronChoice::kLoss;
-  const bool to_weigh = gradient_samples(options) == std::numeric_limits<int64_t>::max();
-  const bool needs = to_choose || to_weigh || options.allocator == "loss" || options.allocator == "search";
+  const bool needs = to_choose || options.allocator == "loss" || options.allocator == "search" ||
+                     options.directions == "loss";
   if (gradient_samples(options) == 0 || !needs) return {};
   return SensitivitySource([&options, &checkpoint, compute, &calibration, journal, &progress] {
     const TokenWindows& all = calibration.text().windows;

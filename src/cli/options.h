@@ -81,25 +81,28 @@ struct SizeTarget {
 // Of --method modular; those that are not given have the method's default.
 struct ModularCliOptions {
   std::optional<std::string> attention;     // "heads" or "keep"
-  std::optional<std::string> refit;         // "dense", "self" or "all"
+  std::optional<std::string> refit;         // "dense", "self" or "all"; of --basis global "none", "dense" or "all"
   std::optional<std::string> neurons;       // "loss" or "leverage"
-  std::optional<std::string> weigh_tokens;  // "gradient", "norm" or "alike"
+  std::optional<std::string> weigh_tokens;  // "norm" or "alike"
   std::optional<double> error_share;
   std::optional<double> ridge;
   std::optional<int64_t> gradient_samples;  // calibration windows
-  bool any() const { return attention || refit || neurons || weigh_tokens || error_share || ridge || gradient_samples; }
+  bool any_but_refit() const { return attention || neurons || weigh_tokens; }
+  bool of_any_refit() const { return refit || error_share || ridge; }  // of --basis global too
 };
 
 // What `plan` and `slice` share.
 struct PlanningOptions {
   CommonOptions common;
   TextOptions calibration;
-  std::string method = "slice";      // or "modular"
-  std::optional<double> average;     // ratio in [0, 1)
-  std::optional<SizeTarget> target;  // in the place of `average`, which is then solved for
-  std::string allocator;             // "" until it is known which method's default it is
-  std::optional<double> base;        // slicing base of lr
-  double epsilon = 0.1;              // of softmax
+  std::string method = "slice";       // or "modular"
+  std::string basis = "block";        // of slice; or "layer", "global"
+  std::string directions = "energy";  // of --basis global; or "loss"
+  std::optional<double> average;      // ratio in [0, 1)
+  std::optional<SizeTarget> target;   // in the place of `average`, which is then solved for
+  std::string allocator;              // "" until it is known which method's default it is
+  std::optional<double> base;         // slicing base of lr
+  double epsilon = 0.1;               // of softmax
   bool base_auto = false;
   int64_t sweep_samples = 8;  // calibration windows of every trial of --base auto and --allocate search
   int64_t trials = 12;        // of --allocate search

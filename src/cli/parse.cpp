@@ -24,12 +24,15 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
                   "less than neurons, keep: nothing")
       ->check(CLI::IsMember({"heads", "keep"}))
       ->default_str("heads");
-  verb.add_option("--refit", options.refit,
-                  "of --method modular: what the neurons that stay are refitted towards, by least squares; dense: the "
-                  "dense model's stream, self: what the layer itself would add, all: the dense model's stream, with "
-                  "attention's output matrices refitted too")
-      ->check(CLI::IsMember({"dense", "self", "all"}))
-      ->default_str("dense");
+  verb.add_option(
+          "--refit", options.refit,
+          "least squares on the calibration text. Of --method modular, what the neurons that stay are refitted "
+          "towards; dense: the dense model's stream, self: what the layer itself would add, all: the dense "
+          "model's stream, with attention's output matrices refitted too. Of --basis global, what is refitted "
+          "towards the dense model's stream; none, dense: the matrices that write to the stream, all: those that "
+          "read it as well")
+      ->check(CLI::IsMember({"none", "dense", "self", "all"}))
+      ->default_str("dense, with --basis global all");
   verb.add_option("--neurons", options.neurons,
                   "of --method modular: which neurons go; loss: those that cost the loss least when the others are "
                   "refitted (optimal brain surgeon), leverage: those with the smallest ridge leverage scores (MoDeGPT)")
@@ -37,9 +40,8 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
       ->default_str("loss");
   verb.add_option(
           "--weigh-tokens", options.weigh_tokens,
-          "of --method modular: how tokens count; gradient: by what an error there costs the loss, for which gradients "
-          "are taken on all windows, norm: by the inverse square of their stream's norm, alike: the same")
-      ->check(CLI::IsMember({"gradient", "norm", "alike"}))
+          "of --method modular: how tokens count; norm: by the inverse square of their stream's norm, alike: the same")
+      ->check(CLI::IsMember({"norm", "alike"}))
       ->default_str("norm");
   verb.add_option(
           "--error-share", options.error_share,
@@ -48,13 +50,13 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
       ->check(CLI::Range(0.0, 1.0))
       ->default_str("0.5");
   verb.add_option("--ridge", options.ridge,
-                  "of --method modular: pull of a refit towards the weights as they are, in units of the mean square")
+                  "pull of a refit towards the weights as they are, in units of the mean square")
       ->check(CLI::PositiveNumber)
       ->default_str("0.0001");
   verb.add_option(
           "--gradient-samples", options.gradient_samples,
-          "calibration windows on which the loss's gradients are taken, for --method modular and --allocate loss or "
-          "search; 0: none, all errors count alike")
+          "calibration windows on which the loss's gradients are taken, of --method modular, --allocate loss and search, "
+          "and --directions loss; 0: none, all errors count alike")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->default_str("8");
 }
@@ -68,8 +70,22 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
       ->check(CLI::IsMember({"slice", "modular"}))
       ->capture_default_str();
   verb.parse_complete_callback([&options] {
-    if (options.allocator.empty()) options.allocator = options.method == "modular" ? "loss" : "lr";
+    if (!options.allocator.empty()) return;
+    options.allocator = options.method == "modular" ? "loss" : options.basis == "global" ? "constant" : "lr";
   });
+  verb.add_option("--basis", options.basis,
+                  "of --method slice: what shares a rotation; block: every half layer's stream has its own (SliceGPT), "
+                  "layer: the streams in front of a layer's attention and of its MLP have one, which needs matrices on "
+                  "half as many residual paths, global: all streams have one, and one width, which gives an ordinary "
+                  "model that every runtime loads")
+      ->check(CLI::IsMember({"block", "layer", "global"}))
+      ->capture_default_str();
+  verb.add_option(
+          "--directions", options.directions,
+          "of --basis global: which directions stay; energy: those with most of the normalized streams' energy, "
+          "loss: those that carry energy and matter to the loss, by the second moment of its gradients")
+      ->check(CLI::IsMember({"energy", "loss"}))
+      ->capture_default_str();
   const auto ratio = [&verb](const std::string& name, std::optional<double>& target, const std::string& help) {
     return verb
         .add_option_function<std::string>(
@@ -92,7 +108,7 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
                   "where the stream has little energy in its least directions and layers change it less, loss: by what "
                   "a layer's neurons, heads or directions cost the loss, search: from there on, by trials")
       ->check(CLI::IsMember({"lr", "constant", "softmax", "spectrum", "loss", "search"}))
-      ->default_str("lr, with --method modular loss");
+      ->default_str("lr, with --method modular loss, with --basis global constant");
   verb.add_option("--epsilon", options.epsilon, "temperature of --allocate softmax; larger is more even")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -199,8 +215,8 @@ void define_slice(CLI::App& app, SliceOptions& options) {
       verb->add_option("--plan", options.plan,
                        "slice by this plan file; the calibration text is still needed, for the rotation or the refit")
           ->type_name("FILE");
-  for (const char* replaced : {"--avg", "--target", "--method", "--allocate", "--epsilon", "--base", "--max-ratio",
-                               "--round-to", "--slice-head", "--scores", "--preset"}) {
+  for (const char* replaced : {"--avg", "--target", "--method", "--basis", "--allocate", "--epsilon", "--base",
+                               "--max-ratio", "--round-to", "--slice-head", "--scores", "--preset"}) {
     plan->excludes(verb->get_option(replaced));
   }
   verb->add_option("-o,--output", options.output, "folder of the sliced checkpoint")

@@ -46,6 +46,7 @@ SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& conf
                          double average, double base) {
   SlicePlan plan;
   plan.method = options.method;
+  plan.basis = options.basis;
   plan.allocator = options.allocator;
   plan.average_ratio = average;
   plan.base = base;
@@ -58,7 +59,7 @@ SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& conf
                 plan.is_modular() ? "intermediate" : "hidden", " size of ", plan.whole());
   }
   plan.dims = round_dimensions(plan.ratios, plan.whole(), plan.round_to);
-  plan.head_width = options.slice_head
+  plan.head_width = options.slice_head || plan.is_global()
                         ? round_dimensions({plan.average_ratio}, config.hidden_size, plan.round_to).front()
                         : config.hidden_size;
   for (size_t i = 0; i < plan.ratios.size(); ++i) {
@@ -144,18 +145,38 @@ void refuse(const std::string& option, const std::string& place) {
   throw_error(ErrorKind::kUsage, option, " belongs to --method ", place);
 }
 
+void check_global(const PlanningOptions& options) {
+  if (options.allocator != "constant") {
+    throw_error(ErrorKind::kUsage, "--allocate ", options.allocator,
+                ": with --basis global all layers have one width, which is --allocate constant");
+  }
+  if (is_paper(options)) refuse("--preset paper", "slice --basis block");
+  if (options.modular.refit == "self") refuse("--refit self", "modular");
+  if (options.directions == "loss" && options.modular.gradient_samples == 0)
+    throw_error(ErrorKind::kUsage, "--directions loss needs gradients: --gradient-samples 1 or more");
+}
+
 void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) {
   if (options.method == "modular") {
     if (options.slice_head) refuse("--slice-head", "slice");
     if (is_paper(options)) refuse("--preset paper", "slice");
+    if (options.basis != "block") refuse("--basis", "slice");
+    if (options.directions != "energy") refuse("--directions", "slice --basis global");
+    if (options.modular.refit == "none") refuse("--refit none", "slice --basis global");
     if (options.allocator == "spectrum") refuse("--allocate spectrum", "slice");
     check_modular(checkpoint);
     return;
   }
-  ModularCliOptions others = options.modular;
-  if (is_by_loss(options)) others.gradient_samples.reset();  // those of the loss allocator
-  if (others.any())
-    refuse("one of --attention, --refit, --neurons, --weigh-tokens, --ridge, --gradient-samples", "modular");
+  if (options.modular.any_but_refit()) refuse("one of --attention, --neurons, --weigh-tokens", "modular");
+  if (options.basis == "global") {
+    check_global(options);
+  } else {
+    if (options.modular.of_any_refit())
+      refuse("one of --refit, --error-share, --ridge", "modular, or to --method slice --basis global");
+    if (options.modular.gradient_samples && !is_by_loss(options))
+      refuse("--gradient-samples", "modular, to --allocate loss or search, or to --method slice --basis global");
+    if (options.directions != "energy") refuse("--directions", "slice --basis global");
+  }
   check_sliceable(checkpoint);
 }
 
@@ -267,6 +288,14 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
   if (!options.average) return;
   check_options(
       allocate_options(options, *options.average, options.base.value_or(kDefaultBaseShare * *options.average)));
+}
+
+void check_against_plan(const PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint) {
+  PlanningOptions as_planned = options;
+  as_planned.method = plan.method;
+  as_planned.basis = plan.is_modular() ? "block" : plan.basis;
+  as_planned.allocator = "constant";
+  check_method(as_planned, checkpoint);
 }
 
 bool must_walk(const PlanningOptions& options) {

@@ -47,6 +47,8 @@ struct PlanningInputs {
 
 // Refuses options that cannot be, before any work.
 void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint);
+// Refuses options that the method and the basis of a plan that was given have no use for.
+void check_against_plan(const PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint);
 // Whether a plan must be worked out by walks over the layers.
 bool must_walk(const PlanningOptions& options);
 

@@ -15,6 +15,7 @@
 #include "dynslice/model/tensor_copy.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/modular/modular.h"
+#include "dynslice/slice/global.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
 #include "dynslice/text/tokenizer.h"
@@ -65,6 +66,16 @@ void report(const SliceOptions& options, OrderedJson json, const std::filesystem
   if (options.common.json) std::cout << to_text(json);
 }
 
+GlobalOptions global_options(const SliceOptions& options) {
+  GlobalOptions global;
+  if (options.directions == "loss") global.directions = DirectionChoice::kLoss;
+  if (options.modular.refit == "none") global.refit = RotationRefit::kNone;
+  if (options.modular.refit == "dense") global.refit = RotationRefit::kWriters;
+  if (options.modular.error_share) global.error_share = *options.modular.error_share;
+  if (options.modular.ridge) global.ridge = *options.modular.ridge;
+  return global;
+}
+
 // What the run has in its hands once the inputs are read.
 struct SliceInputs {
   const SliceOptions& options;
@@ -83,10 +94,19 @@ ResourceEstimate estimate_slicing(const SliceInputs& in, const ComputeOptions& c
   const uint64_t output_bytes = static_cast<uint64_t>(count_cost(config).parameters) *
                                 c10::elementSize(output_dtype(in.options.out_dtype, in.checkpoint));
   const TextAmount text = amount_of(in.calibration.text().windows);
-  const ResourceEstimate slicing =
-      plan.is_modular() ? estimate_modular(in.checkpoint, compute,
-                                           {text, {}, gradient_text(in.options, in.calibration), &config, output_bytes})
-                        : estimate_slice(in.checkpoint, compute, text, {}, &config, output_bytes);
+  ResourceEstimate slicing;
+  if (plan.is_modular()) {
+    slicing = estimate_modular(in.checkpoint, compute,
+                               {text, {}, gradient_text(in.options, in.calibration), &config, output_bytes});
+  } else if (plan.is_global()) {
+    const GlobalOptions global = global_options(in.options);
+    const bool weighs = global.directions == DirectionChoice::kLoss;
+    const TextAmount gradients = weighs ? gradient_text(in.options, in.calibration) : TextAmount{};
+    slicing = estimate_slice_globally(in.checkpoint, compute,
+                                      {text, gradients, global.refit != RotationRefit::kNone, &config, output_bytes});
+  } else {
+    slicing = estimate_slice(in.checkpoint, compute, text, {}, &config, output_bytes);
+  }
   return in.plan ? slicing : estimate_planning(in.options, in.checkpoint, compute, in.calibration) + slicing;
 }
 
@@ -116,7 +136,12 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
     const TensorSink sink{write, [&](const std::string& name, int64_t begin, const at::Tensor& rows) {
                             writer.write_rows(name, begin, rows);
                           }};
-    slice_model(walk, planned.plan, windows, sink, nullptr, JournalPhase(journal, "slicing"));
+    if (planned.plan.is_global()) {
+      slice_globally(walk, planned.plan, windows, sensitivity, global_options(in.options), sink,
+                     JournalPhase(journal, "slicing"));
+    } else {
+      slice_model(walk, planned.plan, windows, sink, nullptr, JournalPhase(journal, "slicing"));
+    }
   }
 
   write_companions(in.checkpoint, config, dtype, writer);
@@ -162,6 +187,7 @@ void run(const SliceOptions& given, TerminalProgress& progress) {
   } else {
     in.plan = read_plan(options.plan, checkpoint->config());
     options.method = in.plan->method;
+    check_against_plan(options, *in.plan, *checkpoint);
   }
   const double average = in.plan ? in.plan->average_ratio : options.average ? *options.average : options.target->share;
   in.out = checkpoint_folder(options.output, options.common, *checkpoint,

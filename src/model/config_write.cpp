@@ -53,6 +53,8 @@ void update_changed(const ModelConfig& config, Json& out) {
   set("vocab_size", config.vocab_size, before.vocab_size);
   set("hidden_size", config.hidden_size, before.hidden_size);
   set("head_dim", config.head_dim, before.head_dim);
+  set("rms_norm_eps", config.rms_norm_eps, before.rms_norm_eps);
+  if (config.hidden_size != before.hidden_size) out["head_dim"] = config.head_dim;  // no longer what the sizes imply
   set("num_hidden_layers", config.num_layers(), before.num_layers());
   set("max_position_embeddings", config.max_position_embeddings, before.max_position_embeddings);
   set("tie_word_embeddings", config.tie_word_embeddings, before.tie_word_embeddings);

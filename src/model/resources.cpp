@@ -184,6 +184,7 @@ void add_slicing(Work& work, const ModelConfig& config, const LayerShape& shape,
   half(shape.read_rows(), shape.intermediate_size, shape.middle_width, shape.output_width, shape.mlp_shortcut.kind);
 }
 
+
 }  // namespace
 
 Work& Work::operator+=(const Work& other) {
@@ -282,6 +283,76 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
   return estimate;
 }
 
+// What the loss says of the layers, for as long as it is kept: G inside and behind all of them.
+MemoryPart gradient_directions(const ModelConfig& config, TextAmount gradients) {
+  const int64_t square = config.hidden_size * config.hidden_size;
+  return {"gradient_directions", u64(gradients.windows > 0 ? 2 * config.num_layers() * square * 4 : 0)};
+}
+
+ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                      TextAmount gradients) {
+  const ModelConfig& config = checkpoint.config();
+  ResourceEstimate estimate;
+  estimate.parts = walking_parts(checkpoint, compute, gradients);
+  estimate.parts.push_back({"output_matrix", u64(config.vocab_size * config.hidden_size * item(compute.dtype))});
+  estimate.parts.push_back(gradient_directions(config, gradients));
+  estimate.parts.push_back({"activations", u64(largest_of_layers(config, [&](const LayerShape& shape) {
+                              return 2 * activation_bytes(shape, config.head_dim, compute.dtype, gradients.length);
+                            }))});
+  const int64_t a_window = (config.num_layers() + 1) * stream_bytes(config, {1, gradients.length});
+  estimate.stream_bytes =
+      u64(std::min(gradients.windows * a_window, std::max(default_turn_bytes(checkpoint, compute.device), a_window)));
+  estimate.work = walking_work(checkpoint, gradients, 2);
+  estimate.work.forward_flops *= 3;
+  return estimate;
+}
+
+ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                         const GlobalUse& use) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t d = config.hidden_size, square = d * d * 8, layers = config.num_layers();
+  const MemoryPart directions = gradient_directions(config, use.gradients);
+  const int64_t n = largest_of_layers(config, [&](const LayerShape& shape) {
+    return std::max(shape.intermediate_size, shape.num_attention_heads * config.head_dim);
+  });
+  ResourceEstimate estimate;
+  estimate.parts = walking_parts(checkpoint, compute, use.calibration);
+  // The dense layer and the sliced one, in fp32 and as the forward has them.
+  const bool converts = compute.dtype != at::kFloat;
+  if (converts) estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
+  estimate.parts.push_back(
+      {"sliced_layer", u64(layer_bytes(config, at::kFloat) + (converts ? layer_bytes(config, compute.dtype) : 0))});
+  // The decomposition's work space; or a moment with factor and inverse, and what is solved for.
+  const int64_t refit = use.refits ? 5 * n * n * 4 + 4 * n * d * 8 + square : 0;
+  estimate.parts.push_back({"moments", u64(std::max(8 * square, refit + 2 * square))});
+  estimate.parts.push_back(directions);
+  std::vector<MemoryPart> vocabulary = embedding_parts(config, compute);
+  const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * d;
+  vocabulary.push_back({"moments_and_rotated_block", u64(2 * block * 4 + 4 * square) + directions.bytes});
+  estimate.parts = larger(std::move(estimate.parts), std::move(vocabulary));
+  estimate.stream_bytes = u64((use.refits ? 2 : 1) * stream_bytes(config, use.calibration));
+  estimate.output_bytes = use.output_bytes;
+
+  // Dense twice, the sliced model once and its linears in front of the refitted ones once more.
+  estimate.work = walking_work(checkpoint, use.calibration, 2);
+  if (use.refits) estimate.work.forward_flops *= 3.8;
+  const double dd = static_cast<double>(d) * static_cast<double>(d),
+               tokens = static_cast<double>(use.calibration.tokens());
+  estimate.work.moment_flops = static_cast<double>(2 * layers + 1) * 2 * 0.58 * dd * tokens;
+  estimate.work.eigen_cubes = 2 * dd * static_cast<double>(d);
+  for (const LayerShape& shape : config.layers) {
+    estimate.work.rotation_flops += 2.0 * static_cast<double>(layer_parameters(config, shape)) * static_cast<double>(d);
+    if (!use.refits) continue;
+    estimate.work.moment_flops += 2 * 2 * 1.58 * dd * tokens;
+    for (const int64_t inside : {shape.num_attention_heads * config.head_dim, shape.intermediate_size}) {
+      const auto inner = static_cast<double>(inside);
+      estimate.work.moment_flops += 2 * inner * (0.58 * inner + static_cast<double>(d)) * tokens;
+      estimate.work.rotation_flops += 3 * inner * inner * inner;
+    }
+  }
+  return use.gradients.windows > 0 ? estimate_sensitivity(checkpoint, compute, use.gradients) + estimate : estimate;
+}
+
 ResourceEstimate estimate_divergence(const Checkpoint& checkpoint, const Checkpoint& reference,
                                      const ComputeOptions& compute, TextAmount text, int64_t turn_bytes) {
   const int64_t a_window = std::max<int64_t>(
@@ -304,30 +375,6 @@ ResourceEstimate estimate_divergence(const Checkpoint& checkpoint, const Checkpo
                                    static_cast<double>(config.head_columns()) * static_cast<double>(text.tokens());
   }
   estimate.stream_bytes = u64(stream_bytes(checkpoint.config(), turn) + stream_bytes(reference.config(), turn));
-  return estimate;
-}
-
-// What the loss says of the layers, for as long as it is kept: G inside and behind all of them.
-MemoryPart gradient_directions(const ModelConfig& config, TextAmount gradients) {
-  const int64_t square = config.hidden_size * config.hidden_size;
-  return {"gradient_directions", u64(gradients.windows > 0 ? 2 * config.num_layers() * square * 4 : 0)};
-}
-
-ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const ComputeOptions& compute,
-                                      TextAmount gradients) {
-  const ModelConfig& config = checkpoint.config();
-  ResourceEstimate estimate;
-  estimate.parts = walking_parts(checkpoint, compute, gradients);
-  estimate.parts.push_back({"output_matrix", u64(config.vocab_size * config.hidden_size * item(compute.dtype))});
-  estimate.parts.push_back(gradient_directions(config, gradients));
-  estimate.parts.push_back({"activations", u64(largest_of_layers(config, [&](const LayerShape& shape) {
-                              return 2 * activation_bytes(shape, config.head_dim, compute.dtype, gradients.length);
-                            }))});
-  const int64_t a_window = (config.num_layers() + 1) * stream_bytes(config, {1, gradients.length});
-  estimate.stream_bytes =
-      u64(std::min(gradients.windows * a_window, std::max(default_turn_bytes(checkpoint, compute.device), a_window)));
-  estimate.work = walking_work(checkpoint, gradients, 2);
-  estimate.work.forward_flops *= 3;
   return estimate;
 }
 

@@ -21,6 +21,9 @@ class SecondMoment {
   // layer 3".
   at::Tensor take(const std::string& where);
 
+  // The sum so far, for a journal that keeps it and brings it back.
+  at::Tensor& sum() { return upper_; }
+
  private:
   at::Tensor upper_;  // [width, width]; only the blocks on and above the diagonal are kept
   int64_t block_ = 0;

@@ -92,6 +92,7 @@ OrderedJson to_json(const SlicePlan& plan) {
   OrderedJson json;
   json["kind"] = "dynslice.slice_plan";
   json["method"] = plan.method;
+  if (!plan.is_modular()) json["basis"] = plan.basis;
   json["allocator"] = plan.allocator;
   json["average_ratio"] = plan.average_ratio;
   json["base"] = plan.base;
@@ -118,12 +119,14 @@ SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config
   SlicePlan plan;
   plan.method = reader.string_or("method", "slice");
   if (plan.method != "slice" && !plan.is_modular()) reader.fail("method", "\"slice\" or \"modular\"");
+  plan.basis = reader.string_or("basis", "block");
+  if (plan.basis != "block" && plan.basis != "layer" && plan.basis != "global")
+    reader.fail("basis", "\"block\", \"layer\" or \"global\"");
   plan.allocator = reader.string_or("allocator", "file");
   plan.round_to = reader.has("round_to") ? reader.integer("round_to", 1, 1 << 20) : 1;
   plan.hidden_size = reader.has("hidden_size") ? reader.integer("hidden_size", 1, 1 << 20) : config.hidden_size;
   plan.intermediate_size = config.layers.front().intermediate_size;
   if (plan.is_modular()) plan.intermediate_size = reader.integer_or("intermediate_size", plan.intermediate_size);
-  plan.head_width = reader.integer_or("head_width", config.hidden_size);
   if (reader.has("ratios")) {
     if (!json["ratios"].is_array()) reader.fail("ratios", "a list of numbers");
     plan.ratios = read_ratios(reader);
@@ -138,6 +141,7 @@ SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config
       plan.ratios.push_back(1 - static_cast<double>(dim) / static_cast<double>(plan.whole()));
   }
   if (plan.dims.empty()) plan.dims = round_dimensions(plan.ratios, plan.whole(), plan.round_to);
+  plan.head_width = reader.integer_or("head_width", plan.is_global() ? plan.dims.front() : config.hidden_size);
   plan.average_ratio = reader.number_or("average_ratio", std::accumulate(plan.ratios.begin(), plan.ratios.end(), 0.0) /
                                                              static_cast<double>(plan.ratios.size()));
   if (!(plan.average_ratio >= 0 && plan.average_ratio < 1)) reader.fail("average_ratio", "in [0, 1)");
@@ -168,6 +172,14 @@ void check_plan(const SlicePlan& plan, const ModelConfig& config, const std::str
   if (plan.head_width < 1 || plan.head_width > config.hidden_size) {
     throw_error(ErrorKind::kBadInput, where, ": head_width is ", plan.head_width, "; it must be in [1, ",
                 config.hidden_size, "]");
+  }
+  if (!plan.is_global()) return;
+  for (size_t i = 0; i <= layers; ++i) {
+    const int64_t width = i < layers ? plan.dims[i] : plan.head_width;
+    if (width != plan.dims.front()) {
+      throw_error(ErrorKind::kBadInput, where, ": basis global has one width for all streams; layer 0 has ",
+                  plan.dims.front(), " and ", i < layers ? "layer " + std::to_string(i) : "the head", " has ", width);
+    }
   }
 }
 
@@ -229,6 +241,20 @@ void lead_to_original_basis(ModelConfig& config) {
   }
 }
 
+// The shapes of an ordinary model of hidden size D. Its norms divide by D where the sliced stream's divide by d: eps
+// and weights make up for that.
+ModelConfig narrower_config(const ModelConfig& dense, int64_t width) {
+  ModelConfig config = dense;
+  config.rms_norm_eps = dense.rms_norm_eps * static_cast<double>(dense.hidden_size) / static_cast<double>(width);
+  config.hidden_size = config.embedding_width = config.head_width = width;
+  config.has_final_norm_weight = true;
+  for (LayerShape& shape : config.layers) {
+    shape.input_width = shape.middle_width = shape.output_width = width;
+    shape.has_norm_weights = true;
+  }
+  return config;
+}
+
 }  // namespace
 
 ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
@@ -243,6 +269,7 @@ ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
     }
     return config;
   }
+  if (plan.is_global()) return narrower_config(dense, plan.dims.front());
   config.embedding_width = plan.dims.front();
   config.head_width = plan.head_width;
   const int64_t d = dense.hidden_size, entering = config.embedding_width, leaving = config.head_width;
@@ -260,7 +287,8 @@ ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
     shape.input_width = plan.dims[i];
     shape.middle_width = plan.dims[i];
     shape.output_width = i + 1 < plan.dims.size() ? plan.dims[i + 1] : plan.head_width;
-    shape.attn_shortcut = cheapest_shortcut(shape.input_width, shape.middle_width, d);
+    shape.attn_shortcut =
+        plan.basis == "layer" ? ShortcutShape{} : cheapest_shortcut(shape.input_width, shape.middle_width, d);
     shape.mlp_shortcut = cheapest_shortcut(shape.middle_width, shape.output_width, d);
     shape.has_norm_weights = false;
   }

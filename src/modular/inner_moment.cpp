@@ -14,14 +14,20 @@ constexpr int64_t kRows = 512;
 
 }  // namespace
 
-InnerMoment::InnerMoment(int64_t inner, int64_t outputs, at::Device device) : moment_(inner, device) {
+InnerMoment::InnerMoment(int64_t inner, int64_t outputs, bool by_norm, at::Device device)
+    : moment_(inner, device), by_norm_(by_norm) {
   if (outputs > 0) cross_ = at::zeros({inner, outputs}, at::TensorOptions().dtype(at::kDouble).device(device));
 }
 
-void InnerMoment::add(const at::Tensor& z, const at::Tensor& error, const at::Tensor& root) {
+void InnerMoment::add(const at::Tensor& z, const at::Tensor& error, const at::Tensor& x) {
   at::Tensor rows = z.reshape({-1, z.size(-1)}).to(at::kFloat);
   const int64_t count = rows.size(0);
-  if (root.defined()) rows = rows * root;
+  at::Tensor root;
+  if (by_norm_) {
+    const at::Tensor norm = x.reshape({count, -1}).norm(2, 1, /*keepdim=*/true);
+    root = at::where(norm.gt(0), norm.reciprocal(), at::zeros_like(norm));
+    rows = rows * root;
+  }
   weight_ += root.defined() ? root.square().sum(at::kDouble).item<double>() : static_cast<double>(count);
   moment_.add(rows);
   if (!error.defined()) return;

@@ -11,12 +11,13 @@ namespace dynslice {
 
 class InnerMoment {
  public:
-  // `outputs` is the width of errors, 0 without any.
-  InnerMoment(int64_t inner, int64_t outputs, at::Device device);
+  // `outputs` is the width of errors, 0 without any. Tokens weigh w = 1 / ‖x_t‖² of the stream when `by_norm`, without
+  // which the few tokens of massive activations rule the sums, else 1.
+  InnerMoment(int64_t inner, int64_t outputs, bool by_norm, at::Device device);
 
   // The next tokens: z [..., inner]; what the output lacks there, e [..., outputs] (undefined where it lacks nothing);
-  // and the roots of the tokens' weights [n, 1] (undefined: all 1).
-  void add(const at::Tensor& z, const at::Tensor& error, const at::Tensor& weight_roots);
+  // and the stream x [..., d] that the MLP reads.
+  void add(const at::Tensor& z, const at::Tensor& error, const at::Tensor& x);
 
   // Σ_t w_t z_t z_tᵀ [inner, inner] fp64; may be asked for once. Throws kBadInput naming `where` for NaN or Inf.
   at::Tensor take(const std::string& where) { return moment_.take(where); }
@@ -28,6 +29,7 @@ class InnerMoment {
  private:
   SecondMoment moment_;
   at::Tensor cross_;
+  const bool by_norm_;
   double weight_ = 0;
 };
 

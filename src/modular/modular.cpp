@@ -3,8 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <stdexcept>
-#include <utility>
 
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
@@ -49,36 +47,6 @@ void keep_heads(DecoderLayer& layer, const HeadElimination& heads, const at::Ten
   layer.qkv = rows_of(layer.qkv, at::cat({heads.query_rows(), of_keys + queries, of_keys + queries + keys}));
   layer.o_proj.weight = rows.t().to(at::kFloat).contiguous();
 }
-
-// The roots of the weights of a text's tokens, which pass in order.
-class TokenWeighing {
- public:
-  TokenWeighing(const ModularOptions& options, const SensitivitySource& sensitivity, int64_t layer, StreamPlace place,
-                int64_t tokens)
-      : kind_(options.weights) {
-    if (kind_ != TokenWeights::kGradient) return;
-    roots_ = sensitivity.tokens(layer, place);
-    if (!roots_.defined() || roots_.numel() < tokens)
-      throw std::logic_error("compress_layers: weights by gradients, which were not measured on all of this text");
-    roots_ = roots_.sqrt();
-  }
-
-  // Of the next ones, x [..., d] being the stream there: [n, 1], or undefined.
-  at::Tensor next(const at::Tensor& x) {
-    if (kind_ == TokenWeights::kAlike) return {};
-    if (kind_ == TokenWeights::kGradient) {
-      const int64_t count = x.numel() / x.size(-1), first = std::exchange(done_, done_ + count);
-      return roots_.narrow(0, first, count).unsqueeze(1).to(x.device());
-    }
-    const at::Tensor norm = x.reshape({-1, x.size(-1)}).norm(2, 1, /*keepdim=*/true);
-    return at::where(norm.gt(0), norm.reciprocal(), at::zeros_like(norm));
-  }
-
- private:
-  const TokenWeights kind_;
-  at::Tensor roots_;
-  int64_t done_ = 0;
-};
 
 // The streams through the layers: the compressed model's, the dense one's beside it once they differ, and that of held
 // out text.
@@ -157,8 +125,7 @@ class Compressor {
     step.transform(mixed, [&](const at::Tensor& x) { return attention_inner(original, step.context, x); }, 8);
     const Linear& output = step.layer.o_proj;
     const at::Device device = walk_.options().device;
-    InnerMoment moment(output.weight.size(1), is_apart() ? output.weight.size(0) : 0, device);
-    TokenWeighing weighing(options_, sensitivity_, step.index(), StreamPlace::kInside, calibration_.tokens());
+    InnerMoment moment(output.weight.size(1), is_apart() ? output.weight.size(0) : 0, options_.by_norm, device);
     for (size_t chunk = 0; chunk < mixed.chunks.size(); ++chunk) {
       const at::Tensor x = chunk_of(calibration_, chunk), inner = chunk_of(mixed, chunk);
       at::Tensor error;
@@ -166,7 +133,7 @@ class Compressor {
         at::Tensor own = kernels::linear(inner, original.o_proj.weight, original.o_proj.bias);
         error = chunk_of(dense_, chunk) - add_residual(std::move(own), x, original.attn_shortcut);
       }
-      moment.add(inner, error, weighing.next(x));
+      moment.add(inner, error, x);
     }
     const std::string where = mixed_in(step.index());
     HeadElimination heads(moment.take(where), output.weight.t(),
@@ -205,7 +172,7 @@ class Compressor {
 
   void compress_mlp(LayerStep& step, const DecoderLayer& original, int64_t wanted) {
     const int64_t inner = original.shape.intermediate_size, width = walk_.config().hidden_size;
-    InnerMoment moment(inner, is_apart() ? width : 0, walk_.options().device);
+    InnerMoment moment(inner, is_apart() ? width : 0, options_.by_norm, walk_.options().device);
     collect(step, original, moment);
     const at::Device device = walk_.options().device;
     at::Tensor second = moment.take(inside(step.index())), chosen;
@@ -226,7 +193,6 @@ class Compressor {
   void collect(LayerStep& step, const DecoderLayer& original, InnerMoment& moment) {
     const bool compares = is_apart();
     if (options_.towards_dense && !compares) dense_ = calibration_;  // chunks are replaced, not overwritten
-    TokenWeighing weighing(options_, sensitivity_, step.index(), StreamPlace::kLeaving, calibration_.tokens());
     size_t chunk = 0;
     const auto add = [&](const at::Tensor& x, const at::Tensor& ahead) {
       const at::Tensor z = mlp_inner(original, step.context, x);
@@ -235,7 +201,7 @@ class Compressor {
         at::Tensor own = kernels::linear(z, original.down_proj.weight, original.down_proj.bias);
         error = ahead - add_residual(std::move(own), x, original.mlp_shortcut);
       }
-      moment.add(z, error, weighing.next(x));
+      moment.add(z, error, x);
     };
     if (!options_.towards_dense) {
       calibration_.visit([&](const at::Tensor& x) { add(x, {}); });
@@ -339,16 +305,15 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
     const DecoderLayer& layer = step.layer;
     const at::Device device = walk.options().device;
     const HeadCount all{layer.shape.num_attention_heads, layer.shape.num_key_value_heads};
-    InnerMoment mixed(layer.o_proj.weight.size(1), 0, device), inner(layer.shape.intermediate_size, 0, device);
-    TokenWeighing of_mixed(options, sensitivity, step.index(), StreamPlace::kInside, stream.tokens());
-    TokenWeighing of_inner(options, sensitivity, step.index(), StreamPlace::kLeaving, stream.tokens());
+    InnerMoment mixed(layer.o_proj.weight.size(1), 0, options.by_norm, device);
+    InnerMoment inner(layer.shape.intermediate_size, 0, options.by_norm, device);
     step.transform(stream, [&](const at::Tensor& x) {
       const at::Tensor heads = attention_inner(layer, step.context, x);
-      if (options.heads) mixed.add(heads, {}, of_mixed.next(x));
+      if (options.heads) mixed.add(heads, {}, x);
       const at::Tensor middle =
           add_residual(kernels::linear(heads, layer.o_proj.weight, layer.o_proj.bias), x, layer.attn_shortcut);
       const at::Tensor z = mlp_inner(layer, step.context, middle);
-      inner.add(z, {}, of_inner.next(middle));
+      inner.add(z, {}, middle);
       return add_residual(kernels::linear(z, layer.down_proj.weight, layer.down_proj.bias), middle, layer.mlp_shortcut);
     });
     const auto directions = [&](StreamPlace place) { return sensitivity.directions(step.index(), place, device); };

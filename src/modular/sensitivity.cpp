@@ -21,7 +21,6 @@ class Measuring {
       : walk_(walk), windows_(windows), journal_(journal), layers_(walk.config().num_layers()) {
     const int64_t width = walk.config().hidden_size;
     directions_ = at::zeros({layers_, 2, width, width}, at::TensorOptions().dtype(at::kFloat));
-    tokens_ = at::zeros({layers_, 2, windows.tokens()}, at::TensorOptions().dtype(at::kFloat));
   }
 
   Sensitivity run(int64_t a_turn) {
@@ -30,7 +29,7 @@ class Measuring {
     ProgressTask progress(walk_.progress(), "Gradients of the loss", 3 * layers_ * (windows_.count - first), "windows");
     while (first < windows_.count) {
       const int64_t count = std::min(a_turn, windows_.count - first);
-      run_turn(windows_.part(first, count), first * windows_.length, progress);
+      run_turn(windows_.part(first, count), progress);
       first += count;
       WalkState kept = state();
       kept.values["windows"] = first;
@@ -42,11 +41,11 @@ class Measuring {
  private:
   WalkState state() {
     WalkState state;
-    state.tensors = {{"directions", &directions_}, {"tokens", &tokens_}};
+    state.tensors = {{"directions", &directions_}};
     return state;
   }
 
-  void run_turn(const TokenWindows& windows, int64_t first_token, ProgressTask& progress) {
+  void run_turn(const TokenWindows& windows, ProgressTask& progress) {
     std::vector<ResidualStream> entering = {walk_.embed(windows)};
     for (int64_t i = 0; i < layers_; ++i) {
       const DecoderLayer layer = load(i);
@@ -62,7 +61,7 @@ class Measuring {
     entering.pop_back();
     to_gradient_of_loss(gradient, windows);
     for (int64_t i = layers_; i-- > 0;) {
-      step_back(i, first_token, entering.back(), gradient, progress);
+      step_back(i, entering.back(), gradient, progress);
       entering.pop_back();
     }
   }
@@ -98,17 +97,11 @@ class Measuring {
   }
 
   // From what leaves the layer to what enters it, with the sums of both places on the way.
-  void step_back(int64_t index, int64_t token, const ResidualStream& entering, ResidualStream& gradient,
-                 ProgressTask& progress) {
+  void step_back(int64_t index, const ResidualStream& entering, ResidualStream& gradient, ProgressTask& progress) {
     const DecoderLayer layer = load(index);
     SecondMoment inside(walk_.config().hidden_size, walk_.options().device);
     SecondMoment leaving(walk_.config().hidden_size, walk_.options().device);
     size_t chunk = 0;
-    const auto add = [&](SecondMoment& moment, StreamPlace place, const at::Tensor& g) {
-      moment.add(g);
-      const at::Tensor squares = g.square().sum(-1).flatten();
-      tokens_[index][static_cast<int64_t>(place)].narrow(0, token, squares.numel()).copy_(squares);
-    };
     gradient.transform([&](const at::Tensor& g) {
       const at::Tensor& kept = entering.chunks[chunk++];
       const at::Tensor whole = kept.to(g.device());
@@ -116,9 +109,8 @@ class Measuring {
       for (int64_t w = 0; w < g.size(0); ++w) {
         check_interrupt();
         const auto [to_middle, to_entered] = back_through(layer, whole.narrow(0, w, 1), g.narrow(0, w, 1));
-        add(leaving, StreamPlace::kLeaving, g.narrow(0, w, 1));
-        add(inside, StreamPlace::kInside, to_middle);
-        token += g.size(1);
+        leaving.add(g.narrow(0, w, 1));
+        inside.add(to_middle);
         parts.push_back(to_entered);
         progress.advance(2);
       }
@@ -142,14 +134,13 @@ class Measuring {
   Sensitivity result() {
     const at::Tensor totals = directions_.diagonal(0, 2, 3).sum(2, false, at::kDouble).clamp_min(1e-30);
     directions_.div_(totals.to(at::kFloat).unsqueeze(-1).unsqueeze(-1));
-    return {directions_, totals / static_cast<double>(windows_.tokens()), tokens_};
+    return {directions_, totals / static_cast<double>(windows_.tokens())};
   }
 
   const LayerWalk& walk_;
   const TokenWindows& windows_;
   const JournalPhase& journal_;
   const int64_t layers_;
-  at::Tensor tokens_;
   at::Tensor directions_;  // [L, d, d] fp32, on the CPU
 };
 
@@ -171,7 +162,6 @@ Sensitivity measure_sensitivity(const LayerWalk& walk, const TokenWindows& windo
 void SensitivitySource::join(WalkState& state) {
   state.tensors.emplace_back("gradient directions", &value_.directions);
   state.tensors.emplace_back("gradient sizes", &value_.sizes);
-  state.tensors.emplace_back("gradient tokens", &value_.tokens);
 }
 
 void SensitivitySource::measure_unless_there() {
@@ -184,10 +174,6 @@ at::Tensor SensitivitySource::directions(int64_t layer, StreamPlace place, at::D
 
 double SensitivitySource::size(int64_t layer, StreamPlace place) const {
   return is_there() ? value_.sizes[layer][static_cast<int64_t>(place)].item<double>() : 1.0;
-}
-
-at::Tensor SensitivitySource::tokens(int64_t layer, StreamPlace place) const {
-  return is_there() ? value_.tokens[layer][static_cast<int64_t>(place)] : at::Tensor();
 }
 
 }  // namespace dynslice

@@ -8,12 +8,10 @@
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
 #include "slice/basis.h"
+#include "slice/rotate.h"
 
 namespace dynslice {
 namespace {
-
-// Rows of embedding and head that are rotated at once.
-constexpr int64_t kRowBlock = 8192;
 
 // The matrix [D, d] of the linear map x → x basis; basis [d, D] fp64.
 at::Tensor projection(const at::Tensor& basis, at::ScalarType dtype = at::kFloat) {
@@ -34,19 +32,7 @@ Shortcut as_shortcut(const Turn& turn, at::ScalarType dtype) {
   return way;
 }
 
-// fp32 weight [out, d] → weight basis [out, D]: the linear then reads the sliced stream.
-void rotate_input(Linear& linear, const at::Tensor& basis) {
-  linear.weight = kernels::matmul(linear.weight, basis.to(at::kFloat));
-}
-
-// fp32 weight [d, in] → basisᵀ weight, and the bias with it: the linear then writes in the coordinates of the basis.
-void rotate_output(Linear& linear, const at::Tensor& basis) {
-  const at::Tensor basis32 = basis.to(at::kFloat).t();
-  linear.weight = kernels::matmul(basis32, linear.weight);
-  if (linear.bias.defined()) linear.bias = at::matmul(basis32, linear.bias);
-}
-
-// The same for a turn: columns [d, n] in the stream's coordinates → [out, n].
+// A turn of columns [d, n] in the stream's coordinates → [out, n].
 at::Tensor turn_columns(const Turn& turn, int64_t out, const at::Tensor& columns) {
   if (turn.weight.defined()) return kernels::matmul(turn.weight.to(at::kFloat), columns);
   const at::Tensor passed = columns.narrow(0, 0, out);
@@ -103,7 +89,11 @@ void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer
 class Slicer {
  public:
   Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink, const JournalPhase& journal)
-      : walk_(walk), config_(sliced_config(walk.config(), plan)), sink_(sink), journal_(journal) {}
+      : walk_(walk),
+        config_(sliced_config(walk.config(), plan)),
+        shares_basis_(plan.basis == "layer"),
+        sink_(sink),
+        journal_(journal) {}
 
   SliceResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
     calibration_ = held_out_ = walk_.empty_stream();
@@ -150,7 +140,8 @@ class Slicer {
     way_ = {};
     if (is_whole(config_.embedding_width)) return;
     SecondMoment entering = moment();
-    calibration_.visit([&](const at::Tensor& x) { entering.add(x); });
+    const auto next = shares_basis_ ? std::optional(attention_of(0, basis_.kept)) : std::nullopt;
+    calibration_.visit([&](const at::Tensor& x) { add_places(entering, x, next); });
     basis_ = principal_directions(entering, config_.embedding_width, place("entering", 0));
     way_ = as_shortcut({basis_, basis_.kept.t(), {}, {}}, walk_.options().dtype);
   }
@@ -177,6 +168,10 @@ class Slicer {
 
   void slice_half(LayerStep& step, const Half& half) {
     rotate_input(step.layer.*half.reads, basis_.kept);
+    if (shares_basis_ && half.branch == attention_branch && !is_whole(half.out)) {
+      stay_in_basis(step, half);
+      return;
+    }
     if (half.kind == ShortcutKind::kMatrix && is_whole(half.out)) {
       return_to_original(step, half);
       return;
@@ -191,6 +186,35 @@ class Slicer {
     }
     basis_ = {at::matmul(coordinates, turn.basis.kept), at::matmul(coordinates, turn.basis.dropped)};
     way_ = as_shortcut(turn, walk_.options().dtype);
+  }
+
+  // The stream behind attention is in the basis of the one in front.
+  void stay_in_basis(LayerStep& step, const Half& half) {
+    rotate_output(step.layer.*half.writes, basis_.kept);
+    const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
+    const auto forward = [&](const at::Tensor& y) {
+      const at::Tensor x = pass(way_, y, half.in);
+      return add_residual(half.branch(layer, step.context, x), x, {});
+    };
+    step.transform(held_out_, forward, 2);
+    step.transform(calibration_, forward, 2);
+    way_ = {};
+  }
+
+  // Layer `index` as it is in the dense model, in the coordinates of a whole basis: its attention is all that is used.
+  DecoderLayer attention_of(int64_t index, const at::Tensor& coordinates) const {
+    DecoderLayer layer = load_decoder_layer(walk_.checkpoint(), index, at::kFloat, walk_.options().device);
+    fold_norms(layer);
+    layer.gate_up = layer.down_proj = {};
+    rotate_input(layer.qkv, coordinates);
+    rotate_output(layer.o_proj, coordinates);
+    return with_dtype(std::move(layer), walk_.options().dtype);
+  }
+
+  // Adds a stream and, when it shares its basis with the one behind the next attention, that one too.
+  void add_places(SecondMoment& moment, const at::Tensor& x, const std::optional<DecoderLayer>& next) const {
+    moment.add(x);
+    if (next) moment.add(forward_attention(*next, walk_.context(), x));
   }
 
   // The stream leaves this half layer whole and in original coordinates.
@@ -220,38 +244,22 @@ class Slicer {
       return std::nullopt;
     }
     SecondMoment leaving = moment();
+    const auto next =
+        shares_basis_ && !is_last ? std::optional(attention_of(step.index() + 1, basis_.whole())) : std::nullopt;
     step.transform(
         calibration_,
         [&](const at::Tensor& y) {
           at::Tensor result = forward(y);
-          leaving.add(result);
+          add_places(leaving, result, next);
           return result;
         },
         2);
     return principal_directions(leaving, half.out, place(half.where, step.index()));
   }
 
-  // Writes `source` [vocab, d] with `column_scale` on its columns, times `basis` (itself when there is none), in
-  // blocks of rows.
-  void emit_rows(const std::string& name, const std::string& source, const at::Tensor& basis,
-                 const at::Tensor& column_scale) {
-    const int64_t vocab = walk_.config().vocab_size, width = walk_.config().hidden_size;
-    const at::Device device = walk_.options().device;
-    const at::Tensor basis32 = basis.defined() ? basis.to(at::kFloat) : basis;
-    ProgressTask progress(walk_.progress(), (basis.defined() ? "Rotating " : "Copying ") + name, vocab, "rows");
-    for (int64_t begin = 0; begin < vocab; begin += kRowBlock) {
-      const int64_t end = std::min(vocab, begin + kRowBlock);
-      at::Tensor rows = walk_.checkpoint().load_rows(source, {vocab, width}, begin, end, at::kFloat).to(device);
-      if (column_scale.defined()) rows = rows * column_scale;
-      if (basis.defined()) rows = kernels::matmul(rows, basis32);
-      sink_.write_rows(name, begin, rows);
-      progress.advance(end - begin);
-    }
-  }
-
   void emit_embedding() {
     const std::string name = "model.embed_tokens.weight";
-    emit_rows(name, name, config_.has_embedding_rotation ? at::Tensor() : basis_.kept, {});
+    write_rotated_rows(walk_, sink_, name, name, config_.has_embedding_rotation ? at::Tensor() : basis_.kept, {});
     if (config_.has_embedding_rotation) sink_.write("model.embed_rotation.weight", projection(basis_.kept));
   }
 
@@ -264,7 +272,8 @@ class Slicer {
     }
     if (config_.tie_word_embeddings) return;
     const bool tied = walk_.config().tie_word_embeddings;
-    emit_rows("lm_head.weight", tied ? "model.embed_tokens.weight" : "lm_head.weight", basis_.kept, head.norm);
+    write_rotated_rows(walk_, sink_, "lm_head.weight", tied ? "model.embed_tokens.weight" : "lm_head.weight",
+                       basis_.kept, head.norm);
   }
 
   // In original coordinates, where the dense model's head reads it, the held-out stream has lost what was cut.
@@ -279,6 +288,7 @@ class Slicer {
 
   const LayerWalk& walk_;
   const ModelConfig config_;  // of the sliced model
+  const bool shares_basis_;   // one for the streams in front of a layer's attention and of its MLP
   const TensorSink& sink_;
   const JournalPhase& journal_;
   ResidualStream calibration_;

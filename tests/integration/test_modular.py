@@ -94,7 +94,7 @@ def test_slicing_shares_out_by_spectra_too(run, llama, text_file, tmp_path, allo
     assert (done["scores"]["metric"] == "lr") if allocate == "spectrum" else ("scores" not in done)
 
 
-@pytest.mark.parametrize("options", [["--neurons", "leverage"], ["--refit", "self"], ["--refit", "all"], ["--weigh-tokens", "alike"], ["--weigh-tokens", "norm"], ["--gradient-samples", "0"], ["--error-share", "1"],
+@pytest.mark.parametrize("options", [["--neurons", "leverage"], ["--refit", "self"], ["--refit", "all"], ["--weigh-tokens", "alike"], ["--gradient-samples", "0"], ["--error-share", "1"],
                                      ["--allocate", "lr", "--base", "auto", "--sweep-samples", "4"]], ids=" ".join)  # fmt: skip
 def test_every_way_gives_a_model(modular, run, text_file, tmp_path, options):
     modular(tmp_path / "out", "--avg", "25%", *options)

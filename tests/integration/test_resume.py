@@ -127,6 +127,20 @@ def test_slice_with_base_auto_and_shards_goes_on_from_its_trials(run, start, mod
     assert content(tmp_path / "out") == expected
 
 
+@pytest.mark.parametrize("options", [["--basis", "layer"], ["--basis", "global"], ["--basis", "global", "--directions", "loss", "--refit", "dense"]],
+                         ids=" ".join)  # fmt: skip
+def test_slice_in_fewer_bases_goes_on_with_the_walk_it_was_in(run, start, model, text_file, tmp_path, options):
+    arguments = ["slice", model, "--avg", "25%", *options, "--calib", text_file, *WORK, "-o", tmp_path / "out"]
+    began = time.monotonic()
+    run(*arguments, env=EVERY)
+    seconds = time.monotonic() - began
+    expected = content(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    chosen = random.Random(6)
+    kill_and_resume(start, arguments, EVERY, [chosen.uniform(0.3, 0.95) * seconds for _ in range(5)])
+    assert content(tmp_path / "out") == expected
+
+
 @pytest.mark.parametrize("metric", ["lr", "window:3"])
 def test_score_killed_writes_the_same_file(run, start, model, text_file, tmp_path, metric):
     file = tmp_path / "scores.json"

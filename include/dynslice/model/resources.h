@@ -69,6 +69,18 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
 ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const ComputeOptions& compute,
                                       TextAmount gradients);
 
+// Slicing in one basis: a walk that finds it and one that slices, with the dense stream beside that of the sliced model
+// where matrices are refitted.
+struct GlobalUse {
+  TextAmount calibration;
+  TextAmount gradients;  // text that goes forth and back through all layers before, for the choice of directions
+  bool refits = true;
+  const ModelConfig* sliced = nullptr;
+  uint64_t output_bytes = 0;
+};
+ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                         const GlobalUse& use);
+
 // Compressing layers, with what the loss says of them measured before. `compressed` is what is written, of
 // `output_bytes`; null for a walk that only measures.
 struct ModularUse {

@@ -21,7 +21,10 @@ struct HeadCount {
 
 struct SlicePlan {
   std::string method =
-      "slice";               // what `dims` are: "slice", widths of the stream; "modular", sizes of the MLPs' insides
+      "slice";  // what `dims` are: "slice", widths of the stream; "modular", sizes of the MLPs' insides
+  // Of slice: "block", every half layer's stream has a basis of its own; "layer", every layer's; "global", all streams
+  // have the same, and one width.
+  std::string basis = "block";
   std::string allocator;     // "constant", "lr"; of modular also "loss" and "softmax"
   double average_ratio = 0;  // that was asked for, in [0, 1)
   double base = 0;           // slicing base of `lr`; the average for `constant`
@@ -36,6 +39,7 @@ struct SlicePlan {
   OrderedJson provenance = OrderedJson::object();
 
   bool is_modular() const { return method == "modular"; }
+  bool is_global() const { return !is_modular() && basis == "global"; }
   // What `dims` are shares of.
   int64_t whole() const { return is_modular() ? intermediate_size : hidden_size; }
   // Of a layer that has `shape` in the source.
@@ -51,8 +55,8 @@ OrderedJson to_json(const SlicePlan& plan);
 
 // Reads a plan for a model with `config`. `dims` may be missing (they are then rounded from `ratios`), or
 // `ratios` (then 1 - D/d). Throws kBadInput: not a plan, another model's plan (layers or hidden size differ),
-// a ratio outside [0, 0.95], a width outside [1, hidden_size], ratio and width of a layer that disagree, or numbers of
-// heads that the model's layers cannot be left with.
+// a ratio outside [0, 0.95], a width outside [1, hidden_size], ratio and width of a layer that disagree, different widths
+// in one basis, or numbers of heads that the model's layers cannot be left with.
 SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config);
 
 // Throws kBadInput when the plan does not fit the model; `where` names the plan in the message.

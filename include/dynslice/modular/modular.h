@@ -24,13 +24,6 @@ enum class NeuronChoice {
   kLeverage,  // MoDeGPT: the largest ridge leverage scores, ℓ = diag(C (C + λI)⁻¹) with λ the mean diagonal
 };
 
-// How tokens count in all sums.
-enum class TokenWeights {
-  kGradient,  // by ‖g_t‖², what an error at the token costs the loss; of a sensitivity of all windows of the text
-  kNorm,      // by 1 / ‖x_t‖² of the stream, without which the few tokens of massive activations rule the sums
-  kAlike,
-};
-
 struct ModularOptions {
   NeuronChoice choice = NeuronChoice::kLoss;
   bool towards_dense = true;  // refit towards the dense model's stream; else towards what the layer itself would add
@@ -38,7 +31,7 @@ struct ModularOptions {
       false;                 // towards_dense: attention's output matrices are refitted as well, in front of the MLPs
   bool heads = true;         // loss curves: attention heads may go too
   double error_share = 0.5;  // of the stream's error so far that a refit towards the dense stream makes up for
-  TokenWeights weights = TokenWeights::kNorm;
+  bool by_norm = true;       // tokens weigh by 1 / ‖x_t‖² of the stream; else alike
   double ridge = 1e-4;  // pull of the refitted rows towards what they were, in units of the mean diagonal
 };
 

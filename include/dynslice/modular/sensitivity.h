@@ -25,7 +25,6 @@ enum class StreamPlace {
 struct Sensitivity {
   at::Tensor directions;  // G = Σ_t g_t g_tᵀ / Σ_t ‖g_t‖² inside and behind every layer [L, 2, d, d] fp32, on the CPU
   at::Tensor sizes;       // mean ‖g_t‖² over the tokens [L, 2] fp64, on the CPU
-  at::Tensor tokens;      // ‖g_t‖² of every token [L, 2, tokens] fp32, on the CPU
 };
 
 // Streams of all layers are kept for some windows at a time, `turn_bytes` of them, and the layers walked forth and back
@@ -52,8 +51,6 @@ class SensitivitySource {
   // G of one place on `device`, undefined for I; and the mean ‖g_t‖².
   at::Tensor directions(int64_t layer, StreamPlace place, at::Device device) const;
   double size(int64_t layer, StreamPlace place) const;
-  // ‖g_t‖² of the tokens that were measured, in the order of the text; undefined when nothing was.
-  at::Tensor tokens(int64_t layer, StreamPlace place) const;
 
  private:
   std::function<Sensitivity()> measure_;

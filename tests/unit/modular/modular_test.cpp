@@ -245,40 +245,6 @@ TEST(Sensitivity, DoesNotDependOnTurns) {
   EXPECT_LT(largest_difference(whole.sizes, in_turns.sizes), 1e-5 * whole.sizes.max().item<double>());
 }
 
-TEST(Sensitivity, TellsTheSquareOfEveryTokensGradient) {
-  const MemoryCheckpoint model = tiny_model();
-  const TokenWindows windows = random_windows(5, 16, 61);
-  const LayerWalk walk(model, {.chunk_tokens = 32}, windows.length, no_progress());
-  const Sensitivity found = measure_sensitivity(walk, windows, 1);
-  ASSERT_EQ(found.tokens.sizes(), (std::vector<int64_t>{3, 2, windows.tokens()}));
-  EXPECT_LT(largest_difference(found.tokens.mean(-1, false, at::kDouble), found.sizes),
-            1e-5 * found.sizes.max().item<double>());
-  // No loss is behind a window's last token, whose stream no other token reads.
-  const at::Tensor last = found.tokens.view({3, 2, 5, 16}).select(-1, 15);
-  EXPECT_EQ(last.abs().max().item<double>(), 0);
-  // Windows stand alone: the third has the gradients that it has by itself.
-  const Sensitivity third = measure_sensitivity(walk, windows.part(2, 1), 1);
-  EXPECT_LT(largest_difference(found.tokens.narrow(2, 32, 16), third.tokens), 1e-4 * third.tokens.max().item<double>());
-}
-
-// Where only some tokens' errors cost anything, those alone are kept right.
-TEST(Modular, WeighsTokensByTheirGradients) {
-  const MemoryCheckpoint model = tiny_model({.layers = 2});
-  const TokenWindows windows = random_windows(32, 16, 61);
-  const SlicePlan plan = plan_of_sizes(model.config(), {kInner, 40});
-  const at::Tensor before = logits_of(model, windows);
-  const auto error = [&](TokenWeights weights) {
-    ModularOptions options;
-    options.weights = weights;
-    const at::Tensor difference = logits_of(compress(model, plan, windows, options), windows) - before;
-    const at::Tensor by_token = difference.square().sum(-1).view({32, 16});
-    return std::pair{by_token.narrow(1, 0, 15).mean().item<double>(), by_token.select(1, 15).mean().item<double>()};
-  };
-  const auto [scored, last] = error(TokenWeights::kGradient);
-  const auto [scored_alike, last_alike] = error(TokenWeights::kAlike);
-  EXPECT_GT(last / scored, 1.05 * (last_alike / scored_alike));
-}
-
 TEST(LossCurves, RiseFromZero) {
   const MemoryCheckpoint model = tiny_model();
   const TokenWindows windows = random_windows(8, 16, 61);

@@ -5,42 +5,27 @@
 
 #include "dynslice/support/error.h"
 #include "slice/basis.h"
-#include "tiny_model.h"
+#include "unit/slice/sliced_models.h"
 #include "unit/support/temporary_folder.h"
 
 namespace dynslice {
 namespace {
 
+using testing::largest_difference;
 using testing::logits_of;
 using testing::MemoryCheckpoint;
+using testing::model_in_a_subspace;
+using testing::plan_of_widths;
 using testing::random_windows;
 using testing::tiny_model;
 using testing::TinyOptions;
 
-SlicePlan plan_of_widths(const ModelConfig& config, std::vector<int64_t> dims, int64_t head_dim = 0) {
-  SlicePlan plan;
-  plan.hidden_size = config.hidden_size;
-  plan.dims = std::move(dims);
-  for (const int64_t dim : plan.dims)
-    plan.ratios.push_back(1 - static_cast<double>(dim) / static_cast<double>(plan.hidden_size));
-  plan.head_width = head_dim > 0 ? head_dim : config.hidden_size;
-  return plan;
-}
-
 MemoryCheckpoint slice(const MemoryCheckpoint& model, const SlicePlan& plan, const TokenWindows& windows,
                        const std::shared_ptr<ActivationStore>& activations = nullptr) {
-  MemoryCheckpoint sliced(sliced_config(model.config(), plan));
   const LayerWalk walk(model, {.chunk_tokens = 64, .activations = activations}, windows.length, no_progress());
-  std::map<std::string, std::vector<at::Tensor>> blocks;
-  slice_model(
-      walk, plan, windows,
-      {[&](const std::string& name, const at::Tensor& values) { sliced.put(name, values); },
-       [&](const std::string& name, int64_t, const at::Tensor& rows) { blocks[name].push_back(rows.clone()); }});
-  for (const auto& [name, rows] : blocks) sliced.put(name, at::cat(rows));
-  return sliced;
+  return testing::collect_tensors(sliced_config(model.config(), plan),
+                                  [&](const TensorSink& sink) { slice_model(walk, plan, windows, sink); });
 }
-
-double largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
 
 struct Kind {
   const char* name;
@@ -49,20 +34,6 @@ struct Kind {
 
 class EveryKindOfModel : public ::testing::TestWithParam<Kind> {};
 
-// Every writer of the stream writes into a random subspace of 12 of the 32 dimensions: 12 directions hold everything.
-MemoryCheckpoint model_in_a_subspace(const TinyOptions& options) {
-  MemoryCheckpoint model = tiny_model(options);
-  const at::Tensor axes = std::get<0>(at::linalg_qr(at::randn({32, 12}, at::kFloat)));
-  const at::Tensor projection = at::matmul(axes, axes.t());
-  for (const TensorInfo& info : model.tensors()) {
-    const bool writes =
-        info.name.find("o_proj") != std::string::npos || info.name.find("down_proj") != std::string::npos;
-    if (writes) model.at(info.name) = at::matmul(projection, model.at(info.name));
-    if (info.name.find("embed") != std::string::npos) model.at(info.name) = at::matmul(model.at(info.name), projection);
-  }
-  return model;
-}
-
 TEST_P(EveryKindOfModel, KeepsItsLogitsWhenOnlyEmptyDirectionsAreCut) {
   const MemoryCheckpoint model = model_in_a_subspace(GetParam().options);
   const TokenWindows windows = random_windows(8, 16, 61);
@@ -70,12 +41,15 @@ TEST_P(EveryKindOfModel, KeepsItsLogitsWhenOnlyEmptyDirectionsAreCut) {
   const std::vector<std::vector<int64_t>> plans = {{32, 32, 32}, {24, 24, 24}, {12, 12, 12}, {24, 28, 30}, {30, 26, 24},
                                                    {32, 24, 30}, {24, 32, 32}, {12, 20, 32}, {24, 32, 13}};
   for (const auto& widths : plans) {
-    for (const int64_t head_width : {32, 20}) {
-      const SlicePlan plan = plan_of_widths(model.config(), widths, head_width);
-      const MemoryCheckpoint sliced = slice(model, plan, windows);
-      // fp32 rounding of some changes of basis; the logits are of size 1 to 10.
-      EXPECT_LT(largest_difference(logits_of(sliced, windows), before), 3e-4 * before.abs().max().item<double>())
-          << ::testing::PrintToString(widths) << " head " << head_width;
+    for (const char* basis : {"block", "layer"}) {
+      for (const int64_t head_width : {32, 20}) {
+        SlicePlan plan = plan_of_widths(model.config(), widths, head_width);
+        plan.basis = basis;
+        const MemoryCheckpoint sliced = slice(model, plan, windows);
+        // fp32 rounding of some changes of basis; the logits are of size 1 to 10.
+        EXPECT_LT(largest_difference(logits_of(sliced, windows), before), 3e-4 * before.abs().max().item<double>())
+            << basis << ::testing::PrintToString(widths) << " head " << head_width;
+      }
     }
   }
 }
@@ -85,6 +59,15 @@ TEST_P(EveryKindOfModel, ConsistsOfExactlyTheTensorsOfItsConfiguration) {
   const SlicePlan plan = plan_of_widths(model.config(), {24, 16, 8});
   const MemoryCheckpoint sliced = slice(model, plan, random_windows(2, 16, 61));
   testing::expect_tensors_of_configuration(sliced);
+}
+
+TEST_P(EveryKindOfModel, HasNoShortcutBesideAttentionWhenALayerHasOneBasis) {
+  const MemoryCheckpoint model = tiny_model(GetParam().options);
+  SlicePlan plan = plan_of_widths(model.config(), {24, 16, 32}, 20);
+  plan.basis = "layer";
+  const MemoryCheckpoint sliced = slice(model, plan, random_windows(2, 16, 61));
+  testing::expect_tensors_of_configuration(sliced);
+  for (const TensorInfo& tensor : sliced.tensors()) EXPECT_EQ(tensor.name.find("attn_shortcut"), std::string::npos);
 }
 
 INSTANTIATE_TEST_SUITE_P(Slice, EveryKindOfModel,
@@ -136,12 +119,15 @@ TEST(Slice, MeasuresTheHeldOutLossOfTheModelThatItWrites) {
   const MemoryCheckpoint model = tiny_model({.all_biases = true});
   const TokenWindows calibration = random_windows(6, 16, 61), held_out = random_windows(3, 16, 61, 11);
   for (const int64_t head_dim : {32, 20}) {
-    const SlicePlan plan = plan_of_widths(model.config(), {24, 16, 28}, head_dim);
-    const LayerWalk walk(model, {.chunk_tokens = 64}, 16, no_progress());
-    const double loss = *slice_model(walk, plan, calibration, {}, &held_out).held_out_loss;
+    for (const char* basis : {"block", "layer"}) {
+      SlicePlan plan = plan_of_widths(model.config(), {24, 16, 28}, head_dim);
+      plan.basis = basis;
+      const LayerWalk walk(model, {.chunk_tokens = 64}, 16, no_progress());
+      const double loss = *slice_model(walk, plan, calibration, {}, &held_out).held_out_loss;
 
-    const MemoryCheckpoint sliced = slice(model, plan, calibration);
-    EXPECT_NEAR(loss, testing::loss_of(sliced, held_out), 1e-4) << head_dim;
+      const MemoryCheckpoint sliced = slice(model, plan, calibration);
+      EXPECT_NEAR(loss, testing::loss_of(sliced, held_out), 1e-4) << basis << " " << head_dim;
+    }
   }
 }
 

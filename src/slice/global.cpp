@@ -1,0 +1,293 @@
+#include "dynslice/slice/global.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "dynslice/model/head.h"
+#include "dynslice/support/error.h"
+#include "model/kernels.h"
+#include "modular/elimination.h"
+#include "modular/inner_moment.h"
+#include "slice/basis.h"
+#include "slice/directions.h"
+#include "slice/rotate.h"
+
+namespace dynslice {
+namespace {
+
+// Rows of the embedding that are read at once.
+constexpr int64_t kRows = 8192;
+
+struct Half {
+  at::Tensor (*inner)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
+  at::Tensor (*forward)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
+  Linear DecoderLayer::* reads;
+  Linear DecoderLayer::* writes;
+  const char* name;
+};
+
+at::Tensor mlp_forward(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  return forward_mlp(layer, context, x);
+}
+
+at::Tensor attention_forward(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  return forward_attention(layer, context, x);
+}
+
+constexpr Half kAttention{attention_inner, attention_forward, &DecoderLayer::qkv, &DecoderLayer::o_proj, "attention"};
+constexpr Half kMlp{mlp_inner, mlp_forward, &DecoderLayer::gate_up, &DecoderLayer::down_proj, "MLP"};
+
+at::Tensor token_frequencies(const TokenWindows& windows, int64_t vocab) {
+  at::Tensor counts = at::ones({vocab}, at::kDouble);
+  for (const int32_t id : windows.ids) counts.mutable_data_ptr<double>()[id] += 1;
+  return counts / static_cast<double>(vocab + windows.tokens());
+}
+
+// Two walks: one of the dense model, which says what the basis is, and one that slices, with the dense stream beside
+// that of the sliced model where something is refitted.
+class GlobalSlicer {
+ public:
+  GlobalSlicer(const LayerWalk& walk, const SlicePlan& plan, SensitivitySource& sensitivity,
+               const GlobalOptions& options, const TensorSink& sink, const JournalPhase& journal)
+      : walk_(walk),
+        config_(sliced_config(walk.config(), plan)),
+        sensitivity_(sensitivity),
+        options_(options),
+        sink_(sink),
+        journal_(journal),
+        energy_(walk.config().hidden_size, walk.options().device) {}
+
+  void run(const TokenWindows& calibration) {
+    dense_ = sliced_ = walk_.empty_stream();
+    frequencies_ = token_frequencies(calibration, walk_.config().vocab_size);
+    const int64_t layers = walk_.config().num_layers();
+    const auto restored = journal_.restore(state(), walk_.options().device);
+    const int64_t next = restored ? restored->next_layer : 0;
+    if (next < layers) find_basis(calibration, next);
+    if (!basis_.defined()) choose_basis();
+    if (next <= layers) begin_slicing(calibration);
+    const WalkSpan span{std::max<int64_t>(0, next - layers),
+                        [&](int64_t after) { journal_.save(layers + after, 2 * layers, state()); }};
+    const int64_t tokens = refits() ? 2 * calibration.tokens() : 0;
+    walk_.run("Slicing", tokens, [&](LayerStep& step) { slice_layer(step); }, at::kFloat, span);
+    write_head();
+  }
+
+ private:
+  // All that the walks remember between two layers.
+  WalkState state() {
+    WalkState state;
+    state.tensors = {{"energy", &energy_.sum()}, {"basis", &basis_}};
+    state.streams = {{"dense", &dense_}, {"sliced", &sliced_}};
+    if (options_.directions == DirectionChoice::kLoss) sensitivity_.join(state);
+    return state;
+  }
+
+  bool refits() const { return options_.refit != RotationRefit::kNone; }
+  int64_t width() const { return walk_.config().hidden_size; }
+
+  // The stream behind a weightless norm.
+  at::Tensor normed(const at::Tensor& x) const {
+    return kernels::rms_norm(x, {}, width(), walk_.config().rms_norm_eps, at::kFloat);
+  }
+
+  void find_basis(const TokenWindows& calibration, int64_t first_layer) {
+    if (options_.directions == DirectionChoice::kLoss) sensitivity_.measure_unless_there();
+    const auto add = [&](const at::Tensor& x) { energy_.add(normed(x)); };
+    if (first_layer == 0) {
+      dense_ = walk_.embed(calibration);
+      dense_.visit(add);
+    }
+    const WalkSpan span{first_layer,
+                        [&](int64_t next) { journal_.save(next, 2 * walk_.config().num_layers(), state()); }};
+    const auto visit = [&](LayerStep& step) {
+      step.transform(dense_, [&](const at::Tensor& x) {
+        const at::Tensor middle = forward_attention(step.layer, step.context, x);
+        add(middle);
+        at::Tensor leaving = forward_mlp(step.layer, step.context, middle);
+        add(leaving);
+        return leaving;
+      });
+    };
+    walk_.run("Finding the basis", calibration.tokens(), visit, std::nullopt, span);
+  }
+
+  void choose_basis() {
+    at::Tensor moment = energy_.take("the residual streams");
+    at::Tensor gradients;
+    if (options_.directions == DirectionChoice::kLoss) {
+      for (int64_t layer = 0; layer < walk_.config().num_layers(); ++layer) {
+        for (const StreamPlace place : {StreamPlace::kInside, StreamPlace::kLeaving}) {
+          const at::Tensor one = sensitivity_.directions(layer, place, walk_.options().device).to(at::kDouble);
+          gradients = gradients.defined() ? gradients.add_(one) : one.clone();
+        }
+      }
+    }
+    basis_ = leading_directions(std::move(moment), gradients, config_.hidden_size);
+    // The head is tied: any basis of the span will do, so one that the final norm's weights are diagonal in.
+    const at::Tensor weights = final_norm_weight();
+    if (!config_.tie_word_embeddings || !weights.defined()) return;
+    const at::Tensor inner = at::matmul(basis_.t(), basis_ * weights.to(at::kDouble).unsqueeze(1));
+    basis_ = at::matmul(basis_, std::get<1>(at::linalg_eigh((inner + inner.t()) / 2)).flip({1}));
+  }
+
+  at::Tensor final_norm_weight() const { return load_head(walk_).norm; }
+
+  void begin_slicing(const TokenWindows& calibration) {
+    const std::string name = "model.embed_tokens.weight";
+    write_rotated_rows(walk_, sink_, name, name, basis_, {});
+    dense_ = sliced_ = walk_.empty_stream();
+    if (!refits()) return;
+    dense_ = sliced_ = walk_.embed(calibration);  // chunks are replaced, not overwritten
+    sliced_.transform([&](const at::Tensor& x) { return rotated(x); });
+  }
+
+  // x Q
+  at::Tensor rotated(const at::Tensor& x) const {
+    return kernels::linear(x, basis_.t().to(at::kFloat).contiguous(), {});
+  }
+  // y Qᵀ
+  at::Tensor back(const at::Tensor& y) const { return kernels::linear(y, basis_.to(at::kFloat), {}); }
+
+  void slice_layer(LayerStep& step) {
+    fold_norms(step.layer);
+    DecoderLayer sliced = step.layer;
+    LayerShape& shape = sliced.shape;
+    shape.input_width = shape.middle_width = shape.output_width = config_.hidden_size;
+    for (const Half* half : {&kAttention, &kMlp}) slice_half(step, sliced, *half);
+    const at::Tensor ones = norm_weight();
+    sliced.input_norm = sliced.post_attention_norm = ones;
+    if (!sink_.write) return;
+    for (const auto& [suffix, values] : layer_tensors(sliced, walk_.config().head_dim))
+      sink_.write(layer_tensor_name(step.index(), suffix), values);
+  }
+
+  // Of a norm whose own weights went into the matrices behind it: n(y) divides by d, an ordinary norm by D.
+  at::Tensor norm_weight() const {
+    const double share = static_cast<double>(config_.hidden_size) / static_cast<double>(width());
+    return at::full({config_.hidden_size}, 1 / std::sqrt(share), at::TensorOptions().device(walk_.options().device));
+  }
+
+  void slice_half(LayerStep& step, DecoderLayer& sliced, const Half& half) {
+    const std::string where = std::string(half.name) + " of layer " + std::to_string(step.index());
+    rotate_input(sliced.*half.reads, reading_basis("what is read by " + where));
+    rotate_output(sliced.*half.writes, basis_);
+    if (!refits()) return;
+    const at::ScalarType dtype = walk_.options().dtype;
+    const DecoderLayer original = with_dtype(step.layer, dtype);
+    step.transform(dense_, [&](const at::Tensor& x) { return half.forward(original, step.context, x); }, 2);
+    refit_writer(step, sliced, half, "what is inside the " + where);
+    const DecoderLayer now = with_dtype(sliced, dtype);
+    step.transform(sliced_, [&](const at::Tensor& y) { return half.forward(now, step.context, y); }, 2);
+  }
+
+  // [d, D]: what matrices that read the stream are multiplied by. n(x) ≈ this n(y) by least squares, when readers are
+  // refitted.
+  at::Tensor reading_basis(const std::string& where) {
+    if (options_.refit != RotationRefit::kAll) return basis_;
+    InnerMoment moment(config_.hidden_size, width(), /*by_norm=*/false, walk_.options().device);
+    add_readings(moment);
+    return basis_ + solve(moment, where).t();
+  }
+
+  // n(y), and what Q n(y) lacks of n(x), of all tokens.
+  void add_readings(InnerMoment& moment) const {
+    visit_both(sliced_, dense_, [&](const at::Tensor& y, const at::Tensor& x) {
+      const at::Tensor reads = normed(y);
+      moment.add(reads, normed(x) - back(reads), {});
+    });
+  }
+
+  // (M + λ I)⁻¹ times the cross moment with the errors.
+  at::Tensor solve(InnerMoment& moment, const std::string& where) const {
+    at::Tensor second = moment.take(where);
+    const at::Tensor nothing = at::zeros({second.size(0), 1}, second.options());
+    return Elimination(std::move(second), nothing, {}, options_.ridge, where).solve(moment.cross());
+  }
+
+  void refit_writer(const LayerStep& step, DecoderLayer& sliced, const Half& half, const std::string& where) {
+    const DecoderLayer now = with_dtype(sliced, walk_.options().dtype);
+    Linear& writes = sliced.*half.writes;
+    InnerMoment moment(writes.weight.size(1), config_.hidden_size, /*by_norm=*/true, walk_.options().device);
+    visit_both(sliced_, dense_, [&](const at::Tensor& y, const at::Tensor& ahead) {
+      check_interrupt();
+      const at::Tensor z = half.inner(now, step.context, y);
+      const at::Tensor own = kernels::linear(z, (now.*half.writes).weight, (now.*half.writes).bias);
+      moment.add(z, rotated(ahead) - y - own, y);
+    });
+    writes.weight = writes.weight + solve(moment, where).mul_(options_.error_share).t().to(at::kFloat);
+  }
+
+  void write_head() {
+    const at::Tensor weights = final_norm_weight();
+    const at::Tensor scale = weights.defined() ? weights : at::ones({width()}, basis_.options().dtype(at::kFloat));
+    if (config_.tie_word_embeddings) {
+      sink_.write("model.norm.weight", norm_weight() * tied_norm(scale.to(at::kDouble)).to(at::kFloat));
+      return;
+    }
+    sink_.write("model.norm.weight", norm_weight());
+    write_rotated_rows(walk_, sink_, "lm_head.weight", "lm_head.weight", reading_basis("what is read by the head"),
+                       scale);
+  }
+
+  // v [D] fp64, the weights of the final norm in front of a tied head E Q: the diagonal of Qᵀ W Q, or what brings the
+  // logits E Q v n(y) closest to E W n(x) by least squares, tokens of the vocabulary weighing as often as they occur.
+  at::Tensor tied_norm(const at::Tensor& weights) {
+    at::Tensor norm = (basis_ * basis_ * weights.unsqueeze(1)).sum(0);
+    if (options_.refit != RotationRefit::kAll) return norm;
+    InnerMoment moment(config_.hidden_size, width(), /*by_norm=*/false, walk_.options().device);
+    add_readings(moment);
+    const at::Tensor second = moment.take("what is read by the head");
+    const at::Tensor crossed = moment.cross() + at::matmul(second, basis_.t());  // Σ n(y) n(x)ᵀ
+    const at::Tensor seen = at::matmul(basis_.t(), vocabulary_moment());         // Qᵀ K
+    at::Tensor normal = at::matmul(seen, basis_) * second;
+    const double pull = options_.ridge * normal.diagonal().mean().item<double>();
+    const at::Tensor wanted = (seen * weights * crossed).sum(1) + norm * pull;
+    normal.diagonal().add_(pull);
+    return at::linalg_solve(normal, wanted.unsqueeze(1)).squeeze(1);
+  }
+
+  // K = Σ_v p_v (e_v - ē)(e_v - ē)ᵀ of the rows of the tied matrix [d, d] fp64, p being how often tokens occur in the
+  // calibration text, and ē = Σ p_v e_v: what all logits have in common, no probability depends on.
+  at::Tensor vocabulary_moment() const {
+    const int64_t vocab = walk_.config().vocab_size;
+    SecondMoment moment(width(), walk_.options().device);
+    at::Tensor mean = at::zeros({width()}, basis_.options());
+    for (int64_t begin = 0; begin < vocab; begin += kRows) {
+      const int64_t count = std::min(kRows, vocab - begin);
+      const at::Tensor rows =
+          walk_.checkpoint()
+              .load_rows("model.embed_tokens.weight", {vocab, width()}, begin, begin + count, at::kFloat)
+              .to(walk_.options().device);
+      const at::Tensor share = frequencies_.narrow(0, begin, count).unsqueeze(1).to(rows.device());
+      mean.add_((rows * share).sum(0));
+      moment.add(rows * share.sqrt().to(at::kFloat));
+    }
+    return moment.take("the embedding").sub_(at::outer(mean, mean));
+  }
+
+  const LayerWalk& walk_;
+  const ModelConfig config_;  // of the sliced model
+  SensitivitySource& sensitivity_;
+  const GlobalOptions& options_;
+  const TensorSink& sink_;
+  const JournalPhase& journal_;
+  SecondMoment energy_;     // of all streams, normalized
+  at::Tensor basis_;        // Q [d, D] fp64
+  at::Tensor frequencies_;  // of tokens in the calibration text [vocab] fp64, none of them 0
+  ResidualStream dense_, sliced_;
+};
+
+}  // namespace
+
+void slice_globally(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
+                    SensitivitySource& sensitivity, const GlobalOptions& options, const TensorSink& sink,
+                    const JournalPhase& journal) {
+  check_sliceable(walk.checkpoint());
+  check_plan(plan, walk.config(), "the plan");
+  GlobalSlicer(walk, plan, sensitivity, options, sink, journal).run(calibration);
+}
+
+}  // namespace dynslice
