@@ -8,6 +8,9 @@ namespace {
 // Of the mean diagonal: keeps the logarithm of what is nearly empty finite.
 constexpr double kRidge = 1e-4;
 
+// Of the gradients' logarithm beside the energy's, which is the more certain of the two.
+constexpr double kGradientShare = 0.5;
+
 at::Tensor regular(const at::Tensor& matrix) {
   at::Tensor result = matrix / matrix.diagonal().mean();
   result.diagonal().add_(kRidge);
@@ -22,7 +25,8 @@ at::Tensor logarithm(const at::Tensor& matrix) {
 }  // namespace
 
 at::Tensor leading_directions(at::Tensor energy, const at::Tensor& gradients, int64_t keep) {
-  at::Tensor worth = gradients.defined() ? logarithm(energy) + logarithm(gradients) : std::move(energy);
+  at::Tensor worth =
+      gradients.defined() ? logarithm(energy) + kGradientShare * logarithm(gradients) : std::move(energy);
   // LAPACK gives ascending eigenvalues.
   const at::Tensor vectors = std::get<1>(at::linalg_eigh(worth));
   return vectors.narrow(1, vectors.size(1) - keep, keep).flip({1}).contiguous();

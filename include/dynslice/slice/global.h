@@ -27,7 +27,7 @@ struct GlobalOptions {
 
 // Slices the dense model of `walk` to the plan's one width D. With n(x) the RMS-normalized stream x [d] at the 2 L + 1
 // places before attention, MLPs and head, the basis Q [d, D] holds the first eigenvectors of Σ n(x) n(x)ᵀ over all
-// tokens and places; with kLoss of exp((log C + log G) / 2), C being that sum and G that of the gradients' second
+// tokens and places; with kLoss of exp(log C + log G / 2), C being that sum and G that of the gradients' second
 // moments of `sensitivity`. The streams become Qᵀ x. Norm weights go into the matrices behind
 // them; in their place come constant ones, sqrt(d / D), which with an eps of eps d / D make up for norms that divide by
 // D instead of d. A tied head reads W n(x), W the final norm's diagonal weights: Q is turned within its span so that Qᵀ

@@ -115,7 +115,7 @@ TEST(LeadingDirections, OfTheEnergyAreThoseOfPrincipalComponents) {
 
 TEST(LeadingDirections, OfEnergyAndGradientsHaveTheLargestProducts) {
   const at::Tensor turn = std::get<0>(at::linalg_qr(at::randn({4, 4}, at::kDouble)));
-  const at::Tensor energy = at::tensor({100.0, 10.0, 5.0, 1.0}), gradients = at::tensor({0.01, 1.0, 4.0, 0.5});
+  const at::Tensor energy = at::tensor({100.0, 10.0, 5.0, 1.0}), gradients = at::tensor({0.0001, 1.0, 4.0, 0.5});
   const auto matrix = [&](const at::Tensor& values) { return at::matmul(turn * values.to(at::kDouble), turn.t()); };
   const at::Tensor kept = leading_directions(matrix(energy), matrix(gradients), 2);
   EXPECT_LT(largest_difference(projector(kept), projector(turn.narrow(1, 1, 2))), 1e-6);
