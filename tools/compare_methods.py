@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes a model smaller by every way of dynslice at equal parameters, and tabulates perplexity and tokens a second.
 
-The split is that of docs/methods.md: calibration on the first half of WikiText-2's test split, healing on its
+The split is that of docs/methods.md: calibration on the first half of WikiText-2's test split (32 windows of
+1024 tokens), healing on its
 validation split, perplexity on windows of the second half. Every model is kept in WORK, and what is measured there is
 not measured again: a run that was stopped goes on. Folders of models may be deleted; their figures stay.
 """
@@ -16,7 +17,7 @@ import sys
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
-CALIBRATION = ["--calib", "wikitext2:test", "--calib-range", "0:152493", "--samples", "32", "--seqlen", "1024"]
+CALIBRATION = ["--calib", "wikitext2:test", "--calib-range", "0:152493", "--seqlen", "1024"]
 PERPLEXITY = ["--ppl", "wikitext2:test", "--ppl-range", "152493:185261", "--seqlen", "1024"]
 HEALING = ["heal", "--text", "wikitext2:validation", "--learning-rate", "4e-3"]
 
@@ -48,7 +49,7 @@ METHODS = {
     "modular, lr": [slice_by(*MODULAR, "--allocate", "lr")],
     "modular, lr, base auto": [slice_by(*MODULAR, "--allocate", "lr", "--base", "auto")],
     "modular, constant": [slice_by(*MODULAR, "--allocate", "constant")],
-    "modular, 128 windows": [slice_by(*MODULAR, "--samples", "128")],
+    "modular, 128 windows": [slice_by(*MODULAR, "--samples", "128", "--gradient-samples", "32")],
     "slice, constant": [slice_by("--allocate", "constant")],
     "slice, lr": [slice_by("--allocate", "lr")],
     "slice, lr, base auto": [slice_by("--allocate", "lr", "--base", "auto")],
@@ -56,6 +57,8 @@ METHODS = {
     "slice, spectrum": [slice_by("--allocate", "spectrum")],
     "slice, loss": [slice_by("--allocate", "loss")],
     "slice, search": [slice_by("--allocate", "search")],
+    "slice, one basis a layer": [slice_by("--allocate", "constant", "--basis", "layer")],
+    "slice, one basis": [slice_by("--basis", "global")],
     "streamline, linear": [streamline("--replace", "linear")],
     "streamline, none": [streamline("--replace", "none")],
     "merge": [merge()],

@@ -15,10 +15,8 @@ int64_t gradient_samples(const PlanningOptions& options) { return options.modula
 ModularOptions modular_options(const ModularCliOptions& given) {
   ModularOptions options;
   if (given.attention) options.heads = *given.attention == "heads";
-  if (given.refit) {
-    options.towards_dense = *given.refit != "self";
-    options.refit_attention = *given.refit == "all";
-  }
+  if (given.refit == "self") options.refit = ModularRefit::kSelf;
+  if (given.refit == "dense") options.refit = ModularRefit::kDense;
   if (given.neurons) options.choice = *given.neurons == "loss" ? NeuronChoice::kLoss : NeuronChoice::kLeverage;
   if (given.weigh_tokens) options.by_norm = *given.weigh_tokens == "norm";
   if (given.error_share) options.error_share = *given.error_share;
@@ -35,8 +33,8 @@ SensitivitySource sensitivity_source(const PlanningOptions& options, const Check
                                      const ComputeOptions& compute, Calibration& calibration, Journal* journal,
                                      ProgressSink& progress) {
   const bool to_choose = options.method == "modular" && modular_options(options.modular).choice == NeuronChoice::kLoss;
-  const bool needs = to_choose || options.allocator == "loss" || options.allocator == "search" ||
-                     options.directions == "loss";
+  const bool needs =
+      to_choose || options.allocator == "loss" || options.allocator == "search" || options.directions == "loss";
   if (gradient_samples(options) == 0 || !needs) return {};
   return SensitivitySource([&options, &checkpoint, compute, &calibration, journal, &progress] {
     const TokenWindows& all = calibration.text().windows;

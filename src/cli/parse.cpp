@@ -26,13 +26,12 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
       ->default_str("heads");
   verb.add_option(
           "--refit", options.refit,
-          "least squares on the calibration text. Of --method modular, what the neurons that stay are refitted "
-          "towards; dense: the dense model's stream, self: what the layer itself would add, all: the dense "
-          "model's stream, with attention's output matrices refitted too. Of --basis global, what is refitted "
-          "towards the dense model's stream; none, dense: the matrices that write to the stream, all: those that "
-          "read it as well")
+          "what least squares fit to the calibration text. Of --method modular, self: the matrices that lose columns, "
+          "towards what they added before, dense: those and all down projections, towards the dense model's stream, "
+          "all: all that write to the stream or read it; of --basis global none, dense (those that write to the "
+          "stream) or all")
       ->check(CLI::IsMember({"none", "dense", "self", "all"}))
-      ->default_str("dense, with --basis global all");
+      ->default_str("all");
   verb.add_option("--neurons", options.neurons,
                   "of --method modular: which neurons go; loss: those that cost the loss least when the others are "
                   "refitted (optimal brain surgeon), leverage: those with the smallest ridge leverage scores (MoDeGPT)")
@@ -53,10 +52,10 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
                   "pull of a refit towards the weights as they are, in units of the mean square")
       ->check(CLI::PositiveNumber)
       ->default_str("0.0001");
-  verb.add_option(
-          "--gradient-samples", options.gradient_samples,
-          "calibration windows on which the loss's gradients are taken, of --method modular, --allocate loss and search, "
-          "and --directions loss; 0: none, all errors count alike")
+  verb.add_option("--gradient-samples", options.gradient_samples,
+                  "calibration windows on which the loss's gradients are taken, of --method modular, --allocate loss "
+                  "and search, "
+                  "and --directions loss; 0: none, all errors count alike")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->default_str("8");
 }
@@ -69,7 +68,12 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
           "perplexity, and with --allocate constant gives an ordinary model that every runtime loads")
       ->check(CLI::IsMember({"slice", "modular"}))
       ->capture_default_str();
-  verb.parse_complete_callback([&options] {
+  verb.parse_complete_callback([&verb, &options] {
+    if (options.preset == "best") {
+      if (verb.count("--method") > 0 && options.method != "modular")
+        throw_error(ErrorKind::kUsage, "--preset best is of --method modular, not of ", options.method);
+      options.method = "modular";
+    }
     if (!options.allocator.empty()) return;
     options.allocator = options.method == "modular" ? "loss" : options.basis == "global" ? "constant" : "lr";
   });
@@ -147,9 +151,9 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
                   "take lr or bi scores from this file of `dynslice score -o` instead of scoring now")
       ->type_name("FILE");
   verb.add_option("--preset", options.preset,
-                  "a published setting; paper: DynamicSlicing's own dimensions (last layer scored after the final "
-                  "norm, no cap, --round-to 1)")
-      ->check(CLI::IsMember({"paper"}));
+                  "best: what loses least at a given size, which is --method modular with all its defaults; paper: "
+                  "DynamicSlicing's own dimensions (last layer scored after the final norm, no cap, --round-to 1)")
+      ->check(CLI::IsMember({"best", "paper"}));
   add_modular(verb, options.modular);
   add_out_dtype(verb, options.out_dtype);
   add_calibration(verb, options.calibration);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "model/kernels.h"
+#include "modular/elimination.h"
 
 namespace dynslice {
 namespace {
@@ -37,6 +38,12 @@ void InnerMoment::add(const at::Tensor& z, const at::Tensor& error, const at::Te
     const int64_t some = std::min(kRows, count - row);
     cross_.add_(kernels::matmul(rows.narrow(0, row, some).t(), lacking.narrow(0, row, some)));
   }
+}
+
+at::Tensor InnerMoment::solve(double ridge, const std::string& where) {
+  at::Tensor second = take(where);
+  const at::Tensor nothing = at::zeros({second.size(0), 1}, second.options());
+  return Elimination(std::move(second), nothing, {}, ridge, where).solve(cross_);
 }
 
 }  // namespace dynslice

@@ -25,6 +25,9 @@ class InnerMoment {
   const at::Tensor& cross() const { return cross_; }
   // Σ_t w_t
   double weight() const { return weight_; }
+  // (C + λI)⁻¹ Σ_t w_t z_t e_tᵀ [inner, outputs] fp64: the change of a matrix's transpose that makes up for the errors,
+  // by least squares. λ is `ridge` mean diagonals of C, which is used up as by `take`.
+  at::Tensor solve(double ridge, const std::string& where);
 
  private:
   SecondMoment moment_;

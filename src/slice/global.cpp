@@ -8,7 +8,6 @@
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
-#include "modular/elimination.h"
 #include "modular/inner_moment.h"
 #include "slice/basis.h"
 #include "slice/directions.h"
@@ -189,7 +188,7 @@ class GlobalSlicer {
     if (options_.refit != RotationRefit::kAll) return basis_;
     InnerMoment moment(config_.hidden_size, width(), /*by_norm=*/false, walk_.options().device);
     add_readings(moment);
-    return basis_ + solve(moment, where).t();
+    return basis_ + moment.solve(options_.ridge, where).t();
   }
 
   // n(y), and what Q n(y) lacks of n(x), of all tokens.
@@ -198,13 +197,6 @@ class GlobalSlicer {
       const at::Tensor reads = normed(y);
       moment.add(reads, normed(x) - back(reads), {});
     });
-  }
-
-  // (M + λ I)⁻¹ times the cross moment with the errors.
-  at::Tensor solve(InnerMoment& moment, const std::string& where) const {
-    at::Tensor second = moment.take(where);
-    const at::Tensor nothing = at::zeros({second.size(0), 1}, second.options());
-    return Elimination(std::move(second), nothing, {}, options_.ridge, where).solve(moment.cross());
   }
 
   void refit_writer(const LayerStep& step, DecoderLayer& sliced, const Half& half, const std::string& where) {
@@ -217,7 +209,7 @@ class GlobalSlicer {
       const at::Tensor own = kernels::linear(z, (now.*half.writes).weight, (now.*half.writes).bias);
       moment.add(z, rotated(ahead) - y - own, y);
     });
-    writes.weight = writes.weight + solve(moment, where).mul_(options_.error_share).t().to(at::kFloat);
+    writes.weight = writes.weight + moment.solve(options_.ridge, where).mul_(options_.error_share).t().to(at::kFloat);
   }
 
   void write_head() {

@@ -49,7 +49,7 @@ def test_by_default_the_loss_decides_which_layer_loses_how_much(modular, tmp_pat
 
 
 def test_attention_heads_go_where_that_costs_less_than_neurons(modular, run, text_file, tmp_path):
-    done = modular(tmp_path / "out", "--avg", "50%")
+    done = modular(tmp_path / "out", "--avg", "50%", "--attention", "heads")
     heads, groups = done["plan"]["heads"], done["plan"]["kv_heads"]
     shown = run("inspect", tmp_path / "out", "--json").json()
     assert [(shape["heads"], shape["key_value_heads"]) for shape in shown["shapes"]] == list(zip(heads, groups, strict=True))
@@ -58,6 +58,14 @@ def test_attention_heads_go_where_that_costs_less_than_neurons(modular, run, tex
     assert done["parameters"]["before"] - done["parameters"]["after"] == pytest.approx(0.5 * layers, rel=0.03)
     loss = run("eval", tmp_path / "out", "--ppl", text_file, "--samples", "4", "--seqlen", "64", "--json").json()
     assert loss["perplexity"][text_file.name]["value"] > 1
+
+
+def test_the_best_preset_is_this_method(modular, run, llama, text_file):
+    plain = modular(None, "--avg", "25%", verb="plan")["plan"]
+    best = run("plan", llama, "--preset", "best", "--avg", "25%", "--calib", text_file, *WORK, "--json").json()["plan"]
+    assert best["method"] == "modular" and best["dims"] == plain["dims"]
+    done = run("plan", llama, "--preset", "best", "--method", "slice", "--avg", "25%", "--calib", text_file, *WORK, expect=2)
+    assert "--preset best is of --method modular" in done.stderr
 
 
 def test_search_tries_what_it_says_and_takes_the_best(modular, tmp_path):
@@ -77,9 +85,9 @@ def test_a_target_is_met(modular, allocate):
 
 def test_a_plan_file_gives_the_model_of_its_sizes(modular, run, llama, text_file, tmp_path):
     plan = tmp_path / "plan.json"
-    made = modular(plan, "--avg", "30%", verb="plan")
+    made = modular(plan, "--avg", "30%", "--attention", "heads", verb="plan")
     shown = run("slice", llama, "--plan", plan, "--calib", text_file, *WORK, "-o", tmp_path / "by-plan", "--json").json()
-    whole = modular(tmp_path / "at-once", "--avg", "30%")
+    whole = modular(tmp_path / "at-once", "--avg", "30%", "--attention", "heads")
     assert shown["plan"]["dims"] == made["plan"]["dims"] == whole["plan"]["dims"]
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "by-plan" / name).read_bytes() == (tmp_path / "at-once" / name).read_bytes()
@@ -152,7 +160,7 @@ def test_dry_run_foretells_and_writes_nothing(modular, tmp_path):
 
 
 def test_killed_runs_go_on_to_the_same_bytes(kill_and_resume, run, llama, text_file, tmp_path):
-    command = ["slice", llama, "--method", "modular", "--avg", "25%", "--calib", text_file, *WORK]
+    command = ["slice", llama, "--method", "modular", "--attention", "heads", "--avg", "40%", "--calib", text_file, *WORK]
     run(*command, "-o", tmp_path / "whole")
     said = kill_and_resume(command, tmp_path / "resumed", delays=(0, 0.02, 0.05, 0.1, 0.1, 0.2))
     assert "Resuming at" in said

@@ -24,15 +24,21 @@ enum class NeuronChoice {
   kLeverage,  // MoDeGPT: the largest ridge leverage scores, ℓ = diag(C (C + λI)⁻¹) with λ the mean diagonal
 };
 
+// What least squares fit to the calibration text. Matrices that write to the stream are those behind what attention
+// mixes and behind the inside of the MLP.
+enum class ModularRefit {
+  kSelf,   // writers that lose columns, towards what they added before
+  kDense,  // those, and all of MLPs, towards the dense model's stream
+  kAll,    // all writers towards the dense model's stream, and all readers towards what they made of it
+};
+
 struct ModularOptions {
   NeuronChoice choice = NeuronChoice::kLoss;
-  bool towards_dense = true;  // refit towards the dense model's stream; else towards what the layer itself would add
-  bool refit_attention =
-      false;                 // towards_dense: attention's output matrices are refitted as well, in front of the MLPs
+  ModularRefit refit = ModularRefit::kAll;
   bool heads = true;         // loss curves: attention heads may go too
   double error_share = 0.5;  // of the stream's error so far that a refit towards the dense stream makes up for
   bool by_norm = true;       // tokens weigh by 1 / ‖x_t‖² of the stream; else alike
-  double ridge = 1e-4;  // pull of the refitted rows towards what they were, in units of the mean diagonal
+  double ridge = 1e-4;       // pull of the refitted rows towards what they were, in units of the mean diagonal
 };
 
 struct ModularResult {
@@ -49,9 +55,11 @@ void check_modular(const Checkpoint& checkpoint);
 // Compresses the layers of the model of `walk` to the plan's sizes, in order, each on what the layers before it,
 // already compressed, make of `calibration`. With C = Σ_t w_t z_t z_tᵀ of the activations z that a matrix W back to the
 // stream reads (fp64) the kept rows of Wᵀ become W_S + (C_SS + λI)⁻¹ (C_SR W_R + share Σ_t w_t z_tS e_tᵀ), R being
-// those that go and e_t the dense stream's lead; w_t and the output directions' weights come from `sensitivity` (one a
-// layer; empty: all 1). `held_out` is walked beside. `journal` keeps the streams between layers; tensors of the layers
-// before are then not handed over again. Throws kBadInput when the plan does not fit or a stream holds NaN.
+// those that go and e_t the dense stream's lead. A reader W of the normed stream y becomes
+// W (I + Σ_t (x_t - y_t) y_tᵀ (Σ_t y_t y_tᵀ + λI)⁻¹), x being what it read in the dense model. w_t and the output
+// directions' weights come from `sensitivity` (one a layer; empty: all 1). `held_out` is walked beside. `journal` keeps
+// the streams between layers; tensors of the layers before are then not handed over again. Throws kBadInput when the
+// plan does not fit or a stream holds NaN.
 ModularResult compress_layers(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
                               SensitivitySource& sensitivity, const ModularOptions& options,
                               const LayerTensorSink& sink, const TokenWindows* held_out = nullptr,

@@ -149,12 +149,12 @@ TEST(Modular, KeepsTheDenseModelsLogitsBetterThanRemovingTheFirstNeurons) {
     cut.put(tensor.name, by_columns ? whole.narrow(1, 0, tensor.shape[1]) : whole.narrow(0, 0, tensor.shape[0]));
   }
   const double careless = (logits_of(cut, windows) - before).square().mean().item<double>();
-  for (const bool towards_dense : {false, true}) {
+  for (const ModularRefit refit : {ModularRefit::kSelf, ModularRefit::kDense, ModularRefit::kAll}) {
     ModularOptions options;
-    options.towards_dense = towards_dense;
+    options.refit = refit;
     const double careful =
         (logits_of(compress(model, plan, windows, options), windows) - before).square().mean().item<double>();
-    EXPECT_LT(careful, 0.5 * careless) << towards_dense;
+    EXPECT_LT(careful, 0.5 * careless) << static_cast<int>(refit);
   }
 }
 
@@ -163,14 +163,13 @@ TEST(Modular, RefittingTowardsTheDenseStreamComesNearerToIt) {
   const TokenWindows windows = random_windows(96, 16, 61);
   const at::Tensor before = logits_of(model, windows);
   const SlicePlan plan = plan_of_sizes(model.config(), {48, 48, 48, 48});
-  const auto error = [&](bool towards_dense, bool attention) {
+  const auto error = [&](ModularRefit refit) {
     ModularOptions options;
-    options.towards_dense = towards_dense;
-    options.refit_attention = attention;
+    options.refit = refit;
     return (logits_of(compress(model, plan, windows, options), windows) - before).square().mean().item<double>();
   };
-  EXPECT_LT(error(true, false), error(false, false));
-  EXPECT_LT(error(true, true), error(true, false));
+  EXPECT_LT(error(ModularRefit::kDense), error(ModularRefit::kSelf));
+  EXPECT_LT(error(ModularRefit::kAll), error(ModularRefit::kDense));
 }
 
 TEST(Modular, TellsTheLossOfTheModelThatItMakes) {
@@ -250,7 +249,7 @@ TEST(LossCurves, RiseFromZero) {
   const TokenWindows windows = random_windows(8, 16, 61);
   const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
   SensitivitySource sensitivity = measured(walk, windows);
-  const std::vector<LayerCurves> curves = measure_loss_curves(walk, windows, sensitivity, {}, 20);
+  const std::vector<LayerCurves> curves = measure_loss_curves(walk, windows, sensitivity, {.heads = true}, 20);
   ASSERT_EQ(curves.size(), 3U);
   for (const LayerCurves& layer : curves) {
     EXPECT_EQ(layer.neurons.sizes.back(), 3 * 32 * (kInner - 20));
