@@ -176,22 +176,23 @@ LayerShape read_shape(const Metadata& metadata, int64_t hidden_size) {
 
 // The sizes that deci has layer by layer; what holds of the first layer was checked with everything else.
 void read_layer_sizes(const Metadata& metadata, ModelConfig& config) {
-  const auto read = [&](const std::string& suffix, int64_t LayerShape::* member) {
+  const auto read = [&](const std::string& suffix, int64_t LayerShape::* member, bool may_be_none) {
     if (!metadata.has(suffix)) return;
     const std::vector<int64_t> sizes = metadata.sizes(suffix);
     if (sizes.size() == 1) return;
     if (sizes.size() != config.layers.size())
       metadata.fail(suffix, "a list of one size for each of the " + std::to_string(config.layers.size()) + " layers");
     for (size_t i = 0; i < sizes.size(); ++i) {
-      check_size(metadata, suffix, sizes[i]);
+      if (!may_be_none || sizes[i] != 0) check_size(metadata, suffix, sizes[i]);
       config.layers[i].*member = sizes[i];
     }
   };
-  read("feed_forward_length", &LayerShape::intermediate_size);
-  read("attention.head_count", &LayerShape::num_attention_heads);
-  read("attention.head_count_kv", &LayerShape::num_key_value_heads);
+  read("feed_forward_length", &LayerShape::intermediate_size, /*may_be_none=*/false);
+  read("attention.head_count", &LayerShape::num_attention_heads, /*may_be_none=*/true);
+  read("attention.head_count_kv", &LayerShape::num_key_value_heads, /*may_be_none=*/true);
   for (const LayerShape& shape : config.layers) {
-    if (shape.num_attention_heads % shape.num_key_value_heads != 0)
+    if (shape.num_attention_heads == 0 && shape.num_key_value_heads == 0) continue;
+    if (shape.num_key_value_heads == 0 || shape.num_attention_heads % shape.num_key_value_heads != 0)
       metadata.fail("attention.head_count_kv", "divisors of attention.head_count, layer by layer");
     if (shape.num_attention_heads > kMaxSize / config.head_dim)
       metadata.fail("attention.head_count", "such that all heads together are at most 2^20 wide");

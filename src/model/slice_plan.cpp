@@ -49,7 +49,7 @@ void check_heads(const SlicePlan& plan, const ModelConfig& config, const std::st
   for (size_t i = 0; i < plan.heads.size(); ++i) {
     const HeadCount& left = plan.heads[i];
     const LayerShape& shape = config.layers[i];
-    const bool none = left.heads == 0 && left.kv_heads == 0;
+    const bool none = i > 0 && left.heads == 0 && left.kv_heads == 0;  // readers take the sizes of heads from layer 0
     const bool some = left.kv_heads >= 1 && left.kv_heads <= shape.num_key_value_heads && left.heads >= left.kv_heads &&
                       left.heads % left.kv_heads == 0 &&
                       left.heads / left.kv_heads <= shape.num_attention_heads / shape.num_key_value_heads;
@@ -57,7 +57,8 @@ void check_heads(const SlicePlan& plan, const ModelConfig& config, const std::st
     throw_error(ErrorKind::kBadInput, where, ": layer ", i, " cannot be left with ", left.heads, " heads and ",
                 left.kv_heads, " key-value heads of its ", shape.num_attention_heads, " and ",
                 shape.num_key_value_heads, "; every key-value head must keep as many heads as the others, ",
-                shape.num_attention_heads / shape.num_key_value_heads, " at most");
+                shape.num_attention_heads / shape.num_key_value_heads, " at most",
+                i == 0 ? ", and layer 0 cannot be without any" : "");
   }
 }
 

@@ -267,7 +267,8 @@ LossCurve neuron_curve(Elimination& elimination, const DecoderLayer& layer, int6
 // better.
 constexpr double kHeadCaution = 2;
 
-void add_head_curve(HeadElimination& heads, const DecoderLayer& layer, double scale, LayerCurves& curves) {
+void add_head_curve(HeadElimination& heads, const DecoderLayer& layer, bool may_lose_all, double scale,
+                    LayerCurves& curves) {
   const int64_t a_head = layer.o_proj.weight.size(0) * (layer.o_proj.weight.size(1) / layer.shape.num_attention_heads);
   const auto size = [&](const HeadCount& left) {
     return static_cast<double>(2 * (left.heads + left.kv_heads) * a_head);
@@ -276,6 +277,7 @@ void add_head_curve(HeadElimination& heads, const DecoderLayer& layer, double sc
   double loss = 0;
   while (heads.left().heads > 0) {
     loss += heads.step();
+    if (heads.left().heads == 0 && !may_lose_all) break;
     curves.counts.push_back(heads.left());
     curves.heads.sizes.push_back(whole - size(heads.left()));
     curves.heads.losses.push_back(kHeadCaution * loss * scale);
@@ -353,7 +355,7 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
       HeadElimination heads(mixed.take(mixed_in(step.index())), layer.o_proj.weight.t(),
                             directions(StreamPlace::kInside), options.ridge, all, walk.config().head_dim,
                             mixed_in(step.index()));
-      add_head_curve(heads, layer, size(StreamPlace::kInside) / mixed.weight(), found);
+      add_head_curve(heads, layer, step.index() > 0, size(StreamPlace::kInside) / mixed.weight(), found);
     }
     Elimination neurons(inner.take(inside(step.index())), layer.down_proj.weight.t(), directions(StreamPlace::kLeaving),
                         options.ridge, inside(step.index()));

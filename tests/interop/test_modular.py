@@ -1,5 +1,7 @@
 """`dynslice slice --method modular` against transformers, the gguf package and llama.cpp."""
 
+import json
+
 import gguf
 import pytest
 import torch
@@ -17,13 +19,16 @@ FAMILIES = {
 
 @pytest.fixture
 def compress(run, tiny_model, text_file, tmp_path):
-    """compress(family, allocator): a compressed checkpoint of a tiny model."""
+    """compress(family, allocator or "heads"): a compressed checkpoint of a tiny model."""
 
     def make(name, allocate):
         family, changes = FAMILIES[name]
-        out = tmp_path / "out"
-        run("slice", tiny_model(family, **changes), "--method", "modular", "--avg", "25%", "--allocate", allocate, "--calib", text_file,
-            "--samples", "6", "--seqlen", "64", "-o", out)
+        out, how = tmp_path / "out", ["--method", "modular", "--avg", "25%", "--allocate", allocate]
+        if allocate == "heads":  # a query less for each key-value head, a key-value head less, and no attention at all
+            plan = {"method": "modular", "dims": [160, 128, 160, 96], "heads": [4, 2, 2, 0], "kv_heads": [2, 2, 1, 0]}
+            (tmp_path / "plan.json").write_text(json.dumps(plan))
+            how = ["--plan", tmp_path / "plan.json"]
+        run("slice", tiny_model(family, **changes), *how, "--calib", text_file, "--samples", "6", "--seqlen", "64", "-o", out)
         return out
 
     return make
@@ -41,13 +46,14 @@ def test_equal_sizes_are_an_ordinary_model_to_transformers(name, compress, our_l
     assert (our_logits(out) - their_logits(out, window)).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("allocate", ["loss", "heads"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_other_sizes_load_with_the_modeling_code(name, compress, our_logits, window):
-    out = compress(name, "loss")
+def test_other_sizes_load_with_the_modeling_code(name, allocate, compress, our_logits, window):
+    out = compress(name, allocate)
     assert (our_logits(out) - their_logits(out, window, trust_remote_code=True)).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("allocate", ["constant", "loss"])
+@pytest.mark.parametrize("allocate", ["constant", "loss", "heads"])
 @pytest.mark.parametrize("name", ["llama", "llama, tied", "mistral"])
 def test_llama_cpp_runs_both(name, allocate, compress, run, run_command, helper, text_file, tmp_path, llama_perplexity):
     out, file = compress(name, allocate), tmp_path / "m.gguf"
@@ -63,13 +69,14 @@ def test_llama_cpp_runs_both(name, allocate, compress, run, run_command, helper,
 
 
 def test_gguf_names_the_sizes_layer_by_layer(compress, run, tmp_path):
-    out = compress("llama", "loss")
+    out = compress("llama", "heads")
     run("export", out, "--gguf", "--type", "q8_0", "-o", tmp_path / "m.gguf")
     reader = gguf.GGUFReader(tmp_path / "m.gguf")
     sizes = reader.fields["deci.feed_forward_length"].contents()
     rows = {tensor.name: tensor.shape[1] for tensor in reader.tensors if tensor.name.endswith("ffn_up.weight")}
     assert [rows[f"blk.{i}.ffn_up.weight"] for i in range(len(sizes))] == sizes
-    assert reader.fields["deci.attention.head_count"].contents() == [4] * len(sizes)
+    assert reader.fields["deci.attention.head_count"].contents() == [4, 2, 2, 0]
+    assert reader.fields["deci.attention.head_count_kv"].contents() == [2, 2, 1, 0]
 
 
 def test_qwen2_of_other_sizes_has_no_place_in_gguf(compress, run, tmp_path):

@@ -70,6 +70,26 @@ TEST(RoundDimensions, KeepTheWholeWidthWhereNothingIsSliced) {
   EXPECT_EQ(round_dimensions({0.0, 0.5}, 100, 8).front(), 100);
 }
 
+TEST_F(PlanFile, MaySayHowManyHeadsAreLeft) {
+  const std::string begin = R"({"method": "modular", "dims": [96, 64, 32], )";
+  std::ofstream(path_) << begin << R"("heads": [4, 2, 0], "kv_heads": [2, 2, 0]})";
+  const SlicePlan plan = read_plan(path_, config_);
+  EXPECT_EQ(plan.heads, (std::vector<HeadCount>{{4, 2}, {2, 2}, {0, 0}}));
+  const ModelConfig smaller = sliced_config(config_, plan);
+  EXPECT_EQ(smaller.layers[1].num_attention_heads, 2);
+  EXPECT_FALSE(smaller.layers[2].has_attention());
+  std::ofstream(path_) << to_text(to_json(plan));
+  EXPECT_EQ(read_plan(path_, config_).heads, plan.heads);
+
+  EXPECT_THAT(error_of(begin + R"("heads": [4, 3, 4], "kv_heads": [2, 2, 2]})"), HasSubstr("layer 1 cannot be left"));
+  EXPECT_THAT(error_of(begin + R"("heads": [4, 3, 4], "kv_heads": [2, 1, 2]})"), HasSubstr("2 at most"));
+  EXPECT_THAT(error_of(begin + R"("heads": [0, 4, 4], "kv_heads": [0, 2, 2]})"), HasSubstr("layer 0"));
+  EXPECT_THAT(error_of(begin + R"("heads": [4, 4], "kv_heads": [2, 2]})"), HasSubstr("heads for 2 layers"));
+  EXPECT_THAT(error_of(begin + R"("kv_heads": [2, 2, 2]})"), HasSubstr("heads"));
+  EXPECT_THAT(error_of(R"({"dims": [32, 32, 32], "heads": [4, 4, 4], "kv_heads": [2, 2, 2]})"),
+              HasSubstr("only a modular plan"));
+}
+
 TEST_F(PlanFile, RoundTripsThroughJson) {
   SlicePlan plan;
   plan.allocator = "lr";
