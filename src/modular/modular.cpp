@@ -11,12 +11,10 @@
 #include "modular/head_elimination.h"
 #include "modular/inner_moment.h"
 #include "modular/leverage.h"
+#include "modular/places.h"
 
 namespace dynslice {
 namespace {
-
-std::string inside(int64_t layer) { return "what is inside the MLP of layer " + std::to_string(layer); }
-std::string mixed_in(int64_t layer) { return "what attention mixes in layer " + std::to_string(layer); }
 
 Linear rows_of(const Linear& linear, const at::Tensor& rows) {
   return {linear.weight.index_select(0, rows),
@@ -249,41 +247,6 @@ class Compressor {
   ResidualStream calibration_, dense_, held_out_;
 };
 
-// `scale` takes the eliminations' losses to nats a token.
-LossCurve neuron_curve(Elimination& elimination, const DecoderLayer& layer, int64_t least, double scale) {
-  const double a_neuron = static_cast<double>(layer.shape.read_rows() / layer.shape.intermediate_size + 1) *
-                          static_cast<double>(layer.down_proj.weight.size(0));
-  elimination.reduce_to(least);
-  LossCurve curve{{0.0}, {0.0}};
-  for (const Removal& removal : elimination.removals()) {
-    curve.sizes.push_back(static_cast<double>(curve.sizes.size()) * a_neuron);
-    curve.losses.push_back(removal.loss * scale);
-  }
-  return curve;
-}
-
-// Heads are so large a part of a layer that their errors are beyond what the second order tells. Measured on
-// SmolLM2-135M: plans that count them once are worse than those that keep all heads, those that count them twice
-// better.
-constexpr double kHeadCaution = 2;
-
-void add_head_curve(HeadElimination& heads, const DecoderLayer& layer, bool may_lose_all, double scale,
-                    LayerCurves& curves) {
-  const int64_t a_head = layer.o_proj.weight.size(0) * (layer.o_proj.weight.size(1) / layer.shape.num_attention_heads);
-  const auto size = [&](const HeadCount& left) {
-    return static_cast<double>(2 * (left.heads + left.kv_heads) * a_head);
-  };
-  const double whole = size(heads.left());
-  double loss = 0;
-  while (heads.left().heads > 0) {
-    loss += heads.step();
-    if (heads.left().heads == 0 && !may_lose_all) break;
-    curves.counts.push_back(heads.left());
-    curves.heads.sizes.push_back(whole - size(heads.left()));
-    curves.heads.losses.push_back(kHeadCaution * loss * scale);
-  }
-}
-
 }  // namespace
 
 void check_modular(const Checkpoint& checkpoint) {
@@ -307,84 +270,6 @@ ModularResult compress_layers(const LayerWalk& walk, const SlicePlan& plan, cons
   check_modular(walk.checkpoint());
   check_plan(plan, walk.config(), "the plan");
   return Compressor(walk, plan, sensitivity, options, sink, journal).run(calibration, held_out);
-}
-
-std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
-                                             SensitivitySource& sensitivity, const ModularOptions& options,
-                                             int64_t least, const JournalPhase& journal) {
-  check_modular(walk.checkpoint());
-  std::vector<LayerCurves> curves;
-  ResidualStream stream = walk.empty_stream();
-  WalkState state;
-  state.streams.emplace_back("stream", &stream);
-  sensitivity.join(state);
-  WalkSpan span;
-  if (const auto restored = journal.restore(state, walk.options().device)) {
-    span.first_layer = restored->next_layer;
-    for (const OrderedJson& kept : restored->values.at("curves")) curves.push_back(curves_of_json(kept));
-  } else {
-    sensitivity.measure_unless_there();
-    stream = walk.embed(calibration);
-  }
-  span.after_layer = [&](int64_t next) {
-    state.values["curves"] = OrderedJson::array();
-    for (const LayerCurves& layer : curves) state.values["curves"].push_back(to_json(layer));
-    journal.save(next, walk.config().num_layers(), state);
-  };
-  const auto visit = [&](LayerStep& step) {
-    const DecoderLayer& layer = step.layer;
-    const at::Device device = walk.options().device;
-    const HeadCount all{layer.shape.num_attention_heads, layer.shape.num_key_value_heads};
-    InnerMoment mixed(layer.o_proj.weight.size(1), 0, options.by_norm, device);
-    InnerMoment inner(layer.shape.intermediate_size, 0, options.by_norm, device);
-    step.transform(stream, [&](const at::Tensor& x) {
-      const at::Tensor heads = attention_inner(layer, step.context, x);
-      if (options.heads) mixed.add(heads, {}, x);
-      const at::Tensor middle =
-          add_residual(kernels::linear(heads, layer.o_proj.weight, layer.o_proj.bias), x, layer.attn_shortcut);
-      const at::Tensor z = mlp_inner(layer, step.context, middle);
-      inner.add(z, {}, middle);
-      return add_residual(kernels::linear(z, layer.down_proj.weight, layer.down_proj.bias), middle, layer.mlp_shortcut);
-    });
-    const auto directions = [&](StreamPlace place) { return sensitivity.directions(step.index(), place, device); };
-    const auto size = [&](StreamPlace place) { return sensitivity.size(step.index(), place); };
-    LayerCurves found;
-    found.heads = {{0.0}, {0.0}, /*divisible=*/false};
-    found.counts = {all};
-    if (options.heads) {
-      HeadElimination heads(mixed.take(mixed_in(step.index())), layer.o_proj.weight.t(),
-                            directions(StreamPlace::kInside), options.ridge, all, walk.config().head_dim,
-                            mixed_in(step.index()));
-      add_head_curve(heads, layer, step.index() > 0, size(StreamPlace::kInside) / mixed.weight(), found);
-    }
-    Elimination neurons(inner.take(inside(step.index())), layer.down_proj.weight.t(), directions(StreamPlace::kLeaving),
-                        options.ridge, inside(step.index()));
-    found.neurons = neuron_curve(neurons, layer, least, size(StreamPlace::kLeaving) / inner.weight());
-    curves.push_back(std::move(found));
-  };
-  walk.run("Measuring losses", stream.tokens(), visit, std::nullopt, span);
-  return curves;
-}
-
-OrderedJson to_json(const LayerCurves& curves) {
-  OrderedJson json;
-  json["neurons"] = {{"sizes", curves.neurons.sizes}, {"losses", curves.neurons.losses}};
-  json["heads"] = {{"sizes", curves.heads.sizes}, {"losses", curves.heads.losses}};
-  json["counts"] = OrderedJson::array();
-  for (const HeadCount& left : curves.counts) json["counts"].push_back({left.heads, left.kv_heads});
-  return json;
-}
-
-LayerCurves curves_of_json(const OrderedJson& json) {
-  const auto curve = [&](const char* key, bool divisible) {
-    const OrderedJson& points = json.at(key);
-    return LossCurve{points.at("sizes").get<std::vector<double>>(), points.at("losses").get<std::vector<double>>(),
-                     divisible};
-  };
-  LayerCurves curves{curve("neurons", true), curve("heads", false), {}};
-  for (const OrderedJson& left : json.at("counts"))
-    curves.counts.push_back({left.at(0).get<int64_t>(), left.at(1).get<int64_t>()});
-  return curves;
 }
 
 }  // namespace dynslice
