@@ -42,9 +42,10 @@ std::vector<double> moved(const std::vector<double>& ratios, const std::vector<i
 
 }  // namespace
 
-SearchResult search_ratios(std::vector<double> start, const SearchOptions& options,
-                           const std::function<double(const std::vector<double>& ratios, int64_t trial)>& loss_of) {
-  SearchResult result{std::move(start), {}};
+RatioSearchResult search_ratios(
+    std::vector<double> start, const RatioSearchOptions& options,
+    const std::function<double(const std::vector<double>& ratios, int64_t trial)>& loss_of) {
+  RatioSearchResult result{std::move(start), {}};
   const double average = std::accumulate(result.ratios.begin(), result.ratios.end(), 0.0) /
                          static_cast<double>(std::max<size_t>(1, result.ratios.size()));
   double step = options.step * average, best = loss_of(result.ratios, 0);

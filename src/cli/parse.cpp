@@ -73,6 +73,11 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
       if (verb.count("--method") > 0 && options.method != "modular")
         throw_error(ErrorKind::kUsage, "--preset best is of --method modular, not of ", options.method);
       options.method = "modular";
+      if (verb.count("--samples") == 0) {
+        options.calibration.samples = 128;
+        options.calibration.at_most = true;
+      }
+      if (!options.modular.gradient_samples) options.modular.gradient_samples = 16;
     }
     if (!options.allocator.empty()) return;
     options.allocator = options.method == "modular" ? "loss" : options.basis == "global" ? "constant" : "lr";
@@ -151,7 +156,9 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
                   "take lr or bi scores from this file of `dynslice score -o` instead of scoring now")
       ->type_name("FILE");
   verb.add_option("--preset", options.preset,
-                  "best: what loses least at a given size, which is --method modular with all its defaults; paper: "
+                  "best: what loses least at a given size, which is --method modular with more text, 128 windows (or "
+                  "as many as "
+                  "there are) and gradients of 16; paper: "
                   "DynamicSlicing's own dimensions (last layer scored after the final norm, no cap, --round-to 1)")
       ->check(CLI::IsMember({"best", "paper"}));
   add_modular(verb, options.modular);

@@ -78,18 +78,18 @@ double best_base(const PlanningInputs& inputs, const std::vector<double>& bases,
 std::vector<double> search_around(const PlanningInputs& inputs, const SlicePlan& start,
                                   const std::function<SlicePlan(const std::vector<double>& ratios)>& plan_of,
                                   OrderedJson& report) {
-  SearchOptions options;
+  RatioSearchOptions options;
   options.trials = inputs.options.trials;
   options.max_ratio = inputs.options.max_ratio.value_or(options.max_ratio);
   Trials trials(inputs, "search trial", options.trials);
-  const SearchResult found =
+  const RatioSearchResult found =
       search_ratios(start.ratios, options, [&](const std::vector<double>& ratios, int64_t trial) {
         const double loss = trials.loss_of(trial == 0 ? start : plan_of(ratios), trial + 1);
         log(LogLevel::kInfo, "trial " + std::to_string(trial + 1) + " of " + std::to_string(options.trials) +
                                  ": held-out perplexity " + format_fixed(std::exp(loss), 3));
         return loss;
       });
-  for (const SearchTrial& trial : found.trials) {
+  for (const RatioTrial& trial : found.trials) {
     report.push_back({{"step", trial.step},
                       {"held_out_loss", trial.loss},
                       {"held_out_perplexity", std::exp(trial.loss)},

@@ -64,6 +64,9 @@ def test_the_best_preset_is_this_method(modular, run, llama, text_file):
     plain = modular(None, "--avg", "25%", verb="plan")["plan"]
     best = run("plan", llama, "--preset", "best", "--avg", "25%", "--calib", text_file, *WORK, "--json").json()["plan"]
     assert best["method"] == "modular" and best["dims"] == plain["dims"]
+    # Without a number of windows it takes 128, or as many as the text has.
+    all_there_are = run("plan", llama, "--preset", "best", "--avg", "25%", "--calib", text_file, "--seqlen", "64", "--json").json()["plan"]
+    assert 8 < all_there_are["provenance"]["calibration"]["windows"] <= 128
     done = run("plan", llama, "--preset", "best", "--method", "slice", "--avg", "25%", "--calib", text_file, *WORK, expect=2)
     assert "--preset best is of --method modular" in done.stderr
 

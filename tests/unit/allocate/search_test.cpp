@@ -20,16 +20,16 @@ double uneven_loss(const std::vector<double>& ratios, int64_t /*trial*/) {
 
 TEST(SearchRatios, ComesNearTheBest) {
   const std::vector<double> start(12, 0.25);
-  SearchOptions options;
+  RatioSearchOptions options;
   options.trials = 300;
-  const SearchResult found = search_ratios(start, options, uneven_loss);
+  const RatioSearchResult found = search_ratios(start, options, uneven_loss);
   EXPECT_LT(uneven_loss(found.ratios, 0), 0.2 * uneven_loss(start, 0));
   EXPECT_NEAR(sum(found.ratios), sum(start), 1e-9);
 }
 
 TEST(SearchRatios, ReturnsTheBestOfItsTrialsAndAsksForNoMore) {
   const std::vector<double> start = {0.1, 0.2, 0.3, 0.4, 0.5};
-  SearchOptions options;
+  RatioSearchOptions options;
   options.trials = 9;
   int64_t asked = 0;
   double least = 1e300;
@@ -39,14 +39,14 @@ TEST(SearchRatios, ReturnsTheBestOfItsTrialsAndAsksForNoMore) {
     least = std::min(least, loss);
     return loss;
   };
-  const SearchResult found = search_ratios(start, options, loss_of);
+  const RatioSearchResult found = search_ratios(start, options, loss_of);
   EXPECT_EQ(asked, 9);
   ASSERT_EQ(found.trials.size(), 9U);
   EXPECT_EQ(uneven_loss(found.ratios, 0), least);
 }
 
 TEST(SearchRatios, KeepsRatiosBetweenNoneAndTheMost) {
-  SearchOptions options;
+  RatioSearchOptions options;
   options.trials = 100;
   options.step = 5;
   options.max_ratio = 0.6;
@@ -57,7 +57,7 @@ TEST(SearchRatios, KeepsRatiosBetweenNoneAndTheMost) {
     }
     return -static_cast<double>(trial);
   };
-  const SearchResult found = search_ratios(std::vector<double>(8, 0.3), options, anything);
+  const RatioSearchResult found = search_ratios(std::vector<double>(8, 0.3), options, anything);
   EXPECT_NEAR(sum(found.ratios), 2.4, 1e-9);
 }
 
