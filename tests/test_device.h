@@ -6,6 +6,8 @@
 
 #include <cstdlib>
 
+#include "unit/support/tensors.h"
+
 namespace dynslice::testing {
 
 inline at::Device test_device() {
@@ -22,9 +24,5 @@ class OnDevice : public ::testing::Test {
 
   const at::Device device_ = test_device();
 };
-
-inline double largest_difference(const at::Tensor& a, const at::Tensor& b) {
-  return (a.cpu().to(at::kDouble) - b.cpu().to(at::kDouble)).abs().max().item<double>();
-}
 
 }  // namespace dynslice::testing

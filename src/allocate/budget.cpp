@@ -29,6 +29,15 @@ void add_hull(const LossCurve& curve, size_t part, std::vector<Stretch>& stretch
 
 }  // namespace
 
+OrderedJson to_json(const LossCurve& curve) {
+  return {{"sizes", curve.sizes}, {"losses", curve.losses}, {"divisible", curve.divisible}};
+}
+
+LossCurve loss_curve_of(const OrderedJson& json) {
+  return {json.at("sizes").get<std::vector<double>>(), json.at("losses").get<std::vector<double>>(),
+          json.at("divisible").get<bool>()};
+}
+
 std::vector<double> allocate_by_losses(const std::vector<LossCurve>& curves, double total) {
   std::vector<Stretch> stretches;
   for (size_t i = 0; i < curves.size(); ++i) add_hull(curves[i], i, stretches);

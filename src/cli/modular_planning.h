@@ -19,10 +19,6 @@ SensitivitySource sensitivity_source(const PlanningOptions& options, const Check
 // The text that it is measured on.
 TextAmount gradient_text(const PlanningOptions& options, Calibration& calibration);
 
-// What removing neurons and heads costs, layer by layer; measured, or as the journal has it.
-std::vector<LayerCurves> loss_curves(const PlanningOptions& options, const LayerWalk& walk, const TokenWindows& windows,
-                                     SensitivitySource& sensitivity, const JournalPhase& journal);
-
 // What layers give up together, `average` being the share of all their weights that may go; heads are empty when none
 // may.
 struct GivenUp {

@@ -113,6 +113,14 @@ void ResidualStream::replace(size_t index, const at::Tensor& values) {
   chunk = store ? store->keep(kept) : kept;
 }
 
+at::Tensor ResidualStream::read(size_t index) const {
+  const at::Tensor& chunk = chunks.at(index);
+  if (!store) return chunk.to(device);
+  const at::Tensor values = chunk.to(device, /*non_blocking=*/false, /*copy=*/true);
+  store->drop_pages(chunk);
+  return values;
+}
+
 void ResidualStream::visit(const std::function<void(const at::Tensor&)>& fn) const {
   for (const at::Tensor& chunk : chunks) {
     fn(chunk.to(device));

@@ -73,6 +73,13 @@ class Candidates {
   std::vector<bool> open_;
 };
 
+at::Tensor indices_of(const std::vector<int64_t>& neurons, const at::Device& device) {
+  return at::tensor(neurons, at::TensorOptions().dtype(at::kLong)).to(device);
+}
+
+// L with L Lᵀ the part of the inverse that belongs to some neurons.
+at::Tensor factor_of(const at::Tensor& pivot) { return at::linalg_cholesky((pivot + pivot.t()) / 2); }
+
 at::Tensor indices_where(const std::vector<bool>& flags, bool value) {
   std::vector<int64_t> indices;
   for (size_t j = 0; j < flags.size(); ++j) {
@@ -152,18 +159,16 @@ std::vector<int64_t> Elimination::cheapest(int64_t most) {
 }
 
 double Elimination::cost(const std::vector<int64_t>& neurons) const {
-  const at::Tensor indices = at::tensor(neurons, at::TensorOptions().dtype(at::kLong)).to(inverse_.device());
-  const at::Tensor pivot = inverse_.index_select(0, indices).index_select(1, indices);
-  const at::Tensor factor = at::linalg_cholesky((pivot + pivot.t()) / 2);
+  const at::Tensor indices = indices_of(neurons, inverse_.device());
+  const at::Tensor factor = factor_of(inverse_.index_select(0, indices).index_select(1, indices));
   const at::Tensor scaled = at::linalg_solve_triangular(factor, weighed_.index_select(0, indices), /*upper=*/false);
   return scaled.square().sum().item<double>() / 2;
 }
 
 void Elimination::remove(const std::vector<int64_t>& neurons) {
-  const at::Tensor indices = at::tensor(neurons, at::TensorOptions().dtype(at::kLong)).to(inverse_.device());
+  const at::Tensor indices = indices_of(neurons, inverse_.device());
   const at::Tensor across = inverse_.index_select(0, indices);
-  const at::Tensor pivot = across.index_select(1, indices);
-  const at::Tensor factor = at::linalg_cholesky((pivot + pivot.t()) / 2);
+  const at::Tensor factor = factor_of(across.index_select(1, indices));
   const at::Tensor left = at::linalg_solve_triangular(factor, across, /*upper=*/false);
   const auto refit = [&](at::Tensor& rows) {
     rows.addmm_(left.t(), at::linalg_solve_triangular(factor, rows.index_select(0, indices), /*upper=*/false), 1, -1);

@@ -38,11 +38,11 @@ std::vector<int64_t> HeadElimination::columns_of(const std::vector<int64_t>& hea
 HeadElimination::Step HeadElimination::without_group() const {
   Step best;
   best.loss = std::numeric_limits<double>::infinity();
-  for (size_t group = 0; group < groups_.size(); ++group) {
-    if (groups_[group].empty()) continue;
-    std::vector<int64_t> columns = columns_of(groups_[group]);
+  for (const std::vector<int64_t>& group : groups_) {
+    if (group.empty()) continue;
+    std::vector<int64_t> columns = columns_of(group);
     const double loss = columns_.cost(columns);
-    if (loss < best.loss) best = {std::move(columns), groups_[group], static_cast<int64_t>(group), loss};
+    if (loss < best.loss) best = {std::move(columns), group, loss, /*takes_keys=*/true};
   }
   return best;
 }
@@ -80,7 +80,7 @@ double HeadElimination::step() {
   if (now.heads == now.kv_heads) return take(group);  // every key-value head has one query left
   const Step heads = without_heads();
   const auto price = [](const Step& step) {
-    const size_t matrices = 2 * step.heads.size() + (step.key_value_head < 0 ? 0 : 2);
+    const size_t matrices = 2 * step.heads.size() + (step.takes_keys ? 2 : 0);
     return step.loss / static_cast<double>(matrices);
   };
   return take(price(group) <= price(heads) ? group : heads);

@@ -38,9 +38,9 @@ class HeadElimination {
  private:
   struct Step {
     std::vector<int64_t> columns;
-    std::vector<int64_t> heads;   // query heads
-    int64_t key_value_head = -1;  // that goes with them
+    std::vector<int64_t> heads;  // query heads
     double loss = 0;
+    bool takes_keys = false;  // their key-value head goes with them
   };
   Step without_group() const;
   Step without_heads() const;

@@ -5,6 +5,7 @@
 #include "modular/elimination.h"
 #include "modular/head_elimination.h"
 #include "modular/inner_moment.h"
+#include "modular/layer_measurement.h"
 #include "modular/places.h"
 
 namespace dynslice {
@@ -45,31 +46,27 @@ void add_head_curve(HeadElimination& heads, const DecoderLayer& layer, bool may_
   }
 }
 
+OrderedJson to_json(const LayerCurves& curves) {
+  OrderedJson json{{"neurons", to_json(curves.neurons)}, {"heads", to_json(curves.heads)}};
+  json["counts"] = OrderedJson::array();
+  for (const HeadCount& left : curves.counts) json["counts"].push_back({left.heads, left.kv_heads});
+  return json;
+}
+
+LayerCurves curves_of(const OrderedJson& json) {
+  LayerCurves curves{loss_curve_of(json.at("neurons")), loss_curve_of(json.at("heads")), {}};
+  for (const OrderedJson& left : json.at("counts"))
+    curves.counts.push_back({left.at(0).get<int64_t>(), left.at(1).get<int64_t>()});
+  return curves;
+}
+
 }  // namespace
 
 std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
                                              SensitivitySource& sensitivity, const ModularOptions& options,
                                              int64_t least, const JournalPhase& journal) {
   check_modular(walk.checkpoint());
-  std::vector<LayerCurves> curves;
-  ResidualStream stream = walk.empty_stream();
-  WalkState state;
-  state.streams.emplace_back("stream", &stream);
-  sensitivity.join(state);
-  WalkSpan span;
-  if (const auto restored = journal.restore(state, walk.options().device)) {
-    span.first_layer = restored->next_layer;
-    for (const OrderedJson& kept : restored->values.at("curves")) curves.push_back(curves_of_json(kept));
-  } else {
-    sensitivity.measure_unless_there();
-    stream = walk.embed(calibration);
-  }
-  span.after_layer = [&](int64_t next) {
-    state.values["curves"] = OrderedJson::array();
-    for (const LayerCurves& layer : curves) state.values["curves"].push_back(to_json(layer));
-    journal.save(next, walk.config().num_layers(), state);
-  };
-  const auto visit = [&](LayerStep& step) {
+  const auto measure = [&](LayerStep& step, ResidualStream& stream) {
     const DecoderLayer& layer = step.layer;
     const at::Device device = walk.options().device;
     const HeadCount all{layer.shape.num_attention_heads, layer.shape.num_key_value_heads};
@@ -98,30 +95,11 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
     Elimination neurons(inner.take(inside(step.index())), layer.down_proj.weight.t(), directions(StreamPlace::kLeaving),
                         options.ridge, inside(step.index()));
     found.neurons = neuron_curve(neurons, layer, least, size(StreamPlace::kLeaving) / inner.weight());
-    curves.push_back(std::move(found));
+    return to_json(found);
   };
-  walk.run("Measuring losses", stream.tokens(), visit, std::nullopt, span);
-  return curves;
-}
-
-OrderedJson to_json(const LayerCurves& curves) {
-  OrderedJson json;
-  json["neurons"] = {{"sizes", curves.neurons.sizes}, {"losses", curves.neurons.losses}};
-  json["heads"] = {{"sizes", curves.heads.sizes}, {"losses", curves.heads.losses}};
-  json["counts"] = OrderedJson::array();
-  for (const HeadCount& left : curves.counts) json["counts"].push_back({left.heads, left.kv_heads});
-  return json;
-}
-
-LayerCurves curves_of_json(const OrderedJson& json) {
-  const auto curve = [&](const char* key, bool divisible) {
-    const OrderedJson& points = json.at(key);
-    return LossCurve{points.at("sizes").get<std::vector<double>>(), points.at("losses").get<std::vector<double>>(),
-                     divisible};
-  };
-  LayerCurves curves{curve("neurons", true), curve("heads", false), {}};
-  for (const OrderedJson& left : json.at("counts"))
-    curves.counts.push_back({left.at(0).get<int64_t>(), left.at(1).get<int64_t>()});
+  std::vector<LayerCurves> curves;
+  for (const OrderedJson& layer : measure_layers(walk, "Measuring losses", calibration, &sensitivity, journal, measure))
+    curves.push_back(curves_of(layer));
   return curves;
 }
 

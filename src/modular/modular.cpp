@@ -104,6 +104,11 @@ class Compressor {
 
   bool refits_readers() const { return options_.refit == ModularRefit::kAll && is_apart(); }
 
+  // The layer in the dtype of the forward with readers as they are now; `original` has all else that is read by.
+  DecoderLayer as_read(const LayerStep& step, const DecoderLayer& original) const {
+    return refits_readers() ? with_dtype(step.layer, walk_.options().dtype) : original;
+  }
+
   // Lets a matrix behind a norm make of the compressed model's stream what it makes of the dense one.
   void refit_reader(const LayerStep& step, Linear& reads, const at::Tensor& norm, const std::string& what) const {
     const int64_t width = walk_.config().hidden_size;
@@ -124,7 +129,7 @@ class Compressor {
   // All streams through the attention, which loses heads, or is refitted towards the dense stream, if that is asked
   // for.
   void pass_attention(LayerStep& step, const DecoderLayer& original) {
-    const DecoderLayer read = with_dtype(step.layer, walk_.options().dtype);
+    const DecoderLayer read = as_read(step, original);
     const HeadCount wanted = plan_.heads_of(static_cast<size_t>(step.index()), original.shape);
     const bool shrinks = wanted.heads < original.shape.num_attention_heads;
     if (shrinks && towards_dense() && !is_apart()) dense_ = calibration_;  // chunks are replaced, not overwritten
@@ -135,6 +140,7 @@ class Compressor {
     } else {
       step.transform(calibration_, [&](const at::Tensor& x) { return forward_attention(read, step.context, x); }, 4);
     }
+    if (held_out_.chunks.empty()) return;
     const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
     step.transform(held_out_, [&](const at::Tensor& x) { return forward_attention(now, step.context, x); }, 2);
   }
@@ -148,11 +154,11 @@ class Compressor {
     const at::Device device = walk_.options().device;
     InnerMoment moment(output.weight.size(1), is_apart() ? output.weight.size(0) : 0, options_.by_norm, device);
     for (size_t chunk = 0; chunk < mixed.chunks.size(); ++chunk) {
-      const at::Tensor x = chunk_of(calibration_, chunk), inner = chunk_of(mixed, chunk);
+      const at::Tensor x = calibration_.read(chunk), inner = mixed.read(chunk);
       at::Tensor error;
       if (is_apart()) {
         at::Tensor own = kernels::linear(inner, read.o_proj.weight, read.o_proj.bias);
-        error = chunk_of(dense_, chunk) - add_residual(std::move(own), x, read.attn_shortcut);
+        error = dense_.read(chunk) - add_residual(std::move(own), x, read.attn_shortcut);
       }
       moment.add(inner, error, x);
     }
@@ -168,7 +174,7 @@ class Compressor {
     const bool all = kept.numel() == read.o_proj.weight.size(1);
     size_t chunk = 0;
     calibration_.transform([&](const at::Tensor& x) {
-      const at::Tensor inner = chunk_of(mixed, chunk++);
+      const at::Tensor inner = mixed.read(chunk++);
       if (kept.numel() == 0) return x;
       at::Tensor own = kernels::linear(all ? inner : inner.index_select(-1, kept), now.o_proj.weight, now.o_proj.bias);
       return add_residual(std::move(own), x, now.attn_shortcut);
@@ -183,18 +189,10 @@ class Compressor {
     return rows;
   }
 
-  static at::Tensor chunk_of(const ResidualStream& stream, size_t index) {
-    const at::Tensor& kept = stream.chunks[index];
-    if (!stream.store) return kept.to(stream.device);
-    const at::Tensor values = kept.to(stream.device, /*non_blocking=*/false, /*copy=*/true);
-    stream.store->drop_pages(kept);
-    return values;
-  }
-
   void compress_mlp(LayerStep& step, const DecoderLayer& original, int64_t wanted) {
     const int64_t inner = original.shape.intermediate_size, width = walk_.config().hidden_size;
     InnerMoment moment(inner, is_apart() ? width : 0, options_.by_norm, walk_.options().device);
-    collect(step, original, with_dtype(step.layer, walk_.options().dtype), moment);
+    collect(step, original, as_read(step, original), moment);
     const at::Device device = walk_.options().device;
     at::Tensor second = moment.take(inside(step.index())), chosen;
     if (options_.choice == NeuronChoice::kLeverage) chosen = largest_leverage(second, wanted);
@@ -232,7 +230,7 @@ class Compressor {
         dense_,
         [&](const at::Tensor& x) {
           at::Tensor ahead = forward_mlp(original, step.context, x);
-          add(chunk_of(calibration_, chunk++), ahead);
+          add(calibration_.read(chunk++), ahead);
           return ahead;
         },
         4);

@@ -103,8 +103,7 @@ class Measuring {
     SecondMoment leaving(walk_.config().hidden_size, walk_.options().device);
     size_t chunk = 0;
     gradient.transform([&](const at::Tensor& g) {
-      const at::Tensor& kept = entering.chunks[chunk++];
-      const at::Tensor whole = kept.to(g.device());
+      const at::Tensor whole = entering.read(chunk++);
       std::vector<at::Tensor> parts;
       for (int64_t w = 0; w < g.size(0); ++w) {
         check_interrupt();
@@ -114,7 +113,6 @@ class Measuring {
         parts.push_back(to_entered);
         progress.advance(2);
       }
-      if (entering.store) entering.store->drop_pages(kept);
       return at::cat(parts);
     });
     const std::string where = "the loss's gradient at layer " + std::to_string(index);

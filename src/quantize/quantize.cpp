@@ -81,10 +81,7 @@ class GptqWalk {
     step.transform(
         stream_,
         [&](const at::Tensor& x) {
-          const at::Tensor& kept = mixed.chunks[chunk++];
-          const at::Tensor inner = kept.to(x.device());
-          if (mixed.store) mixed.store->drop_pages(kept);
-          at::Tensor branch = kernels::linear(inner, layer_.o_proj.weight, layer_.o_proj.bias);
+          at::Tensor branch = kernels::linear(mixed.read(chunk++), layer_.o_proj.weight, layer_.o_proj.bias);
           return add_residual(std::move(branch), x, layer_.attn_shortcut);
         },
         8);

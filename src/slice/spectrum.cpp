@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "model/second_moment.h"
+#include "modular/layer_measurement.h"
 
 namespace dynslice {
 namespace {
@@ -43,28 +44,8 @@ LossCurve curve_of(const at::Tensor& losses, int64_t least) {
 std::vector<LossCurve> measure_spectra(const LayerWalk& walk, const TokenWindows& calibration,
                                        const std::vector<double>& importance, SensitivitySource& sensitivity,
                                        int64_t least, const JournalPhase& journal) {
-  std::vector<LossCurve> curves;
-  ResidualStream stream = walk.empty_stream();
-  WalkState state;
-  state.streams.emplace_back("stream", &stream);
   const bool by_loss = importance.empty();
-  if (by_loss) sensitivity.join(state);
-  WalkSpan span;
-  if (const auto restored = journal.restore(state, walk.options().device)) {
-    span.first_layer = restored->next_layer;
-    for (const OrderedJson& kept : restored->values.at("curves"))
-      curves.push_back({kept.at("sizes").get<std::vector<double>>(), kept.at("losses").get<std::vector<double>>()});
-  } else {
-    if (by_loss) sensitivity.measure_unless_there();
-    stream = walk.embed(calibration);
-  }
-  span.after_layer = [&](int64_t next) {
-    state.values["curves"] = OrderedJson::array();
-    for (const LossCurve& curve : curves)
-      state.values["curves"].push_back({{"sizes", curve.sizes}, {"losses", curve.losses}});
-    journal.save(next, walk.config().num_layers(), state);
-  };
-  const auto visit = [&](LayerStep& step) {
+  const auto measure = [&](LayerStep& step, ResidualStream& stream) {
     const int64_t width = walk.config().hidden_size;
     const at::Device device = walk.options().device;
     SecondMoment entering(width, device), inside(width, device);
@@ -79,8 +60,7 @@ std::vector<LossCurve> measure_spectra(const LayerWalk& walk, const TokenWindows
     const Spectrum second(inside, stream.tokens(), "inside" + layer);
     if (!by_loss) {
       const double weight = importance.at(static_cast<size_t>(step.index())) / 2;
-      curves.push_back(curve_of((first.shares() + second.shares()) * weight, least));
-      return;
+      return to_json(curve_of((first.shares() + second.shares()) * weight, least));
     }
     const auto weighed = [&](const Spectrum& spectrum, int64_t index, StreamPlace place) {
       return spectrum.weighed_by(sensitivity.directions(index, place, device)) * (sensitivity.size(index, place) / 2);
@@ -88,9 +68,12 @@ std::vector<LossCurve> measure_spectra(const LayerWalk& walk, const TokenWindows
     // What enters the first layer, whose gradient is not measured, is taken for what is inside it.
     const at::Tensor entered = step.index() > 0 ? weighed(first, step.index() - 1, StreamPlace::kLeaving)
                                                 : weighed(first, 0, StreamPlace::kInside);
-    curves.push_back(curve_of(entered + weighed(second, step.index(), StreamPlace::kInside), least));
+    return to_json(curve_of(entered + weighed(second, step.index(), StreamPlace::kInside), least));
   };
-  walk.run("Measuring spectra", stream.tokens(), visit, std::nullopt, span);
+  std::vector<LossCurve> curves;
+  for (const OrderedJson& layer :
+       measure_layers(walk, "Measuring spectra", calibration, by_loss ? &sensitivity : nullptr, journal, measure))
+    curves.push_back(loss_curve_of(layer));
   return curves;
 }
 

@@ -34,6 +34,22 @@ def compress(run, tiny_model, text_file, tmp_path):
     return make
 
 
+@pytest.fixture
+def is_the_same_model(run, run_command, helper, text_file, tmp_path, llama_perplexity):
+    """is_the_same_model(CHECKPOINT, FILE): to llama.cpp, and to us, to the bit."""
+
+    def check(out, file):
+        theirs = llama_cpp_perplexity(run_command, llama_perplexity, file, text_file, 4, 128)
+        # Query rows in the wrong order, or sizes of the wrong layers, would change a random model's figure by more.
+        assert theirs == pytest.approx(our_perplexity(run, out, text_file, 4, 128), rel=5e-4)
+        assert our_perplexity(run, file, text_file, 4, 128) == pytest.approx(our_perplexity(run, out, text_file, 4, 128), rel=1e-5)
+        run_command([helper("dequantize_main"), "checkpoint", file, tmp_path / "again"])
+        before, after = load_file(out / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
+        assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+    return check
+
+
 def their_logits(folder, window, **options):
     with torch.no_grad():
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)(window).logits
@@ -55,17 +71,11 @@ def test_other_sizes_load_with_the_modeling_code(name, allocate, compress, our_l
 
 @pytest.mark.parametrize("allocate", ["constant", "loss", "heads"])
 @pytest.mark.parametrize("name", ["llama", "llama, tied", "mistral"])
-def test_llama_cpp_runs_both(name, allocate, compress, run, run_command, helper, text_file, tmp_path, llama_perplexity):
+def test_llama_cpp_runs_both(name, allocate, compress, run, tmp_path, is_the_same_model):
     out, file = compress(name, allocate), tmp_path / "m.gguf"
     shown = run("export", out, "--gguf", "-o", file, "--json").json()
     assert shown["architecture"] == ("llama" if allocate == "constant" else "deci")
-    theirs = llama_cpp_perplexity(run_command, llama_perplexity, file, text_file, 4, 128)
-    # Query rows in the wrong order, or sizes of the wrong layers, would change a random model's figure by more.
-    assert theirs == pytest.approx(our_perplexity(run, out, text_file, 4, 128), rel=5e-4)
-    assert our_perplexity(run, file, text_file, 4, 128) == pytest.approx(our_perplexity(run, out, text_file, 4, 128), rel=1e-5)
-    run_command([helper("dequantize_main"), "checkpoint", file, tmp_path / "again"])
-    before, after = load_file(out / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
-    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    is_the_same_model(out, file)
 
 
 def test_gguf_names_the_sizes_layer_by_layer(compress, run, tmp_path):

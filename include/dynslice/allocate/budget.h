@@ -3,6 +3,8 @@
 
 #include <vector>
 
+#include "dynslice/support/json.h"
+
 namespace dynslice {
 
 // What making one part of the model smaller costs: losses[i], rising from losses[0] = 0, when sizes[i] of its weights
@@ -12,6 +14,10 @@ struct LossCurve {
   std::vector<double> losses;
   bool divisible = true;  // what lies between two points can be had too; else one of the points only
 };
+
+// For a journal.
+OrderedJson to_json(const LossCurve& curve);
+LossCurve loss_curve_of(const OrderedJson& json);
 
 // How much every part gives up, `total` together (a little less where parts are not divisible), at the least sum of
 // losses: all pay the same for the last weight, where their curves are convex (and the curves' lower convex hulls

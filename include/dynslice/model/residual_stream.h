@@ -51,6 +51,8 @@ struct ResidualStream {
 
   // Lets chunk `index` be `values`, in memory or spilled.
   void replace(size_t index, const at::Tensor& values);
+  // One chunk on `device`; of a spilled one a copy, so that its pages no longer count as memory.
+  at::Tensor read(size_t index) const;
   // Hands every chunk to fn, on `device`.
   void visit(const std::function<void(const at::Tensor&)>& fn) const;
   // Replaces every chunk by fn(chunk), which gets it on `device`.

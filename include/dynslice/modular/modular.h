@@ -77,7 +77,4 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
                                              SensitivitySource& sensitivity, const ModularOptions& options,
                                              int64_t least, const JournalPhase& journal = {});
 
-OrderedJson to_json(const LayerCurves& curves);
-LayerCurves curves_of_json(const OrderedJson& json);
-
 }  // namespace dynslice

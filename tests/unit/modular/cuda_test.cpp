@@ -1,49 +1,32 @@
 // Modular compression on a CUDA device against that on the CPU.
 #include <gtest/gtest.h>
 
-#include "dynslice/modular/modular.h"
 #include "test_device.h"
-#include "tiny_model.h"
+#include "unit/modular/compressed_models.h"
 
 namespace dynslice {
 namespace {
 
+using testing::compressed;
 using testing::loss_of;
+using testing::measured;
 using testing::MemoryCheckpoint;
+using testing::plan_of_sizes;
 using testing::random_windows;
 using testing::tiny_model;
 
-constexpr int64_t kInner = 96;  // of the tiny model's MLPs
-
 SlicePlan some_plan(const ModelConfig& config) {
-  SlicePlan plan;
-  plan.method = "modular";
-  plan.hidden_size = plan.head_width = config.hidden_size;
-  plan.intermediate_size = kInner;
-  plan.dims = {kInner, 64, 48};
-  for (const int64_t size : plan.dims)
-    plan.ratios.push_back(1 - static_cast<double>(size) / static_cast<double>(kInner));
+  SlicePlan plan = plan_of_sizes(config, {96, 64, 48});
   plan.heads = {{4, 2}, {2, 2}, {2, 1}};
   return plan;
-}
-
-SensitivitySource measured(const LayerWalk& walk, const TokenWindows& windows) {
-  return SensitivitySource([&walk, windows] { return measure_sensitivity(walk, windows, 1 << 20); });
 }
 
 class CudaModular : public testing::OnDevice {
  protected:
   double loss_after(const MemoryCheckpoint& model, const ComputeOptions& options, const ModularOptions& how) const {
-    const SlicePlan plan = some_plan(model.config());
-    MemoryCheckpoint smaller(sliced_config(model.config(), plan));
     const LayerWalk walk(model, options, windows_.length, no_progress());
-    SensitivitySource sensitivity = measured(walk, windows_);
-    compress_layers(walk, plan, windows_, sensitivity, how,
-                    [&](const std::string& name, const at::Tensor& values) { smaller.put(name, values); });
-    for (const char* name : {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}) {
-      if (const TensorInfo* info = model.find(name)) smaller.put(name, model.load(name, info->shape, at::kFloat));
-    }
-    return loss_of(smaller, windows_);
+    return loss_of(compressed(model, some_plan(model.config()), windows_, measured(walk, windows_), walk, how),
+                   windows_);
   }
 
   TokenWindows windows_ = random_windows(24, 16, 61);

@@ -6,50 +6,31 @@
 #include <gtest/gtest.h>
 
 #include "dynslice/support/error.h"
-#include "tiny_model.h"
+#include "unit/modular/compressed_models.h"
 #include "unit/support/error_matchers.h"
+#include "unit/support/tensors.h"
 
 namespace dynslice {
 namespace {
 
+using testing::compressed;
+using testing::largest_difference;
 using testing::logits_of;
 using testing::loss_of;
+using testing::measured;
 using testing::MemoryCheckpoint;
+using testing::plan_of_sizes;
 using testing::random_windows;
 using testing::tiny_model;
 using testing::TinyOptions;
 
 constexpr int64_t kInner = 96;  // of the tiny model's MLPs
 
-SlicePlan plan_of_sizes(const ModelConfig& config, std::vector<int64_t> sizes) {
-  SlicePlan plan;
-  plan.method = "modular";
-  plan.hidden_size = plan.head_width = config.hidden_size;
-  plan.intermediate_size = config.layers.front().intermediate_size;
-  plan.dims = std::move(sizes);
-  for (const int64_t size : plan.dims)
-    plan.ratios.push_back(1 - static_cast<double>(size) / static_cast<double>(plan.intermediate_size));
-  return plan;
-}
-
-SensitivitySource measured(const LayerWalk& walk, const TokenWindows& windows) {
-  return SensitivitySource([&walk, windows] { return measure_sensitivity(walk, windows, 1 << 20); });
-}
-
 MemoryCheckpoint compress(const MemoryCheckpoint& model, const SlicePlan& plan, const TokenWindows& windows,
                           const ModularOptions& options = {}) {
-  MemoryCheckpoint smaller(sliced_config(model.config(), plan));
   const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
-  SensitivitySource sensitivity = measured(walk, windows);
-  compress_layers(walk, plan, windows, sensitivity, options,
-                  [&](const std::string& name, const at::Tensor& values) { smaller.put(name, values); });
-  for (const char* name : {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}) {
-    if (const TensorInfo* info = model.find(name)) smaller.put(name, model.load(name, info->shape, at::kFloat));
-  }
-  return smaller;
+  return compressed(model, plan, windows, measured(walk, windows), walk, options);
 }
-
-double largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
 
 // Half of the neurons of every layer are copies of the others, in another order.
 MemoryCheckpoint model_of_copies(const TinyOptions& options) {
@@ -179,12 +160,7 @@ TEST(Modular, TellsTheLossOfTheModelThatItMakes) {
   const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
   SensitivitySource sensitivity;
   const ModularResult result = compress_layers(walk, plan, windows, sensitivity, {}, {}, &held_out);
-  MemoryCheckpoint smaller(sliced_config(model.config(), plan));
-  SensitivitySource again;
-  compress_layers(walk, plan, windows, again, {},
-                  [&](const std::string& name, const at::Tensor& values) { smaller.put(name, values); });
-  for (const char* name : {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"})
-    smaller.put(name, model.load(name, model.find(name)->shape, at::kFloat));
+  const MemoryCheckpoint smaller = compressed(model, plan, windows, {}, walk, {});
   EXPECT_NEAR(*result.held_out_loss, loss_of(smaller, held_out), 1e-5);
 }
 

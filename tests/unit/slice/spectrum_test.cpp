@@ -5,11 +5,12 @@
 
 #include <algorithm>
 
-#include "tiny_model.h"
+#include "unit/modular/compressed_models.h"
 
 namespace dynslice {
 namespace {
 
+using testing::measured;
 using testing::MemoryCheckpoint;
 using testing::random_windows;
 using testing::tiny_model;
@@ -25,10 +26,6 @@ MemoryCheckpoint model_of_few_directions() {
       model.at(info.name).zero_();
   }
   return model;
-}
-
-SensitivitySource measured(const LayerWalk& walk, const TokenWindows& windows) {
-  return SensitivitySource([&walk, windows] { return measure_sensitivity(walk, windows, 1 << 20); });
 }
 
 TEST(Spectra, CostNothingWhereThereIsNoEnergy) {
