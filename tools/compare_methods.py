@@ -57,8 +57,14 @@ METHODS = {
     "slice, spectrum": [slice_by("--allocate", "spectrum")],
     "slice, loss": [slice_by("--allocate", "loss")],
     "slice, search": [slice_by("--allocate", "search")],
+    "slice, constant, refitted": [slice_by("--allocate", "constant", "--refit", "all")],
+    "slice, loss, refitted": [slice_by("--allocate", "loss", "--refit", "all")],
+    "slice, search, refitted": [slice_by("--allocate", "search", "--refit", "all")],
     "slice, one basis a layer": [slice_by("--allocate", "constant", "--basis", "layer")],
+    "slice, one basis a layer, refitted": [slice_by("--allocate", "constant", "--basis", "layer", "--refit", "all")],
     "slice, one basis": [slice_by("--basis", "global")],
+    "slice, one basis, not refitted": [slice_by("--basis", "global", "--refit", "none")],
+    "slice, one basis, places weighed": [slice_by("--basis", "global", "--directions", "places")],
     "streamline, linear": [streamline("--replace", "linear")],
     "streamline, none": [streamline("--replace", "none")],
     "merge": [merge()],
@@ -89,6 +95,10 @@ def layer_parameters(model):
     return (model["parameters"] - outside) / model["layers"]
 
 
+def folder_name(method, share):
+    return f"{method.replace(', ', '-').replace(' ', '-')}-{100 * share:g}"
+
+
 class Bench:
     def __init__(self, arguments):
         self.arguments = arguments
@@ -112,7 +122,7 @@ class Bench:
 
     def make(self, name, share, healed):
         """The folder of a model, which is made unless it is there."""
-        folder = self.work / f"{name.replace(', ', '-').replace(' ', '-')}-{round(100 * share)}{'-healed' if healed else ''}"
+        folder = self.work / (folder_name(name, share) + ("-healed" if healed else ""))
         if folder.exists():
             return folder
         if healed:
@@ -146,7 +156,8 @@ class Bench:
         return {kind: [row[kind]["tokens_per_second"] for row in rows] for kind in ("prefill", "decode")}
 
     def drop_models(self, name, share):
-        for folder in self.work.glob(f"{name.replace(', ', '-').replace(' ', '-')}-{round(100 * share)}*"):
+        made = folder_name(name, share)
+        for folder in (self.work / made, *self.work.glob(f"{made}-*")):
             shutil.rmtree(folder)
 
 

@@ -1,9 +1,6 @@
 #include "cli/modular_planning.h"
 
 #include <algorithm>
-#include <cmath>
-
-#include "dynslice/allocate/allocate.h"
 
 namespace dynslice::cli {
 namespace {
@@ -33,8 +30,7 @@ SensitivitySource sensitivity_source(const PlanningOptions& options, const Check
                                      const ComputeOptions& compute, Calibration& calibration, Journal* journal,
                                      ProgressSink& progress) {
   const bool to_choose = options.method == "modular" && modular_options(options.modular).choice == NeuronChoice::kLoss;
-  const bool needs =
-      to_choose || options.allocator == "loss" || options.allocator == "search" || options.directions == "loss";
+  const bool needs = to_choose || options.is_by_loss() || options.directions != "energy";
   if (gradient_samples(options) == 0 || !needs) return {};
   return SensitivitySource([&options, &checkpoint, compute, &calibration, journal, &progress] {
     const TokenWindows& all = calibration.text().windows;
@@ -43,23 +39,6 @@ SensitivitySource sensitivity_source(const PlanningOptions& options, const Check
     return measure_sensitivity(walk, windows, default_turn_bytes(checkpoint, compute.device),
                                phase(journal, "gradients"));
   });
-}
-
-std::vector<LayerCurves> loss_curves(const PlanningOptions& options, const LayerWalk& walk, const TokenWindows& windows,
-                                     SensitivitySource& sensitivity, const JournalPhase& journal) {
-  std::vector<LayerCurves> curves;
-  if (const auto kept = journal.result()) {
-    for (const OrderedJson& layer : *kept) curves.push_back(curves_of_json(layer));
-    return curves;
-  }
-  const double most = std::min(options.max_ratio.value_or(AllocateOptions().max_ratio), kLargestRatio);
-  const auto inner = static_cast<double>(walk.config().layers.front().intermediate_size);
-  const int64_t least = std::max<int64_t>(1, static_cast<int64_t>(std::floor((1 - most) * inner)));
-  curves = measure_loss_curves(walk, windows, sensitivity, modular_options(options.modular), least, journal);
-  OrderedJson result = OrderedJson::array();
-  for (const LayerCurves& layer : curves) result.push_back(to_json(layer));
-  journal.finish(result);
-  return curves;
 }
 
 GivenUp give_up(const std::vector<LayerCurves>& curves, const ModelConfig& config, double average) {

@@ -81,14 +81,14 @@ struct SizeTarget {
 // Of --method modular; those that are not given have the method's default.
 struct ModularCliOptions {
   std::optional<std::string> attention;     // "heads" or "keep"
-  std::optional<std::string> refit;         // "dense", "self" or "all"; of --basis global "none", "dense" or "all"
+  std::optional<std::string> refit;         // "dense", "self" or "all"; of slice "none", "dense" or "all"
   std::optional<std::string> neurons;       // "loss" or "leverage"
   std::optional<std::string> weigh_tokens;  // "norm" or "alike"
   std::optional<double> error_share;
   std::optional<double> ridge;
   std::optional<int64_t> gradient_samples;  // calibration windows
   bool any_but_refit() const { return attention || neurons || weigh_tokens; }
-  bool of_any_refit() const { return refit || error_share || ridge; }  // of --basis global too
+  bool of_any_refit() const { return refit || error_share || ridge; }  // of slice too
 };
 
 // What `plan` and `slice` share.
@@ -97,7 +97,7 @@ struct PlanningOptions {
   TextOptions calibration;
   std::string method = "slice";       // or "modular"
   std::string basis = "block";        // of slice; or "layer", "global"
-  std::string directions = "energy";  // of --basis global; or "loss"
+  std::string directions = "energy";  // of --basis global; or "places", "loss"
   std::optional<double> average;      // ratio in [0, 1)
   std::optional<SizeTarget> target;   // in the place of `average`, which is then solved for
   std::string allocator;              // "" until it is known which method's default it is
@@ -105,7 +105,7 @@ struct PlanningOptions {
   double epsilon = 0.1;               // of softmax
   bool base_auto = false;
   int64_t sweep_samples = 8;  // calibration windows of every trial of --base auto and --allocate search
-  int64_t trials = 12;        // of --allocate search
+  int64_t trials = 13;        // of --allocate search
   std::optional<double> max_ratio;
   std::optional<int64_t> round_to;
   bool slice_head = false;
@@ -113,6 +113,8 @@ struct PlanningOptions {
   std::string scores;     // file
   std::string out_dtype;  // "", "fp32", "bf16", "fp16"
   ModularCliOptions modular;
+  // Whether what the loss's gradients say shares the average out.
+  bool is_by_loss() const { return allocator == "loss" || allocator == "search"; }
 };
 
 struct PlanOptions : PlanningOptions {

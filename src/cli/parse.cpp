@@ -28,10 +28,10 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
           "--refit", options.refit,
           "what least squares fit to the calibration text. Of --method modular, self: the matrices that lose columns, "
           "towards what they added before, dense: those and all down projections, towards the dense model's stream, "
-          "all: all that write to the stream or read it; of --basis global none, dense (those that write to the "
+          "all: all that write to the stream or read it; of --method slice none, dense (those that write to the "
           "stream) or all")
       ->check(CLI::IsMember({"none", "dense", "self", "all"}))
-      ->default_str("all");
+      ->default_str("all, with --basis block and layer none");
   verb.add_option("--neurons", options.neurons,
                   "of --method modular: which neurons go; loss: those that cost the loss least when the others are "
                   "refitted (optimal brain surgeon), leverage: those with the smallest ridge leverage scores (MoDeGPT)")
@@ -55,7 +55,7 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
   verb.add_option("--gradient-samples", options.gradient_samples,
                   "calibration windows on which the loss's gradients are taken, of --method modular, --allocate loss "
                   "and search, "
-                  "and --directions loss; 0: none, all errors count alike")
+                  "and --directions places and loss; 0: none, all errors count alike")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->default_str("8");
 }
@@ -92,8 +92,9 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
   verb.add_option(
           "--directions", options.directions,
           "of --basis global: which directions stay; energy: those with most of the normalized streams' energy, "
-          "loss: those that carry energy and matter to the loss, by the second moment of its gradients")
-      ->check(CLI::IsMember({"energy", "loss"}))
+          "places: the same, places weighed by what the loss says of errors there, loss: those that carry energy and "
+          "matter to the loss, by the second moment of its gradients")
+      ->check(CLI::IsMember({"energy", "places", "loss"}))
       ->capture_default_str();
   const auto ratio = [&verb](const std::string& name, std::optional<double>& target, const std::string& help) {
     return verb

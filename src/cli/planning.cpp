@@ -27,9 +27,6 @@ namespace {
 
 constexpr double kDefaultBaseShare = 0.6;
 
-// By what the loss says, of method modular or slice.
-bool is_by_loss(const PlanningOptions& options) { return options.allocator == "loss" || options.allocator == "search"; }
-
 bool is_paper(const PlanningOptions& options) { return options.preset == "paper"; }
 
 AllocateOptions allocate_options(const PlanningOptions& options, double average, double base) {
@@ -40,6 +37,17 @@ AllocateOptions allocate_options(const PlanningOptions& options, double average,
   allocate.max_ratio =
       options.max_ratio.value_or(is_paper(options) ? std::numeric_limits<double>::infinity() : allocate.max_ratio);
   return allocate;
+}
+
+// The largest ratio of any layer that measured curves and averages are sought up to.
+double largest_ratio(const PlanningOptions& options) {
+  return std::min(kLargestRatio, options.max_ratio.value_or(AllocateOptions().max_ratio));
+}
+
+// What every layer keeps of `whole` neurons or directions at that ratio.
+int64_t least_kept(const PlanningOptions& options, int64_t whole) {
+  return std::max<int64_t>(1,
+                           static_cast<int64_t>(std::floor((1 - largest_ratio(options)) * static_cast<double>(whole))));
 }
 
 SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& config, std::vector<double> ratios,
@@ -131,7 +139,7 @@ double average_of(const PlanningOptions& options, const Checkpoint& checkpoint,
                   const std::function<SlicePlan(double average)>& plan_at) {
   if (options.average) return *options.average;
   const std::string& quantity = options.target->quantity;
-  const AverageSearch search{options.target->share, std::min(kLargestRatio, options.max_ratio.value_or(0.8)),
+  const AverageSearch search{options.target->share, largest_ratio(options),
                              quantity == "params"  ? "parameters"
                              : quantity == "flops" ? "multiply-adds a token"
                                                    : "bytes"};
@@ -152,8 +160,9 @@ void check_global(const PlanningOptions& options) {
   }
   if (is_paper(options)) refuse("--preset paper", "slice --basis block");
   if (options.modular.refit == "self") refuse("--refit self", "modular");
-  if (options.directions == "loss" && options.modular.gradient_samples == 0)
-    throw_error(ErrorKind::kUsage, "--directions loss needs gradients: --gradient-samples 1 or more");
+  if (options.directions != "energy" && options.modular.gradient_samples == 0)
+    throw_error(ErrorKind::kUsage, "--directions ", options.directions,
+                " needs gradients: --gradient-samples 1 or more");
 }
 
 void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) {
@@ -162,7 +171,7 @@ void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) 
     if (is_paper(options)) refuse("--preset paper", "slice");
     if (options.basis != "block") refuse("--basis", "slice");
     if (options.directions != "energy") refuse("--directions", "slice --basis global");
-    if (options.modular.refit == "none") refuse("--refit none", "slice --basis global");
+    if (options.modular.refit == "none") refuse("--refit none", "slice");
     if (options.allocator == "spectrum") refuse("--allocate spectrum", "slice");
     check_modular(checkpoint);
     return;
@@ -171,9 +180,12 @@ void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) 
   if (options.basis == "global") {
     check_global(options);
   } else {
-    if (options.modular.of_any_refit())
-      refuse("one of --refit, --error-share, --ridge", "modular, or to --method slice --basis global");
-    if (options.modular.gradient_samples && !is_by_loss(options))
+    if (options.modular.refit == "self") refuse("--refit self", "modular");
+    if (is_paper(options) && options.modular.of_any_refit())
+      throw_error(ErrorKind::kUsage, "--preset paper refits nothing: leave --refit, --error-share and --ridge out");
+    if (!rotation_refit(options).is_any() && (options.modular.error_share || options.modular.ridge))
+      throw_error(ErrorKind::kUsage, "--error-share and --ridge are of a refit: --refit dense or all");
+    if (options.modular.gradient_samples && !options.is_by_loss())
       refuse("--gradient-samples", "modular, to --allocate loss or search, or to --method slice --basis global");
     if (options.directions != "energy") refuse("--directions", "slice --basis global");
   }
@@ -191,7 +203,9 @@ Planned plan_by_curves(const PlanningInputs& in) {
   std::vector<LayerCurves> by_parts;
   std::vector<LossCurve> by_width;
   if (options.method == "modular") {
-    by_parts = loss_curves(options, walk, windows, in.sensitivity, phase(in.journal, "losses"));
+    by_parts =
+        measure_loss_curves(walk, windows, in.sensitivity, modular_options(options.modular),
+                            least_kept(options, config.layers.front().intermediate_size), phase(in.journal, "losses"));
     plan_at = [&](double average) {
       const GivenUp given = give_up(by_parts, config, average);
       SlicePlan plan = plan_of_ratios(options, config, given.ratios, average, average);
@@ -205,11 +219,10 @@ Planned plan_by_curves(const PlanningInputs& in) {
       for (const double redundancy : redundancies(*planned.scores, options, config))
         importance.push_back(1 - redundancy);
     }
-    const double most = std::min(options.max_ratio.value_or(AllocateOptions().max_ratio), kLargestRatio);
-    const auto width = static_cast<double>(config.hidden_size);
-    const int64_t least = std::max<int64_t>(1, static_cast<int64_t>(std::floor((1 - most) * width)));
-    by_width = measure_spectra(walk, windows, importance, in.sensitivity, least, phase(in.journal, "spectra"));
-    plan_at = [&, width](double average) {
+    by_width = measure_spectra(walk, windows, importance, in.sensitivity, least_kept(options, config.hidden_size),
+                               phase(in.journal, "spectra"));
+    plan_at = [&](double average) {
+      const auto width = static_cast<double>(config.hidden_size);
       std::vector<double> ratios = allocate_by_losses(by_width, average * width * static_cast<double>(by_width.size()));
       for (double& ratio : ratios) ratio /= width;
       return plan_of_ratios(options, config, ratios, average, average);
@@ -219,18 +232,34 @@ Planned plan_by_curves(const PlanningInputs& in) {
   planned.plan = plan_at(average);
   if (!by_parts.empty()) planned.plan.provenance["losses"] = losses_of(by_parts, planned.plan);
   if (options.allocator != "search") return planned;
-  OrderedJson report = OrderedJson::array();
-  const auto plan_of = [&](const std::vector<double>& ratios) {
-    SlicePlan plan = plan_of_ratios(options, config, ratios, average, average);
+  // The plan of these ratios, all larger or smaller in proportion to the average.
+  const auto plan_of = [&](std::vector<double> ratios, double other) {
+    for (double& ratio : ratios) ratio = average > 0 ? std::min(ratio * other / average, kLargestRatio) : 0;
+    SlicePlan plan = plan_of_ratios(options, config, std::move(ratios), other, other);
     plan.heads = planned.plan.heads;
     return plan;
   };
-  planned.plan = plan_of(search_around(in, planned.plan, plan_of, report));
+  OrderedJson report = OrderedJson::array();
+  const std::vector<double> found = search_around(
+      in, planned.plan, [&](const std::vector<double>& ratios) { return plan_of(ratios, average); }, report);
+  // What other widths cost in size is little, but a target is a target.
+  const auto plan_found = [&](double other) { return plan_of(found, other); };
+  planned.plan = plan_found(average_of(options, in.checkpoint, plan_found));
   planned.plan.provenance["search"] = report;
   return planned;
 }
 
 }  // namespace
+
+RotationRefitOptions rotation_refit(const PlanningOptions& options) {
+  RotationRefitOptions refit;
+  const std::string kind = options.modular.refit.value_or(options.basis == "global" ? "all" : "none");
+  if (kind == "dense") refit.refit = RotationRefit::kWriters;
+  if (kind == "all") refit.refit = RotationRefit::kAll;
+  if (options.modular.error_share) refit.error_share = *options.modular.error_share;
+  if (options.modular.ridge) refit.ridge = *options.modular.ridge;
+  return refit;
+}
 
 JournalPhase phase(Journal* journal, const std::string& name) {
   return journal != nullptr ? JournalPhase(*journal, name) : JournalPhase();
@@ -256,15 +285,15 @@ ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpo
   ResourceEstimate estimate;
   if (options.allocator == "constant") return estimate;
   const TextAmount text = amount_of(calibration.text().windows);
-  if (is_by_loss(options) && options.method == "modular") {
+  if (options.is_by_loss() && options.method == "modular") {
     estimate = estimate_modular(checkpoint, compute, {text, {}, gradient_text(options, calibration), nullptr, 0});
-  } else if (is_by_loss(options)) {
+  } else if (options.is_by_loss()) {
     estimate = estimate_sensitivity(checkpoint, compute, gradient_text(options, calibration)) +
-               estimate_slice(checkpoint, compute, text, {}, nullptr, 0);
+               estimate_slice(checkpoint, compute, {text, {}, false, nullptr, 0});
   } else {
     if (options.scores.empty()) estimate = estimate_score(checkpoint, compute, text);
     if (options.allocator == "spectrum")
-      estimate = estimate + estimate_slice(checkpoint, compute, text, {}, nullptr, 0);
+      estimate = estimate + estimate_slice(checkpoint, compute, {text, {}, false, nullptr, 0});
   }
   int64_t trials = options.allocator == "search" ? options.trials : 0;
   if (options.base_auto)
@@ -278,7 +307,7 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
     throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%, or --target params=25%");
   }
   check_method(options, checkpoint);
-  if (options.modular.attention && !is_by_loss(options))
+  if (options.modular.attention && !options.is_by_loss())
     throw_error(ErrorKind::kUsage, "--attention belongs to --allocate loss or search, not to ", options.allocator);
   if (options.allocator != "lr") {
     if (options.base || options.base_auto)
@@ -290,12 +319,11 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
       allocate_options(options, *options.average, options.base.value_or(kDefaultBaseShare * *options.average)));
 }
 
-void check_against_plan(const PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint) {
-  PlanningOptions as_planned = options;
-  as_planned.method = plan.method;
-  as_planned.basis = plan.is_modular() ? "block" : plan.basis;
-  as_planned.allocator = "constant";
-  check_method(as_planned, checkpoint);
+void adopt_plan(PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint) {
+  options.method = plan.method;
+  options.basis = plan.is_modular() ? "block" : plan.basis;
+  options.allocator = "constant";
+  check_method(options, checkpoint);
 }
 
 bool must_walk(const PlanningOptions& options) {
@@ -307,7 +335,7 @@ bool must_walk(const PlanningOptions& options) {
 Planned make_plan(const PlanningInputs& in) {
   const PlanningOptions& options = in.options;
   check_planning(options, in.checkpoint);
-  if (is_by_loss(options) || options.allocator == "spectrum") return plan_by_curves(in);
+  if (options.is_by_loss() || options.allocator == "spectrum") return plan_by_curves(in);
   const ModelConfig& config = in.checkpoint.config();
   if (options.allocator == "constant") return {expected_plan(options, in.checkpoint), std::nullopt};
   const LayerScores scores = obtain_scores(in);

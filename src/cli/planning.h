@@ -11,6 +11,7 @@
 #include "dynslice/model/resources.h"
 #include "dynslice/model/slice_plan.h"
 #include "dynslice/modular/modular.h"
+#include "dynslice/slice/slice.h"
 
 namespace dynslice::cli {
 
@@ -47,10 +48,13 @@ struct PlanningInputs {
 
 // Refuses options that cannot be, before any work.
 void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint);
-// Refuses options that the method and the basis of a plan that was given have no use for.
-void check_against_plan(const PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint);
+// Lets the options be those of a plan that was given; refuses such as its method and basis have no use for.
+void adopt_plan(PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint);
 // Whether a plan must be worked out by walks over the layers.
 bool must_walk(const PlanningOptions& options);
+
+// What is refitted behind a rotation.
+RotationRefitOptions rotation_refit(const PlanningOptions& options);
 
 // A phase of the journal, which may be null.
 JournalPhase phase(Journal* journal, const std::string& name);

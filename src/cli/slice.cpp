@@ -69,10 +69,8 @@ void report(const SliceOptions& options, OrderedJson json, const std::filesystem
 GlobalOptions global_options(const SliceOptions& options) {
   GlobalOptions global;
   if (options.directions == "loss") global.directions = DirectionChoice::kLoss;
-  if (options.modular.refit == "none") global.refit = RotationRefit::kNone;
-  if (options.modular.refit == "dense") global.refit = RotationRefit::kWriters;
-  if (options.modular.error_share) global.error_share = *options.modular.error_share;
-  if (options.modular.ridge) global.ridge = *options.modular.ridge;
+  if (options.directions == "places") global.directions = DirectionChoice::kPlaces;
+  global.refit = rotation_refit(options);
   return global;
 }
 
@@ -100,12 +98,13 @@ ResourceEstimate estimate_slicing(const SliceInputs& in, const ComputeOptions& c
                                {text, {}, gradient_text(in.options, in.calibration), &config, output_bytes});
   } else if (plan.is_global()) {
     const GlobalOptions global = global_options(in.options);
-    const bool weighs = global.directions == DirectionChoice::kLoss;
+    const bool weighs = global.directions != DirectionChoice::kEnergy;
     const TextAmount gradients = weighs ? gradient_text(in.options, in.calibration) : TextAmount{};
     slicing = estimate_slice_globally(in.checkpoint, compute,
-                                      {text, gradients, global.refit != RotationRefit::kNone, &config, output_bytes});
+                                      {text, gradients, global.refit.is_any(), &config, output_bytes});
   } else {
-    slicing = estimate_slice(in.checkpoint, compute, text, {}, &config, output_bytes);
+    slicing =
+        estimate_slice(in.checkpoint, compute, {text, {}, rotation_refit(in.options).is_any(), &config, output_bytes});
   }
   return in.plan ? slicing : estimate_planning(in.options, in.checkpoint, compute, in.calibration) + slicing;
 }
@@ -140,7 +139,8 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
       slice_globally(walk, planned.plan, windows, sensitivity, global_options(in.options), sink,
                      JournalPhase(journal, "slicing"));
     } else {
-      slice_model(walk, planned.plan, windows, sink, nullptr, JournalPhase(journal, "slicing"));
+      slice_model(walk, planned.plan, windows, sink, nullptr, JournalPhase(journal, "slicing"),
+                  rotation_refit(in.options));
     }
   }
 
@@ -186,8 +186,7 @@ void run(const SliceOptions& given, TerminalProgress& progress) {
     check_planning(options, *checkpoint);
   } else {
     in.plan = read_plan(options.plan, checkpoint->config());
-    options.method = in.plan->method;
-    check_against_plan(options, *in.plan, *checkpoint);
+    adopt_plan(options, *in.plan, *checkpoint);
   }
   const double average = in.plan ? in.plan->average_ratio : options.average ? *options.average : options.target->share;
   in.out = checkpoint_folder(options.output, options.common, *checkpoint,

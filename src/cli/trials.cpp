@@ -27,7 +27,7 @@ ResourceEstimate Trials::estimate(const PlanningOptions& options, const Checkpoi
   const ResourceEstimate one =
       options.method == "modular"
           ? estimate_modular(checkpoint, compute, {sample, held_out, gradient_text(options, calibration), nullptr, 0})
-          : estimate_slice(checkpoint, compute, sample, held_out, nullptr, 0);
+          : estimate_slice(checkpoint, compute, {sample, held_out, rotation_refit(options).is_any(), nullptr, 0});
   ResourceEstimate estimate;
   for (int64_t i = 0; i < count; ++i) estimate = estimate + one;
   return estimate;
@@ -47,7 +47,10 @@ Trials::Trials(const PlanningInputs& inputs, std::string kind, int64_t count)
 
 double Trials::measure(const SlicePlan& plan, const JournalPhase& phase) const {
   const LayerWalk walk(in_.checkpoint, in_.compute, sample_.length, in_.progress);
-  if (!plan.is_modular()) return *slice_model(walk, plan, sample_, {}, &held_out_, phase).held_out_loss;
+  if (!plan.is_modular()) {
+    const RotationRefitOptions refit = rotation_refit(in_.options);
+    return *slice_model(walk, plan, sample_, {}, &held_out_, phase, refit).held_out_loss;
+  }
   const ModularOptions options = modular_options(in_.options.modular);
   return *compress_layers(walk, plan, sample_, in_.sensitivity, options, {}, &held_out_, phase).held_out_loss;
 }
@@ -90,7 +93,8 @@ std::vector<double> search_around(const PlanningInputs& inputs, const SlicePlan&
         return loss;
       });
   for (const RatioTrial& trial : found.trials) {
-    report.push_back({{"step", trial.step},
+    report.push_back({{"mode", trial.mode},
+                      {"step", trial.step},
                       {"held_out_loss", trial.loss},
                       {"held_out_perplexity", std::exp(trial.loss)},
                       {"better", trial.is_better}});

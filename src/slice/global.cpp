@@ -4,13 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
-#include "modular/inner_moment.h"
 #include "slice/basis.h"
 #include "slice/directions.h"
+#include "slice/refit.h"
 #include "slice/rotate.h"
 
 namespace dynslice {
@@ -19,30 +20,38 @@ namespace {
 // Rows of the embedding that are read at once.
 constexpr int64_t kRows = 8192;
 
-struct Half {
-  at::Tensor (*inner)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
-  at::Tensor (*forward)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
-  Linear DecoderLayer::* reads;
-  Linear DecoderLayer::* writes;
-  const char* name;
-};
-
-at::Tensor mlp_forward(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
-  return forward_mlp(layer, context, x);
-}
-
-at::Tensor attention_forward(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
-  return forward_attention(layer, context, x);
-}
-
-constexpr Half kAttention{attention_inner, attention_forward, &DecoderLayer::qkv, &DecoderLayer::o_proj, "attention"};
-constexpr Half kMlp{mlp_inner, mlp_forward, &DecoderLayer::gate_up, &DecoderLayer::down_proj, "MLP"};
+const Shortcut kAsItIs{};
 
 at::Tensor token_frequencies(const TokenWindows& windows, int64_t vocab) {
   at::Tensor counts = at::ones({vocab}, at::kDouble);
   for (const int32_t id : windows.ids) counts.mutable_data_ptr<double>()[id] += 1;
   return counts / static_cast<double>(vocab + windows.tokens());
 }
+
+// Of the normalized streams at one place.
+class PlaceMoment {
+ public:
+  explicit PlaceMoment(const LayerWalk& walk)
+      : walk_(walk),
+        moment_(walk.config().hidden_size, walk.options().device),
+        logarithms_(at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(walk.options().device))) {}
+
+  void add(const at::Tensor& x) {
+    moment_.add(weightless_norm(walk_, x));
+    logarithms_.add_(x.square().mean({-1}).clamp_min(walk_.config().rms_norm_eps).log().sum(at::kDouble));
+    tokens_ += x.numel() / x.size(-1);
+  }
+
+  // The geometric mean over the tokens of ‖x_t‖² / d: tokens of massive activations do not rule it.
+  double energy() const { return std::exp(logarithms_.item<double>() / static_cast<double>(tokens_)); }
+  at::Tensor take(const std::string& where) { return moment_.take(where); }
+
+ private:
+  const LayerWalk& walk_;
+  SecondMoment moment_;
+  at::Tensor logarithms_;
+  int64_t tokens_ = 0;
+};
 
 // Two walks: one of the dense model, which says what the basis is, and one that slices, with the dense stream beside
 // that of the sliced model where something is refitted.
@@ -55,8 +64,7 @@ class GlobalSlicer {
         sensitivity_(sensitivity),
         options_(options),
         sink_(sink),
-        journal_(journal),
-        energy_(walk.config().hidden_size, walk.options().device) {}
+        journal_(journal) {}
 
   void run(const TokenWindows& calibration) {
     dense_ = sliced_ = walk_.empty_stream();
@@ -78,43 +86,50 @@ class GlobalSlicer {
   // All that the walks remember between two layers.
   WalkState state() {
     WalkState state;
-    state.tensors = {{"energy", &energy_.sum()}, {"basis", &basis_}};
+    state.tensors = {{"energy", &energy_}, {"basis", &basis_}};
     state.streams = {{"dense", &dense_}, {"sliced", &sliced_}};
-    if (options_.directions == DirectionChoice::kLoss) sensitivity_.join(state);
+    if (asks_the_loss()) sensitivity_.join(state);
     return state;
   }
 
-  bool refits() const { return options_.refit != RotationRefit::kNone; }
+  bool asks_the_loss() const { return options_.directions != DirectionChoice::kEnergy; }
+  bool refits() const { return options_.refit.is_any(); }
   int64_t width() const { return walk_.config().hidden_size; }
 
-  // The stream behind a weightless norm.
-  at::Tensor normed(const at::Tensor& x) const {
-    return kernels::rms_norm(x, {}, width(), walk_.config().rms_norm_eps, at::kFloat);
-  }
-
   void find_basis(const TokenWindows& calibration, int64_t first_layer) {
-    if (options_.directions == DirectionChoice::kLoss) sensitivity_.measure_unless_there();
-    const auto add = [&](const at::Tensor& x) { energy_.add(normed(x)); };
+    if (asks_the_loss()) sensitivity_.measure_unless_there();
     if (first_layer == 0) {
       dense_ = walk_.embed(calibration);
-      dense_.visit(add);
+      energy_ = at::zeros({width(), width()}, at::TensorOptions().dtype(at::kDouble).device(walk_.options().device));
+      PlaceMoment entering(walk_);
+      dense_.visit([&](const at::Tensor& x) { entering.add(x); });
+      add_place(entering, 0, StreamPlace::kInside);  // whose gradients are the nearest that are measured
     }
     const WalkSpan span{first_layer,
                         [&](int64_t next) { journal_.save(next, 2 * walk_.config().num_layers(), state()); }};
     const auto visit = [&](LayerStep& step) {
+      PlaceMoment inside(walk_), behind(walk_);
       step.transform(dense_, [&](const at::Tensor& x) {
         const at::Tensor middle = forward_attention(step.layer, step.context, x);
-        add(middle);
+        inside.add(middle);
         at::Tensor leaving = forward_mlp(step.layer, step.context, middle);
-        add(leaving);
+        behind.add(leaving);
         return leaving;
       });
+      add_place(inside, step.index(), StreamPlace::kInside);
+      add_place(behind, step.index(), StreamPlace::kLeaving);
     };
     walk_.run("Finding the basis", calibration.tokens(), visit, std::nullopt, span);
   }
 
+  void add_place(PlaceMoment& place, int64_t layer, StreamPlace which) {
+    double weight = 1;
+    if (options_.directions == DirectionChoice::kPlaces) weight = sensitivity_.size(layer, which) * place.energy();
+    energy_.add_(place.take("the residual stream at layer " + std::to_string(layer)), weight);
+  }
+
   void choose_basis() {
-    at::Tensor moment = energy_.take("the residual streams");
+    at::Tensor moment = std::exchange(energy_, at::Tensor());
     at::Tensor gradients;
     if (options_.directions == DirectionChoice::kLoss) {
       for (int64_t layer = 0; layer < walk_.config().num_layers(); ++layer) {
@@ -147,15 +162,13 @@ class GlobalSlicer {
   at::Tensor rotated(const at::Tensor& x) const {
     return kernels::linear(x, basis_.t().to(at::kFloat).contiguous(), {});
   }
-  // y Qᵀ
-  at::Tensor back(const at::Tensor& y) const { return kernels::linear(y, basis_.to(at::kFloat), {}); }
 
   void slice_layer(LayerStep& step) {
     fold_norms(step.layer);
     DecoderLayer sliced = step.layer;
     LayerShape& shape = sliced.shape;
     shape.input_width = shape.middle_width = shape.output_width = config_.hidden_size;
-    for (const Half* half : {&kAttention, &kMlp}) slice_half(step, sliced, *half);
+    for (const HalfLayer* half : {&kAttentionHalf, &kMlpHalf}) slice_half(step, sliced, *half);
     const at::Tensor ones = norm_weight();
     sliced.input_norm = sliced.post_attention_norm = ones;
     if (!sink_.write) return;
@@ -169,47 +182,27 @@ class GlobalSlicer {
     return at::full({config_.hidden_size}, 1 / std::sqrt(share), at::TensorOptions().device(walk_.options().device));
   }
 
-  void slice_half(LayerStep& step, DecoderLayer& sliced, const Half& half) {
+  void slice_half(LayerStep& step, DecoderLayer& sliced, const HalfLayer& half) {
     const std::string where = std::string(half.name) + " of layer " + std::to_string(step.index());
-    rotate_input(sliced.*half.reads, reading_basis("what is read by " + where));
+    rotate_input(sliced.*half.reads, read_by("the " + where));
     rotate_output(sliced.*half.writes, basis_);
     if (!refits()) return;
     const at::ScalarType dtype = walk_.options().dtype;
-    const DecoderLayer original = with_dtype(step.layer, dtype);
-    step.transform(dense_, [&](const at::Tensor& x) { return half.forward(original, step.context, x); }, 2);
-    refit_writer(step, sliced, half, "what is inside the " + where);
-    const DecoderLayer now = with_dtype(sliced, dtype);
-    step.transform(sliced_, [&](const at::Tensor& y) { return half.forward(now, step.context, y); }, 2);
+    const auto advance = [&](ResidualStream& stream, const DecoderLayer& layer) {
+      step.transform(
+          stream, [&](const at::Tensor& x) { return add_residual(half.branch(layer, step.context, x), x, {}); }, 2);
+    };
+    advance(dense_, with_dtype(step.layer, dtype));
+    refit_writer(walk_, options_.refit, step.context, half, sliced, streams(), kAsItIs, basis_,
+                 "what is inside the " + where);
+    advance(sliced_, with_dtype(sliced, dtype));
   }
 
-  // [d, D]: what matrices that read the stream are multiplied by. n(x) ≈ this n(y) by least squares, when readers are
-  // refitted.
-  at::Tensor reading_basis(const std::string& where) {
-    if (options_.refit != RotationRefit::kAll) return basis_;
-    InnerMoment moment(config_.hidden_size, width(), /*by_norm=*/false, walk_.options().device);
-    add_readings(moment);
-    return basis_ + moment.solve(options_.ridge, where).t();
-  }
+  // The streams are kept in the coordinates that they are read in.
+  StreamPair streams() const { return {sliced_, dense_, kAsItIs, config_.hidden_size}; }
 
-  // n(y), and what Q n(y) lacks of n(x), of all tokens.
-  void add_readings(InnerMoment& moment) const {
-    visit_both(sliced_, dense_, [&](const at::Tensor& y, const at::Tensor& x) {
-      const at::Tensor reads = normed(y);
-      moment.add(reads, normed(x) - back(reads), {});
-    });
-  }
-
-  void refit_writer(const LayerStep& step, DecoderLayer& sliced, const Half& half, const std::string& where) {
-    const DecoderLayer now = with_dtype(sliced, walk_.options().dtype);
-    Linear& writes = sliced.*half.writes;
-    InnerMoment moment(writes.weight.size(1), config_.hidden_size, /*by_norm=*/true, walk_.options().device);
-    visit_both(sliced_, dense_, [&](const at::Tensor& y, const at::Tensor& ahead) {
-      check_interrupt();
-      const at::Tensor z = half.inner(now, step.context, y);
-      const at::Tensor own = kernels::linear(z, (now.*half.writes).weight, (now.*half.writes).bias);
-      moment.add(z, rotated(ahead) - y - own, y);
-    });
-    writes.weight = writes.weight + moment.solve(options_.ridge, where).mul_(options_.error_share).t().to(at::kFloat);
+  at::Tensor read_by(const std::string& reader) const {
+    return reading_basis(walk_, options_.refit, basis_, streams(), "what is read by " + reader);
   }
 
   void write_head() {
@@ -220,22 +213,20 @@ class GlobalSlicer {
       return;
     }
     sink_.write("model.norm.weight", norm_weight());
-    write_rotated_rows(walk_, sink_, "lm_head.weight", "lm_head.weight", reading_basis("what is read by the head"),
-                       scale);
+    write_rotated_rows(walk_, sink_, "lm_head.weight", "lm_head.weight", read_by("the head"), scale);
   }
 
   // v [D] fp64, the weights of the final norm in front of a tied head E Q: the diagonal of Qᵀ W Q, or what brings the
   // logits E Q v n(y) closest to E W n(x) by least squares, tokens of the vocabulary weighing as often as they occur.
   at::Tensor tied_norm(const at::Tensor& weights) {
     at::Tensor norm = (basis_ * basis_ * weights.unsqueeze(1)).sum(0);
-    if (options_.refit != RotationRefit::kAll) return norm;
-    InnerMoment moment(config_.hidden_size, width(), /*by_norm=*/false, walk_.options().device);
-    add_readings(moment);
+    if (options_.refit.refit != RotationRefit::kAll) return norm;
+    InnerMoment moment = measure_readings(walk_, basis_, streams());
     const at::Tensor second = moment.take("what is read by the head");
     const at::Tensor crossed = moment.cross() + at::matmul(second, basis_.t());  // Σ n(y) n(x)ᵀ
     const at::Tensor seen = at::matmul(basis_.t(), vocabulary_moment());         // Qᵀ K
     at::Tensor normal = at::matmul(seen, basis_) * second;
-    const double pull = options_.ridge * normal.diagonal().mean().item<double>();
+    const double pull = options_.refit.ridge * normal.diagonal().mean().item<double>();
     const at::Tensor wanted = (seen * weights * crossed).sum(1) + norm * pull;
     normal.diagonal().add_(pull);
     return at::linalg_solve(normal, wanted.unsqueeze(1)).squeeze(1);
@@ -266,7 +257,7 @@ class GlobalSlicer {
   const GlobalOptions& options_;
   const TensorSink& sink_;
   const JournalPhase& journal_;
-  SecondMoment energy_;     // of all streams, normalized
+  at::Tensor energy_;       // of all streams, normalized [d, d] fp64
   at::Tensor basis_;        // Q [d, D] fp64
   at::Tensor frequencies_;  // of tokens in the calibration text [vocab] fp64, none of them 0
   ResidualStream dense_, sliced_;

@@ -8,6 +8,7 @@
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
 #include "slice/basis.h"
+#include "slice/refit.h"
 #include "slice/rotate.h"
 
 namespace dynslice {
@@ -85,18 +86,20 @@ void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer
 // Between half layers the streams are [.., d] wide, in the coordinates of the whole basis (kept and dropped directions)
 // of the half layer that they come from: its output matrix is rotated by that, so that what it adds needs no rotation
 // token by token, and what is passed beside it are the first coordinates. `way_` leads from there to the sliced stream
-// that enters the next half layer.
+// that enters the next half layer. Where something is refitted, the dense model's stream goes beside them.
 class Slicer {
  public:
-  Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink, const JournalPhase& journal)
+  Slicer(const LayerWalk& walk, const SlicePlan& plan, const TensorSink& sink, const JournalPhase& journal,
+         const RotationRefitOptions& refit)
       : walk_(walk),
         config_(sliced_config(walk.config(), plan)),
         shares_basis_(plan.basis == "layer"),
         sink_(sink),
-        journal_(journal) {}
+        journal_(journal),
+        refit_(refit) {}
 
   SliceResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
-    calibration_ = held_out_ = walk_.empty_stream();
+    calibration_ = held_out_ = dense_ = walk_.empty_stream();
     const auto kept = journal_.restore(state(), walk_.options().device);
     if (kept) {
       way_.kind = way_.weight.defined() ? ShortcutKind::kMatrix
@@ -104,6 +107,7 @@ class Slicer {
                                         : ShortcutKind::kIdentity;
     } else {
       calibration_ = walk_.embed(calibration);
+      if (refit_.is_any()) dense_ = calibration_;  // chunks are replaced, not overwritten
       if (held_out != nullptr) held_out_ = walk_.embed(*held_out);
       enter();
       if (sink_.write) emit_embedding();
@@ -111,8 +115,8 @@ class Slicer {
     const WalkSpan span{kept ? kept->next_layer : 0,
                         [&](int64_t next) { journal_.save(next, walk_.config().num_layers(), state()); }};
     walk_.run(
-        "Slicing", calibration_.tokens() + held_out_.tokens(), [&](LayerStep& step) { slice_layer(step); }, at::kFloat,
-        span);
+        "Slicing", calibration_.tokens() + held_out_.tokens() + dense_.tokens(),
+        [&](LayerStep& step) { slice_layer(step); }, at::kFloat, span);
     if (sink_.write) emit_head();
     return {held_out != nullptr ? std::optional(held_out_loss(*held_out)) : std::nullopt};
   }
@@ -126,7 +130,7 @@ class Slicer {
                      {"way", &way_.weight},
                      {"way_down", &way_.down},
                      {"way_up", &way_.up}};
-    state.streams = {{"calibration", &calibration_}, {"held_out", &held_out_}};
+    state.streams = {{"calibration", &calibration_}, {"held_out", &held_out_}, {"dense", &dense_}};
     return state;
   }
 
@@ -149,25 +153,30 @@ class Slicer {
   void slice_layer(LayerStep& step) {
     const LayerShape& shape = config_.layers[static_cast<size_t>(step.index())];
     fold_norms(step.layer);
-    slice_half(step, {attention_branch, &DecoderLayer::qkv, &DecoderLayer::o_proj, shape.input_width,
-                      shape.middle_width, shape.attn_shortcut.kind, "attn_shortcut", "inside"});
-    slice_half(step, {mlp_branch, &DecoderLayer::gate_up, &DecoderLayer::down_proj, shape.middle_width,
-                      shape.output_width, shape.mlp_shortcut.kind, "mlp_shortcut", "leaving"});
+    slice_half(step, {kAttentionHalf, shape.input_width, shape.middle_width, shape.attn_shortcut.kind, "attn_shortcut",
+                      "inside"});
+    slice_half(step,
+               {kMlpHalf, shape.middle_width, shape.output_width, shape.mlp_shortcut.kind, "mlp_shortcut", "leaving"});
     if (sink_.write) emit_layer(sink_, step.index(), step.layer, walk_.config().head_dim);
   }
 
-  struct Half {
-    at::Tensor (*branch)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
-    Linear DecoderLayer::* reads;
-    Linear DecoderLayer::* writes;
+  struct Half : HalfLayer {
     int64_t in, out;
     ShortcutKind kind;
     const char* shortcut;
     const char* where;  // its stream is, for messages
   };
 
+  StreamPair streams(const Half& half) const { return {calibration_, dense_, way_, half.in}; }
+
+  static std::string name_of(const LayerStep& step, const Half& half) {
+    return std::string("the ") + half.name + " of layer " + std::to_string(step.index());
+  }
+
   void slice_half(LayerStep& step, const Half& half) {
-    rotate_input(step.layer.*half.reads, basis_.kept);
+    if (refit_.is_any()) dense_layer_ = with_dtype(step.layer, walk_.options().dtype);
+    rotate_input(step.layer.*half.reads,
+                 reading_basis(walk_, refit_, basis_.kept, streams(half), "what is read by " + name_of(step, half)));
     if (shares_basis_ && half.branch == attention_branch && !is_whole(half.out)) {
       stay_in_basis(step, half);
       return;
@@ -178,7 +187,7 @@ class Slicer {
     }
     const at::Tensor coordinates = basis_.whole();
     rotate_output(step.layer.*half.writes, coordinates);
-    const auto principal = walk_half(step, half, {});
+    const auto principal = walk_half(step, half, {}, coordinates);
     const Turn turn = turn_to(half.in, principal.value_or(original()), half.kind);
     if (sink_.write) {
       emit_shortcut(sink_, step.index(), half.shortcut, residual_path(turn, half.in, half.kind));
@@ -191,6 +200,7 @@ class Slicer {
   // The stream behind attention is in the basis of the one in front.
   void stay_in_basis(LayerStep& step, const Half& half) {
     rotate_output(step.layer.*half.writes, basis_.kept);
+    refit(step, half, {}, basis_.kept);
     const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
     const auto forward = [&](const at::Tensor& y) {
       const at::Tensor x = pass(way_, y, half.in);
@@ -219,15 +229,28 @@ class Slicer {
 
   // The stream leaves this half layer whole and in original coordinates.
   void return_to_original(LayerStep& step, const Half& half) {
-    walk_half(step, half, {ShortcutKind::kMatrix, basis_.kept.to(at::kFloat), {}, {}});
+    walk_half(step, half, {ShortcutKind::kMatrix, basis_.kept.to(at::kFloat), {}, {}}, original().kept);
     if (sink_.write) emit_shortcut(sink_, step.index(), half.shortcut, {basis_.kept, {}, {}});
     basis_ = original();
     way_ = {};
   }
 
-  // Runs half a layer on both streams, with `residual` beside it. Returns the principal directions of the stream that
-  // leaves, in its own coordinates, unless it stays whole.
-  std::optional<Basis> walk_half(const LayerStep& step, const Half& half, const Shortcut& residual) {
+  // The dense stream goes ahead, and what leaves the half layer in these coordinates [d, out] is fitted to it.
+  void refit(LayerStep& step, const Half& half, const Shortcut& residual, const at::Tensor& coordinates) {
+    if (!refit_.is_any()) return;
+    step.transform(
+        dense_, [&](const at::Tensor& x) { return add_residual(half.branch(dense_layer_, step.context, x), x, {}); },
+        2);
+    dense_layer_ = {};
+    refit_writer(walk_, refit_, step.context, half, step.layer, streams(half), residual, coordinates,
+                 "what is inside " + name_of(step, half));
+  }
+
+  // Runs half a layer on both streams, with `residual` beside it; what leaves is in `coordinates` [d, d] until it is
+  // turned. Returns the principal directions of the stream that leaves, in its own coordinates, unless it stays whole.
+  std::optional<Basis> walk_half(LayerStep& step, const Half& half, const Shortcut& residual,
+                                 const at::Tensor& coordinates) {
+    refit(step, half, residual, coordinates);
     const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
     const auto forward = [&](const at::Tensor& y) {
       const at::Tensor x = pass(way_, y, half.in);
@@ -291,10 +314,13 @@ class Slicer {
   const bool shares_basis_;   // one for the streams in front of a layer's attention and of its MLP
   const TensorSink& sink_;
   const JournalPhase& journal_;
+  const RotationRefitOptions& refit_;
   ResidualStream calibration_;
   ResidualStream held_out_;
-  Basis basis_;   // of the stream that enters the next half layer, in original coordinates
-  Shortcut way_;  // to it, from the coordinates that the streams are in
+  ResidualStream dense_;      // of the calibration text, in original coordinates; empty when nothing is refitted
+  DecoderLayer dense_layer_;  // the half layer at hand before it is rotated
+  Basis basis_;               // of the stream that enters the next half layer, in original coordinates
+  Shortcut way_;              // to it, from the coordinates that the streams are in
 };
 
 }  // namespace
@@ -312,11 +338,12 @@ void check_sliceable(const Checkpoint& checkpoint) {
 }
 
 SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
-                        const TensorSink& sink, const TokenWindows* held_out, const JournalPhase& journal) {
+                        const TensorSink& sink, const TokenWindows* held_out, const JournalPhase& journal,
+                        const RotationRefitOptions& refit) {
   const ModelConfig& config = walk.config();
   check_sliceable(walk.checkpoint());
   check_plan(plan, config, "the plan");
-  return Slicer(walk, plan, sink, journal).run(calibration, held_out);
+  return Slicer(walk, plan, sink, journal, refit).run(calibration, held_out);
 }
 
 }  // namespace dynslice

@@ -65,9 +65,19 @@ def test_a_plan_file_gives_the_same_model(cut, basis, tmp_path):
 
 def test_refits_and_directions_change_the_weights_and_not_the_shapes(cut, tmp_path):
     written = set()
-    for i, options in enumerate([["--refit", "none"], ["--refit", "dense"], [], ["--directions", "loss"]]):
+    for i, options in enumerate([["--refit", "none"], ["--refit", "dense"], [], ["--directions", "loss"], ["--directions", "places"]]):
         cut(tmp_path / str(i), "--avg", "25%", "--basis", "global", *options)
         assert config_of(tmp_path / str(i)) == config_of(tmp_path / "0")
+        written.add((tmp_path / str(i) / "model.safetensors").read_bytes())
+    assert len(written) == 5
+
+
+@pytest.mark.parametrize("basis", ["block", "layer"])
+def test_refits_keep_the_shapes_of_several_bases_too(cut, basis, tmp_path):
+    written = set()
+    for i, options in enumerate([[], ["--refit", "dense"], ["--refit", "all"], ["--refit", "all", "--error-share", "1"]]):
+        done = cut(tmp_path / str(i), "--avg", "25%", "--allocate", "search", "--trials", "2", "--basis", basis, *options)
+        assert done["plan"]["basis"] == basis
         written.add((tmp_path / str(i) / "model.safetensors").read_bytes())
     assert len(written) == 4
 
@@ -78,10 +88,13 @@ def test_refits_and_directions_change_the_weights_and_not_the_shapes(cut, tmp_pa
     (["--basis", "global", "--refit", "self"], "--refit self belongs to --method modular"),
     (["--basis", "global", "--neurons", "loss"], "--method modular"),
     (["--basis", "global", "--directions", "loss", "--gradient-samples", "0"], "--gradient-samples"),
-    (["--refit", "all"], "--basis global"),
+    (["--refit", "self"], "--refit self belongs to --method modular"),
+    (["--ridge", "0.1"], "--refit dense or all"),
+    (["--refit", "none", "--error-share", "1"], "--refit dense or all"),
+    (["--preset", "paper", "--refit", "all"], "--preset paper refits nothing"),
     (["--basis", "layer", "--directions", "loss"], "--basis global"),
     (["--method", "modular", "--basis", "global"], "--method slice"),
-    (["--method", "modular", "--refit", "none"], "--basis global"),
+    (["--method", "modular", "--refit", "none"], "--method slice"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_refused(cut, tmp_path, options, words):
     stderr = cut(tmp_path / "out", "--avg", "25%", *options, expect=2).stderr
@@ -91,9 +104,9 @@ def test_what_does_not_go_together_is_refused(cut, tmp_path, options, words):
 def test_options_without_a_use_for_the_plan_file_are_refused(cut, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"dims": [48] * 4}))
-    for options in (["--directions", "loss"], ["--refit", "none"]):
+    for options, words in ((["--directions", "loss"], "--basis global"), (["--ridge", "1"], "--refit dense or all")):
         stderr = cut(tmp_path / "out", "--plan", plan, *options, expect=2).stderr
-        assert "--basis global" in stderr.splitlines()[-1]
+        assert words in stderr.splitlines()[-1]
 
 
 def test_a_plan_of_several_widths_in_one_basis_is_refused(cut, tmp_path):

@@ -128,7 +128,7 @@ def type_in(command, folder, scripts, line, home):
         ("dynslice slice --allocate=", ["constant", "loss", "lr", "search", "softmax", "spectrum"]),
         ("dynslice slice --allocate=con", ["constant"]),
         ("dynslice slice --basis ", ["block", "global", "layer"]),
-        ("dynslice plan --directions ", ["energy", "loss"]),
+        ("dynslice plan --directions ", ["energy", "loss", "places"]),
         ("dynslice slice --refit ", ["all", "dense", "none", "self"]),
         ("dynslice slice my-model --allo", ["--allocate"]),
         ("dynslice plan --base a", ["auto"]),

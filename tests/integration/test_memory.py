@@ -237,7 +237,7 @@ SEARCHES_AND_TRAINING = [["depth", "drop", "--layers", "1", "--order", "ppl"], [
                   ["depth", "streamline", "--layers", "1", "--replace", "swiglu", "--loss", "mse", "--stream-dtype", "bf16"],
                   ["heal"], ["heal", "--keep-activations", "streams"], ["heal", "--distill"], ["score", "--metric", "cka"],
                   ["slice", "--method", "modular", "--avg", "25%", "--allocate", "constant"],
-                  ["slice", "--basis", "global", "--avg", "25%"], ["slice", "--basis", "global", "--avg", "25%", "--refit", "none"],
+                  ["slice", "--basis", "global", "--avg", "25%"], ["slice", "--basis", "global", "--avg", "25%", "--refit", "none"], ["slice", "--avg", "25%", "--allocate", "constant", "--refit", "all"],
                   ["slice", "--basis", "global", "--avg", "25%", "--directions", "loss"],
                   ["slice", "--basis", "layer", "--avg", "25%", "--allocate", "constant"],
                   ["score", "--metric", "zd"], ["quantize", "--bits", "4"], ["quantize", "--method", "rtn"], ["quantize", "--gguf"],

@@ -127,7 +127,7 @@ def test_slice_with_base_auto_and_shards_goes_on_from_its_trials(run, start, mod
     assert content(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("options", [["--basis", "layer"], ["--basis", "global"], ["--basis", "global", "--directions", "loss", "--refit", "dense"]],
+@pytest.mark.parametrize("options", [["--basis", "layer"], ["--refit", "all"], ["--basis", "global"], ["--basis", "global", "--directions", "loss", "--refit", "dense"]],
                          ids=" ".join)  # fmt: skip
 def test_slice_in_fewer_bases_goes_on_with_the_walk_it_was_in(run, start, model, text_file, tmp_path, options):
     arguments = ["slice", model, "--avg", "25%", *options, "--calib", text_file, *WORK, "-o", tmp_path / "out"]

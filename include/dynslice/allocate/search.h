@@ -8,15 +8,15 @@
 namespace dynslice {
 
 struct RatioSearchOptions {
-  int64_t trials = 12;     // losses that are asked for at most, that of the start included
-  double step = 0.3;       // of the average ratio, that the first trial moves from layer to layer
+  int64_t trials = 13;     // losses that are asked for at most, that of the start included
+  double step = 0.3;       // of the average ratio, that the first trials move layers by (root mean square)
   double max_ratio = 0.8;  // no layer loses more
-  uint64_t seed = 0;
 };
 
 struct RatioTrial {
-  double step = 0;  // ratio that half of the layers drawn gave to the others
-  double loss = 0;  // nats a token
+  int64_t mode = 0;  // 0 (and the start): away from the average by more or less; k: half waves over the depth
+  double step = 0;   // root mean square of what the layers' ratios were to be moved by; below 0: the opposite way
+  double loss = 0;   // nats a token
   bool is_better = false;
 };
 
@@ -25,9 +25,12 @@ struct RatioSearchResult {
   std::vector<RatioTrial> trials;
 };
 
-// Every trial draws disjoint pairs of layers, a quarter of all layers giving up less and a quarter more by one step. A
-// trial that lowers the loss is the next start; after one that does not, the opposite is tried, and after both the step
-// becomes smaller. The mean of the ratios stays what it is. `loss_of` is asked for the start first (trial 0).
+// What layers do to each other is seen where many of them move together, and little of it in one of them: the ratios
+// are moved along smooth modes. Mode 0 follows the start's own deviations from its average further or less far; mode k
+// = 1, 2, 3 is cos(k π (i + 1/2) / L) for layer i of L: more in front and less behind, more at both ends, and so on.
+// Along every mode in turn a step is tried both ways, then the vertex of the parabola through the three losses; the
+// best is the next start. After all modes the step becomes half. The mean of the ratios stays what it is.
+// `loss_of` is asked for the start first (trial 0).
 RatioSearchResult search_ratios(std::vector<double> start, const RatioSearchOptions& options,
                                 const std::function<double(const std::vector<double>& ratios, int64_t trial)>& loss_of);
 

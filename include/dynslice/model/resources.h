@@ -60,10 +60,15 @@ ResourceEstimate estimate_score(const Checkpoint& checkpoint, const ComputeOptio
 // Scoring by the weights alone (zd).
 ResourceEstimate estimate_weight_scores(const Checkpoint& checkpoint);
 
-// Slicing; `held_out` is walked beside the calibration text. `sliced` is what is written, of `output_bytes`; null for
-// a trial that only measures.
-ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount calibration,
-                                TextAmount held_out, const ModelConfig* sliced, uint64_t output_bytes);
+// Slicing. `sliced` is what is written, of `output_bytes`; null for a trial that only measures.
+struct SliceUse {
+  TextAmount calibration;
+  TextAmount held_out;  // walked beside it
+  bool refits = false;  // with the dense stream beside that of the sliced model
+  const ModelConfig* sliced = nullptr;
+  uint64_t output_bytes = 0;
+};
+ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, const SliceUse& use);
 
 // What the loss says of the layers: the text goes forth and back through all of them.
 ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const ComputeOptions& compute,

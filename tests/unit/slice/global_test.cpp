@@ -48,7 +48,7 @@ TEST_P(GlobalBasis, KeepsTheLogitsWhenNothingIsCut) {
   const TokenWindows windows = random_windows(8, 16, 61);
   const at::Tensor before = logits_of(model, windows);
   for (const RotationRefit refit : kRefits) {
-    const MemoryCheckpoint sliced = slice(model, 32, windows, {.refit = refit});
+    const MemoryCheckpoint sliced = slice(model, 32, windows, {.refit = {.refit = refit}});
     // fp32 rounding of a change of basis; the logits are of size 1 to 10.
     EXPECT_LT(largest_difference(logits_of(sliced, windows), before), 3e-4 * before.abs().max().item<double>());
   }
@@ -60,7 +60,7 @@ TEST_P(GlobalBasis, KeepsTheLogitsWhenOnlyEmptyDirectionsAreCut) {
   const TokenWindows windows = random_windows(8, 16, 61);
   const at::Tensor before = logits_of(model, windows);
   for (const RotationRefit refit : kRefits) {
-    const MemoryCheckpoint sliced = slice(model, 16, windows, {.refit = refit});
+    const MemoryCheckpoint sliced = slice(model, 16, windows, {.refit = {.refit = refit}});
     EXPECT_LT(largest_difference(logits_of(sliced, windows), before), 1e-3 * before.abs().max().item<double>());
   }
 }
@@ -90,7 +90,7 @@ TEST(GlobalBasisRefit, BringsTheLogitsCloserTheMoreIsRefitted) {
     double previous = std::numeric_limits<double>::infinity();
     for (const RotationRefit refit : kRefits) {
       const double error =
-          (logits_of(slice(model, 24, windows, {.refit = refit}), windows) - before).norm().item<double>();
+          (logits_of(slice(model, 24, windows, {.refit = {.refit = refit}}), windows) - before).norm().item<double>();
       EXPECT_LT(error, 0.98 * previous) << tied << " " << static_cast<int>(refit);
       previous = error;
     }

@@ -20,11 +20,15 @@ using testing::random_windows;
 using testing::tiny_model;
 using testing::TinyOptions;
 
+constexpr RotationRefit kRefits[] = {RotationRefit::kNone, RotationRefit::kWriters, RotationRefit::kAll};
+
 MemoryCheckpoint slice(const MemoryCheckpoint& model, const SlicePlan& plan, const TokenWindows& windows,
-                       const std::shared_ptr<ActivationStore>& activations = nullptr) {
+                       const std::shared_ptr<ActivationStore>& activations = nullptr,
+                       RotationRefit refit = RotationRefit::kNone) {
   const LayerWalk walk(model, {.chunk_tokens = 64, .activations = activations}, windows.length, no_progress());
-  return testing::collect_tensors(sliced_config(model.config(), plan),
-                                  [&](const TensorSink& sink) { slice_model(walk, plan, windows, sink); });
+  return testing::collect_tensors(sliced_config(model.config(), plan), [&](const TensorSink& sink) {
+    slice_model(walk, plan, windows, sink, nullptr, {}, {.refit = refit});
+  });
 }
 
 struct Kind {
@@ -45,10 +49,13 @@ TEST_P(EveryKindOfModel, KeepsItsLogitsWhenOnlyEmptyDirectionsAreCut) {
       for (const int64_t head_width : {32, 20}) {
         SlicePlan plan = plan_of_widths(model.config(), widths, head_width);
         plan.basis = basis;
-        const MemoryCheckpoint sliced = slice(model, plan, windows);
-        // fp32 rounding of some changes of basis; the logits are of size 1 to 10.
-        EXPECT_LT(largest_difference(logits_of(sliced, windows), before), 3e-4 * before.abs().max().item<double>())
-            << basis << ::testing::PrintToString(widths) << " head " << head_width;
+        for (const RotationRefit refit : {RotationRefit::kNone, RotationRefit::kAll}) {
+          const MemoryCheckpoint sliced = slice(model, plan, windows, nullptr, refit);
+          // fp32 rounding of some changes of basis; the logits are of size 1 to 10.
+          EXPECT_LT(largest_difference(logits_of(sliced, windows), before), 3e-4 * before.abs().max().item<double>())
+              << basis << ::testing::PrintToString(widths) << " head " << head_width << " refit "
+              << static_cast<int>(refit);
+        }
       }
     }
   }
@@ -105,6 +112,23 @@ TEST(Slice, OfMoreDirectionsHurtsMore) {
   }
 }
 
+TEST(Slice, ComesCloserToTheModelTheMoreIsRefitted) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(64, 16, 61);
+  const at::Tensor before = logits_of(model, windows);
+  for (const char* basis : {"block", "layer"}) {
+    SlicePlan plan = plan_of_widths(model.config(), {24, 20, 24});
+    plan.basis = basis;
+    double previous = std::numeric_limits<double>::infinity();
+    for (const RotationRefit refit : kRefits) {
+      const double error =
+          (logits_of(slice(model, plan, windows, nullptr, refit), windows) - before).norm().item<double>();
+      EXPECT_LT(error, 0.98 * previous) << basis << " " << static_cast<int>(refit);
+      previous = error;
+    }
+  }
+}
+
 TEST(Slice, OfTheHeadCutsTheOutputMatrixAndStaysNearTheModel) {
   const MemoryCheckpoint model = tiny_model();
   const TokenWindows windows = random_windows(4, 16, 61);
@@ -122,11 +146,14 @@ TEST(Slice, MeasuresTheHeldOutLossOfTheModelThatItWrites) {
     for (const char* basis : {"block", "layer"}) {
       SlicePlan plan = plan_of_widths(model.config(), {24, 16, 28}, head_dim);
       plan.basis = basis;
-      const LayerWalk walk(model, {.chunk_tokens = 64}, 16, no_progress());
-      const double loss = *slice_model(walk, plan, calibration, {}, &held_out).held_out_loss;
+      for (const RotationRefit refit : kRefits) {
+        const LayerWalk walk(model, {.chunk_tokens = 64}, 16, no_progress());
+        const double loss = *slice_model(walk, plan, calibration, {}, &held_out, {}, {.refit = refit}).held_out_loss;
 
-      const MemoryCheckpoint sliced = slice(model, plan, calibration);
-      EXPECT_NEAR(loss, testing::loss_of(sliced, held_out), 1e-4) << basis << " " << head_dim;
+        const MemoryCheckpoint sliced = slice(model, plan, calibration, nullptr, refit);
+        EXPECT_NEAR(loss, testing::loss_of(sliced, held_out), 1e-4)
+            << basis << " " << head_dim << " " << static_cast<int>(refit);
+      }
     }
   }
 }

@@ -12,6 +12,7 @@
 #include "dynslice/model/slice_plan.h"
 #include "dynslice/slice/slice.h"
 #include "tiny_model.h"
+#include "unit/support/tensors.h"
 
 namespace dynslice::testing {
 
@@ -34,10 +35,6 @@ inline MemoryCheckpoint collect_tensors(const ModelConfig& config,
            [&](const std::string& name, int64_t, const at::Tensor& rows) { blocks[name].push_back(rows.clone()); }});
   for (const auto& [name, rows] : blocks) sliced.put(name, at::cat(rows));
   return sliced;
-}
-
-inline double largest_difference(const at::Tensor& a, const at::Tensor& b) {
-  return (a - b).abs().max().item<double>();
 }
 
 // Every writer of the stream writes into a random subspace of 12 of the 32 dimensions: 12 directions hold everything.
