@@ -232,19 +232,24 @@ Planned plan_by_curves(const PlanningInputs& in) {
   planned.plan = plan_at(average);
   if (!by_parts.empty()) planned.plan.provenance["losses"] = losses_of(by_parts, planned.plan);
   if (options.allocator != "search") return planned;
-  // The plan of these ratios, all larger or smaller in proportion to the average.
+  const double limit = largest_ratio(options);
+  // The plan of these ratios, those at `average`, all brought nearer to none or to the limit for another mean.
   const auto plan_of = [&](std::vector<double> ratios, double other) {
-    for (double& ratio : ratios) ratio = average > 0 ? std::min(ratio * other / average, kLargestRatio) : 0;
+    for (double& ratio : ratios) {
+      ratio = other <= average ? ratio * (average > 0 ? other / average : 0)
+                               : ratio + (limit - ratio) * (other - average) / (limit - average);
+    }
     SlicePlan plan = plan_of_ratios(options, config, std::move(ratios), other, other);
     plan.heads = planned.plan.heads;
     return plan;
   };
+  // What other widths cost in size is little, but a target is a target, for every trial.
+  const auto plan_at_target = [&](const std::vector<double>& ratios) {
+    const auto with_average = [&](double other) { return plan_of(ratios, other); };
+    return with_average(average_of(options, in.checkpoint, with_average));
+  };
   OrderedJson report = OrderedJson::array();
-  const std::vector<double> found = search_around(
-      in, planned.plan, [&](const std::vector<double>& ratios) { return plan_of(ratios, average); }, report);
-  // What other widths cost in size is little, but a target is a target.
-  const auto plan_found = [&](double other) { return plan_of(found, other); };
-  planned.plan = plan_found(average_of(options, in.checkpoint, plan_found));
+  planned.plan = plan_at_target(search_around(in, planned.plan, plan_at_target, report));
   planned.plan.provenance["search"] = report;
   return planned;
 }

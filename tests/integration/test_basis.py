@@ -53,6 +53,14 @@ def test_a_target_is_met(cut):
     assert 1 - done["parameters"]["after"] / done["parameters"]["before"] == pytest.approx(0.2, abs=0.01)
 
 
+def test_a_search_of_widths_meets_a_target_with_every_trial(cut):
+    done = cut(None, "--target", "params=10%", "--allocate", "search", "--trials", "6", "--round-to", "1", verb="plan")
+    assert 1 - done["parameters"]["after"] / done["parameters"]["before"] == pytest.approx(0.1, abs=0.01)
+    trials = done["plan"]["provenance"]["search"]
+    assert [trial["mode"] for trial in trials[:3]] == [0, 0, 0] and {trial["mode"] for trial in trials} <= {0, 1, 2}
+    assert trials[1]["step"] == -trials[2]["step"]
+
+
 @pytest.mark.parametrize("basis", ["layer", "global"])
 def test_a_plan_file_gives_the_same_model(cut, basis, tmp_path):
     plan = tmp_path / "plan.json"
