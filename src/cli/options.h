@@ -113,6 +113,7 @@ struct PlanningOptions {
   std::string scores;     // file
   std::string out_dtype;  // "", "fp32", "bf16", "fp16"
   ModularCliOptions modular;
+  bool is_paper() const { return preset == "paper"; }
   // Whether what the loss's gradients say shares the average out.
   bool is_by_loss() const { return allocator == "loss" || allocator == "search"; }
 };

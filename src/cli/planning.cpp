@@ -25,20 +25,6 @@
 namespace dynslice::cli {
 namespace {
 
-constexpr double kDefaultBaseShare = 0.6;
-
-bool is_paper(const PlanningOptions& options) { return options.preset == "paper"; }
-
-AllocateOptions allocate_options(const PlanningOptions& options, double average, double base) {
-  AllocateOptions allocate;
-  allocate.average = average;
-  allocate.base = base;
-  // The reference has no cap; a ratio that a layer cannot have is then refused by the plan's own check.
-  allocate.max_ratio =
-      options.max_ratio.value_or(is_paper(options) ? std::numeric_limits<double>::infinity() : allocate.max_ratio);
-  return allocate;
-}
-
 // The largest ratio of any layer that measured curves and averages are sought up to.
 double largest_ratio(const PlanningOptions& options) {
   return std::min(kLargestRatio, options.max_ratio.value_or(AllocateOptions().max_ratio));
@@ -58,7 +44,7 @@ SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& conf
   plan.allocator = options.allocator;
   plan.average_ratio = average;
   plan.base = base;
-  plan.round_to = options.round_to.value_or(is_paper(options) ? 1 : plan.round_to);
+  plan.round_to = options.round_to.value_or(options.is_paper() ? 1 : plan.round_to);
   plan.hidden_size = config.hidden_size;
   if (plan.is_modular()) plan.intermediate_size = config.layers.front().intermediate_size;
   plan.ratios = std::move(ratios);
@@ -100,7 +86,7 @@ std::vector<double> redundancies(const LayerScores& scores, const PlanningOption
 LayerScores read_score_file(const PlanningOptions& options) {
   LayerScores scores = read_scores(options.scores);
   const bool after_final_norm = scores.provenance.is_object() && scores.provenance.value("after_final_norm", false);
-  if (is_paper(options) && !after_final_norm) {
+  if (options.is_paper() && !after_final_norm) {
     throw_error(ErrorKind::kUsage, options.scores, ": was not scored with --preset paper, which this plan asks for");
   }
   return scores;
@@ -113,9 +99,9 @@ LayerScores obtain_scores(const PlanningInputs& in) {
   const LayerWalk walk(in.checkpoint, in.compute, text.windows.length, in.progress);
   LayerScores scores =
       score_layers(walk, text.windows,
-                   {.metric = {}, .after_final_norm = is_paper(options), .journal = phase(in.journal, "scoring")});
+                   {.metric = {}, .after_final_norm = options.is_paper(), .journal = phase(in.journal, "scoring")});
   scores.provenance["calibration"] = describe(text, options.calibration);
-  scores.provenance["after_final_norm"] = is_paper(options);
+  scores.provenance["after_final_norm"] = options.is_paper();
   return scores;
 }
 
@@ -149,112 +135,94 @@ double average_of(const PlanningOptions& options, const Checkpoint& checkpoint,
   });
 }
 
-void refuse(const std::string& option, const std::string& place) {
-  throw_error(ErrorKind::kUsage, option, " belongs to --method ", place);
-}
+// The plans that measured curves give at any average.
+using PlanAt = std::function<SlicePlan(double average)>;
 
-void check_global(const PlanningOptions& options) {
-  if (options.allocator != "constant") {
-    throw_error(ErrorKind::kUsage, "--allocate ", options.allocator,
-                ": with --basis global all layers have one width, which is --allocate constant");
-  }
-  if (is_paper(options)) refuse("--preset paper", "slice --basis block");
-  if (options.modular.refit == "self") refuse("--refit self", "modular");
-  if (options.directions != "energy" && options.modular.gradient_samples == 0)
-    throw_error(ErrorKind::kUsage, "--directions ", options.directions,
-                " needs gradients: --gradient-samples 1 or more");
-}
-
-void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) {
-  if (options.method == "modular") {
-    if (options.slice_head) refuse("--slice-head", "slice");
-    if (is_paper(options)) refuse("--preset paper", "slice");
-    if (options.basis != "block") refuse("--basis", "slice");
-    if (options.directions != "energy") refuse("--directions", "slice --basis global");
-    if (options.modular.refit == "none") refuse("--refit none", "slice");
-    if (options.allocator == "spectrum") refuse("--allocate spectrum", "slice");
-    check_modular(checkpoint);
-    return;
-  }
-  if (options.modular.any_but_refit()) refuse("one of --attention, --neurons, --weigh-tokens", "modular");
-  if (options.basis == "global") {
-    check_global(options);
-  } else {
-    if (options.modular.refit == "self") refuse("--refit self", "modular");
-    if (is_paper(options) && options.modular.of_any_refit())
-      throw_error(ErrorKind::kUsage, "--preset paper refits nothing: leave --refit, --error-share and --ridge out");
-    if (!rotation_refit(options).is_any() && (options.modular.error_share || options.modular.ridge))
-      throw_error(ErrorKind::kUsage, "--error-share and --ridge are of a refit: --refit dense or all");
-    if (options.modular.gradient_samples && !options.is_by_loss())
-      refuse("--gradient-samples", "modular, to --allocate loss or search, or to --method slice --basis global");
-    if (options.directions != "energy") refuse("--directions", "slice --basis global");
-  }
-  check_sliceable(checkpoint);
-}
-
-// By what removing neurons and heads, or directions of the stream, costs every layer.
-Planned plan_by_curves(const PlanningInputs& in) {
+PlanAt plans_by_parts(const PlanningInputs& in, const LayerWalk& walk) {
   const PlanningOptions& options = in.options;
   const ModelConfig& config = in.checkpoint.config();
-  const LayerWalk walk(in.checkpoint, in.compute, in.calibration.text().windows.length, in.progress);
-  const TokenWindows& windows = in.calibration.text().windows;
-  Planned planned;
-  std::function<SlicePlan(double average)> plan_at;
-  std::vector<LayerCurves> by_parts;
-  std::vector<LossCurve> by_width;
-  if (options.method == "modular") {
-    by_parts =
-        measure_loss_curves(walk, windows, in.sensitivity, modular_options(options.modular),
-                            least_kept(options, config.layers.front().intermediate_size), phase(in.journal, "losses"));
-    plan_at = [&](double average) {
-      const GivenUp given = give_up(by_parts, config, average);
-      SlicePlan plan = plan_of_ratios(options, config, given.ratios, average, average);
-      plan.heads = given.heads;
-      return plan;
-    };
-  } else {
-    std::vector<double> importance;
-    if (options.allocator == "spectrum") {
-      planned.scores = obtain_scores(in);
-      for (const double redundancy : redundancies(*planned.scores, options, config))
-        importance.push_back(1 - redundancy);
-    }
-    by_width = measure_spectra(walk, windows, importance, in.sensitivity, least_kept(options, config.hidden_size),
-                               phase(in.journal, "spectra"));
-    plan_at = [&](double average) {
-      const auto width = static_cast<double>(config.hidden_size);
-      std::vector<double> ratios = allocate_by_losses(by_width, average * width * static_cast<double>(by_width.size()));
-      for (double& ratio : ratios) ratio /= width;
-      return plan_of_ratios(options, config, ratios, average, average);
-    };
-  }
-  const double average = average_of(options, in.checkpoint, plan_at);
-  planned.plan = plan_at(average);
-  if (!by_parts.empty()) planned.plan.provenance["losses"] = losses_of(by_parts, planned.plan);
-  if (options.allocator != "search") return planned;
-  const double limit = largest_ratio(options);
-  // The plan of these ratios, those at `average`, all brought nearer to none or to the limit for another mean.
+  const int64_t least = least_kept(options, config.layers.front().intermediate_size);
+  return [&options, &config,
+          curves =
+              measure_loss_curves(walk, in.calibration.text().windows, in.sensitivity, modular_options(options.modular),
+                                  least, phase(in.journal, "losses"))](double average) {
+    const GivenUp given = give_up(curves, config, average);
+    SlicePlan plan = plan_of_ratios(options, config, given.ratios, average, average);
+    plan.heads = given.heads;
+    plan.provenance["losses"] = losses_of(curves, plan);
+    return plan;
+  };
+}
+
+// `importance` of the layers, none when the loss's gradient says what a direction is worth.
+PlanAt plans_by_width(const PlanningInputs& in, const LayerWalk& walk, const std::vector<double>& importance) {
+  const PlanningOptions& options = in.options;
+  const ModelConfig& config = in.checkpoint.config();
+  const int64_t least = least_kept(options, config.hidden_size);
+  return [&options, &config,
+          curves = measure_spectra(walk, in.calibration.text().windows, importance, in.sensitivity, least,
+                                   phase(in.journal, "spectra"))](double average) {
+    const auto width = static_cast<double>(config.hidden_size);
+    std::vector<double> ratios = allocate_by_losses(curves, average * width * static_cast<double>(curves.size()));
+    for (double& ratio : ratios) ratio /= width;
+    return plan_of_ratios(options, config, ratios, average, average);
+  };
+}
+
+// What trials come to from `start`, the plan at that average.
+SlicePlan search_from(const PlanningInputs& in, const SlicePlan& start, double average) {
+  const double limit = largest_ratio(in.options);
+  // The plan of these ratios, those at `average`, all brought nearer to none or to the limit for another one.
   const auto plan_of = [&](std::vector<double> ratios, double other) {
     for (double& ratio : ratios) {
       ratio = other <= average ? ratio * (average > 0 ? other / average : 0)
                                : ratio + (limit - ratio) * (other - average) / (limit - average);
     }
-    SlicePlan plan = plan_of_ratios(options, config, std::move(ratios), other, other);
-    plan.heads = planned.plan.heads;
+    SlicePlan plan = plan_of_ratios(in.options, in.checkpoint.config(), std::move(ratios), other, other);
+    plan.heads = start.heads;
+    plan.provenance = start.provenance;
     return plan;
   };
   // What other widths cost in size is little, but a target is a target, for every trial.
   const auto plan_at_target = [&](const std::vector<double>& ratios) {
     const auto with_average = [&](double other) { return plan_of(ratios, other); };
-    return with_average(average_of(options, in.checkpoint, with_average));
+    return with_average(average_of(in.options, in.checkpoint, with_average));
   };
   OrderedJson report = OrderedJson::array();
-  planned.plan = plan_at_target(search_around(in, planned.plan, plan_at_target, report));
-  planned.plan.provenance["search"] = report;
+  SlicePlan plan = plan_at_target(search_around(in, start, plan_at_target, report));
+  plan.provenance["search"] = report;
+  return plan;
+}
+
+// By what removing neurons and heads, or directions of the stream, costs every layer.
+Planned plan_by_curves(const PlanningInputs& in) {
+  const PlanningOptions& options = in.options;
+  const LayerWalk walk(in.checkpoint, in.compute, in.calibration.text().windows.length, in.progress);
+  Planned planned;
+  std::vector<double> importance;
+  if (options.allocator == "spectrum") {
+    planned.scores = obtain_scores(in);
+    for (const double redundancy : redundancies(*planned.scores, options, in.checkpoint.config()))
+      importance.push_back(1 - redundancy);
+  }
+  const PlanAt plan_at = options.method == "modular" ? plans_by_parts(in, walk) : plans_by_width(in, walk, importance);
+  const double average = average_of(options, in.checkpoint, plan_at);
+  planned.plan = plan_at(average);
+  if (options.allocator == "search") planned.plan = search_from(in, planned.plan, average);
   return planned;
 }
 
 }  // namespace
+
+AllocateOptions allocate_options(const PlanningOptions& options, double average, double base) {
+  AllocateOptions allocate;
+  allocate.average = average;
+  allocate.base = base;
+  // The reference has no cap; a ratio that a layer cannot have is then refused by the plan's own check.
+  allocate.max_ratio =
+      options.max_ratio.value_or(options.is_paper() ? std::numeric_limits<double>::infinity() : allocate.max_ratio);
+  return allocate;
+}
 
 RotationRefitOptions rotation_refit(const PlanningOptions& options) {
   RotationRefitOptions refit;
@@ -305,30 +273,6 @@ ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpo
     trials = static_cast<int64_t>(base_candidates(expected_plan(options, checkpoint).average_ratio).size());
   if (trials > 0) estimate = estimate + Trials::estimate(options, checkpoint, compute, calibration, trials);
   return estimate;
-}
-
-void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint) {
-  if (!options.average && !options.target) {
-    throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%, or --target params=25%");
-  }
-  check_method(options, checkpoint);
-  if (options.modular.attention && !options.is_by_loss())
-    throw_error(ErrorKind::kUsage, "--attention belongs to --allocate loss or search, not to ", options.allocator);
-  if (options.allocator != "lr") {
-    if (options.base || options.base_auto)
-      throw_error(ErrorKind::kUsage, "--base belongs to --allocate lr, not to ", options.allocator);
-    return;
-  }
-  if (!options.average) return;
-  check_options(
-      allocate_options(options, *options.average, options.base.value_or(kDefaultBaseShare * *options.average)));
-}
-
-void adopt_plan(PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint) {
-  options.method = plan.method;
-  options.basis = plan.is_modular() ? "block" : plan.basis;
-  options.allocator = "constant";
-  check_method(options, checkpoint);
 }
 
 bool must_walk(const PlanningOptions& options) {

@@ -1,0 +1,83 @@
+// Which options of planning go together.
+#include "cli/planning.h"
+#include "dynslice/allocate/allocate.h"
+#include "dynslice/modular/modular.h"
+#include "dynslice/slice/slice.h"
+#include "dynslice/support/error.h"
+
+namespace dynslice::cli {
+namespace {
+
+void refuse(const std::string& option, const std::string& place) {
+  throw_error(ErrorKind::kUsage, option, " belongs to --method ", place);
+}
+
+void check_modular_options(const PlanningOptions& options) {
+  if (options.slice_head) refuse("--slice-head", "slice");
+  if (options.is_paper()) refuse("--preset paper", "slice");
+  if (options.basis != "block") refuse("--basis", "slice");
+  if (options.directions != "energy") refuse("--directions", "slice --basis global");
+  if (options.modular.refit == "none") refuse("--refit none", "slice");
+  if (options.allocator == "spectrum") refuse("--allocate spectrum", "slice");
+}
+
+void check_global(const PlanningOptions& options) {
+  if (options.allocator != "constant") {
+    throw_error(ErrorKind::kUsage, "--allocate ", options.allocator,
+                ": with --basis global all layers have one width, which is --allocate constant");
+  }
+  if (options.is_paper()) refuse("--preset paper", "slice --basis block");
+  if (options.directions != "energy" && options.modular.gradient_samples == 0)
+    throw_error(ErrorKind::kUsage, "--directions ", options.directions,
+                " needs gradients: --gradient-samples 1 or more");
+}
+
+void check_several_bases(const PlanningOptions& options) {
+  if (options.is_paper() && options.modular.of_any_refit())
+    throw_error(ErrorKind::kUsage, "--preset paper refits nothing: leave --refit, --error-share and --ridge out");
+  if (options.modular.gradient_samples && !options.is_by_loss())
+    refuse("--gradient-samples", "modular, to --allocate loss or search, or to --method slice --basis global");
+  if (options.directions != "energy") refuse("--directions", "slice --basis global");
+}
+
+void check_method(const PlanningOptions& options, const Checkpoint& checkpoint) {
+  if (options.method == "modular") {
+    check_modular_options(options);
+    check_modular(checkpoint);
+    return;
+  }
+  if (options.modular.any_but_refit()) refuse("one of --attention, --neurons, --weigh-tokens", "modular");
+  if (options.modular.refit == "self") refuse("--refit self", "modular");
+  options.basis == "global" ? check_global(options) : check_several_bases(options);
+  if (!rotation_refit(options).is_any() && (options.modular.error_share || options.modular.ridge))
+    throw_error(ErrorKind::kUsage, "--error-share and --ridge are of a refit: --refit dense or all");
+  check_sliceable(checkpoint);
+}
+
+}  // namespace
+
+void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint) {
+  if (!options.average && !options.target) {
+    throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%, or --target params=25%");
+  }
+  check_method(options, checkpoint);
+  if (options.modular.attention && !options.is_by_loss())
+    throw_error(ErrorKind::kUsage, "--attention belongs to --allocate loss or search, not to ", options.allocator);
+  if (options.allocator != "lr") {
+    if (options.base || options.base_auto)
+      throw_error(ErrorKind::kUsage, "--base belongs to --allocate lr, not to ", options.allocator);
+    return;
+  }
+  if (!options.average) return;
+  check_options(
+      allocate_options(options, *options.average, options.base.value_or(kDefaultBaseShare * *options.average)));
+}
+
+void adopt_plan(PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint) {
+  options.method = plan.method;
+  options.basis = plan.is_modular() ? "block" : plan.basis;
+  options.allocator = "constant";
+  check_method(options, checkpoint);
+}
+
+}  // namespace dynslice::cli
