@@ -105,7 +105,7 @@ struct PlanningOptions {
   double epsilon = 0.1;               // of softmax
   bool base_auto = false;
   int64_t sweep_samples = 8;  // calibration windows of every trial of --base auto and --allocate search
-  int64_t trials = 13;        // of --allocate search
+  int64_t trials = 15;        // of --allocate search
   std::optional<double> max_ratio;
   std::optional<int64_t> round_to;
   bool slice_head = false;

@@ -64,7 +64,8 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
   verb.add_option(
           "--method", options.method,
           "how width is removed; slice: the residual stream, by rotation and slicing (SliceGPT); modular: neurons "
-          "inside the MLPs and attention heads, the others being refitted (MoDeGPT), which at equal parameters costs far "
+          "inside the MLPs and attention heads, the others being refitted (MoDeGPT), which at equal parameters costs "
+          "far "
           "less perplexity, and with --allocate constant gives an ordinary model that every runtime loads")
       ->check(CLI::IsMember({"slice", "modular"}))
       ->capture_default_str();
@@ -116,7 +117,9 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
                   "how the average is shared out; lr: more where layers are redundant, constant: the same everywhere, "
                   "softmax: more where layers change the stream less (MoDeGPT), spectrum (of --method slice): more "
                   "where the stream has little energy in its least directions and layers change it less, loss: by what "
-                  "a layer's neurons, heads or directions cost the loss, search: from there on, by trials on held-out text")
+                  "a layer's neurons, heads or directions cost the loss, search: what trials on held-out text come to "
+                  "from the best "
+                  "of loss, softmax and lr on")
       ->check(CLI::IsMember({"lr", "constant", "softmax", "spectrum", "loss", "search"}))
       ->default_str("lr, with --method modular loss, with --basis global constant");
   verb.add_option("--epsilon", options.epsilon, "temperature of --allocate softmax; larger is more even")

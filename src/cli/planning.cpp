@@ -169,11 +169,22 @@ PlanAt plans_by_width(const PlanningInputs& in, const LayerWalk& walk, const std
   };
 }
 
-// What trials come to from `start`, the plan at that average.
-SlicePlan search_from(const PlanningInputs& in, const SlicePlan& start, double average) {
+SlicePlan plan_by_scores(const PlanningInputs& in, const std::vector<double>& redundancy, const std::string& allocator,
+                         double average, double base) {
+  const AllocateOptions allocate = allocate_options(in.options, average, base);
+  return plan_of_ratios(in.options, in.checkpoint.config(),
+                        allocator == "softmax" ? allocate_by_influence(redundancy, in.options.epsilon, allocate)
+                                               : allocate_by_redundancy(redundancy, allocate),
+                        average, base);
+}
+
+// What trials come to from the best of these plans.
+SlicePlan search_from(const PlanningInputs& in, const std::vector<SearchStart>& starts) {
   const double limit = largest_ratio(in.options);
-  // The plan of these ratios, those at `average`, all brought nearer to none or to the limit for another one.
-  const auto plan_of = [&](std::vector<double> ratios, double other) {
+  // The start's plan with these ratios in the place of its own, all brought nearer to none or to the limit for another
+  // average.
+  const auto plan_of = [&](const SlicePlan& start, std::vector<double> ratios, double other) {
+    const double average = start.average_ratio;
     for (double& ratio : ratios) {
       ratio = other <= average ? ratio * (average > 0 ? other / average : 0)
                                : ratio + (limit - ratio) * (other - average) / (limit - average);
@@ -184,14 +195,10 @@ SlicePlan search_from(const PlanningInputs& in, const SlicePlan& start, double a
     return plan;
   };
   // What other widths cost in size is little, but a target is a target, for every trial.
-  const auto plan_at_target = [&](const std::vector<double>& ratios) {
-    const auto with_average = [&](double other) { return plan_of(ratios, other); };
+  return search_around(in, starts, [&](const SlicePlan& start, const std::vector<double>& ratios) {
+    const auto with_average = [&](double other) { return plan_of(start, ratios, other); };
     return with_average(average_of(in.options, in.checkpoint, with_average));
-  };
-  OrderedJson report = OrderedJson::array();
-  SlicePlan plan = plan_at_target(search_around(in, start, plan_at_target, report));
-  plan.provenance["search"] = report;
-  return plan;
+  });
 }
 
 // By what removing neurons and heads, or directions of the stream, costs every layer.
@@ -199,16 +206,24 @@ Planned plan_by_curves(const PlanningInputs& in) {
   const PlanningOptions& options = in.options;
   const LayerWalk walk(in.checkpoint, in.compute, in.calibration.text().windows.length, in.progress);
   Planned planned;
-  std::vector<double> importance;
-  if (options.allocator == "spectrum") {
+  std::vector<double> redundancy, importance;
+  if (!options.is_by_loss() || options.allocator == "search") {
     planned.scores = obtain_scores(in);
-    for (const double redundancy : redundancies(*planned.scores, options, in.checkpoint.config()))
-      importance.push_back(1 - redundancy);
+    redundancy = redundancies(*planned.scores, options, in.checkpoint.config());
   }
-  const PlanAt plan_at = options.method == "modular" ? plans_by_parts(in, walk) : plans_by_width(in, walk, importance);
-  const double average = average_of(options, in.checkpoint, plan_at);
-  planned.plan = plan_at(average);
-  if (options.allocator == "search") planned.plan = search_from(in, planned.plan, average);
+  if (options.allocator == "spectrum") {
+    for (const double value : redundancy) importance.push_back(1 - value);
+  }
+  const auto plan_by = [&](const PlanAt& plan_at) { return plan_at(average_of(options, in.checkpoint, plan_at)); };
+  planned.plan = plan_by(options.method == "modular" ? plans_by_parts(in, walk) : plans_by_width(in, walk, importance));
+  if (options.allocator != "search") return planned;
+  std::vector<SearchStart> starts = {{"loss", planned.plan}};
+  for (const char* allocator : {"softmax", "lr"}) {
+    starts.push_back({allocator, plan_by([&](double average) {
+                        return plan_by_scores(in, redundancy, allocator, average, kDefaultBaseShare * average);
+                      })});
+  }
+  planned.plan = search_from(in, starts);
   return planned;
 }
 
@@ -268,6 +283,8 @@ ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpo
     if (options.allocator == "spectrum")
       estimate = estimate + estimate_slice(checkpoint, compute, {text, {}, false, nullptr, 0});
   }
+  if (options.allocator == "search" && options.scores.empty())
+    estimate = estimate + estimate_score(checkpoint, compute, text);
   int64_t trials = options.allocator == "search" ? options.trials : 0;
   if (options.base_auto)
     trials = static_cast<int64_t>(base_candidates(expected_plan(options, checkpoint).average_ratio).size());
@@ -290,10 +307,7 @@ Planned make_plan(const PlanningInputs& in) {
   const LayerScores scores = obtain_scores(in);
   const std::vector<double> redundancy = redundancies(scores, options, config);
   const auto plan_with = [&](double average, double base) {
-    const AllocateOptions allocate = allocate_options(options, average, base);
-    const auto ratios = options.allocator == "softmax" ? allocate_by_influence(redundancy, options.epsilon, allocate)
-                                                       : allocate_by_redundancy(redundancy, allocate);
-    return plan_of_ratios(options, config, ratios, average, base);
+    return plan_by_scores(in, redundancy, options.allocator, average, base);
   };
   const auto plan_at = [&](double average) {
     return plan_with(average, options.base ? std::min(*options.base, average) : kDefaultBaseShare * average);

@@ -78,28 +78,46 @@ double best_base(const PlanningInputs& inputs, const std::vector<double>& bases,
   return best;
 }
 
-std::vector<double> search_around(const PlanningInputs& inputs, const SlicePlan& start,
-                                  const std::function<SlicePlan(const std::vector<double>& ratios)>& plan_of,
-                                  OrderedJson& report) {
-  RatioSearchOptions options;
-  options.trials = inputs.options.trials;
-  options.max_ratio = inputs.options.max_ratio.value_or(options.max_ratio);
-  Trials trials(inputs, "search trial", options.trials);
-  const RatioSearchResult found =
-      search_ratios(start.ratios, options, [&](const std::vector<double>& ratios, int64_t trial) {
-        const double loss = trials.loss_of(trial == 0 ? start : plan_of(ratios), trial + 1);
-        log(LogLevel::kInfo, "trial " + std::to_string(trial + 1) + " of " + std::to_string(options.trials) +
-                                 ": held-out perplexity " + format_fixed(std::exp(loss), 3));
-        return loss;
-      });
-  for (const RatioTrial& trial : found.trials) {
-    report.push_back({{"mode", trial.mode},
-                      {"step", trial.step},
-                      {"held_out_loss", trial.loss},
-                      {"held_out_perplexity", std::exp(trial.loss)},
-                      {"better", trial.is_better}});
+SlicePlan search_around(
+    const PlanningInputs& inputs, const std::vector<SearchStart>& starts,
+    const std::function<SlicePlan(const SlicePlan& start, const std::vector<double>& ratios)>& plan_of) {
+  const int64_t most = inputs.options.trials;
+  Trials trials(inputs, "search trial", most);
+  OrderedJson report = OrderedJson::array();
+  const auto try_plan = [&](const SlicePlan& plan) {
+    const auto number = static_cast<int64_t>(report.size()) + 1;
+    const double loss = trials.loss_of(plan, number);
+    log(LogLevel::kInfo, "trial " + std::to_string(number) + " of " + std::to_string(most) + ": held-out perplexity " +
+                             format_fixed(std::exp(loss), 3));
+    report.push_back({{"held_out_loss", loss}, {"held_out_perplexity", std::exp(loss)}});
+    return loss;
+  };
+  const SlicePlan* start = nullptr;
+  double least = std::numeric_limits<double>::infinity();
+  for (const SearchStart& one : starts) {
+    if (static_cast<int64_t>(report.size()) == most) break;
+    const double loss = try_plan(one.plan);
+    report.back().update({{"start", one.allocator}, {"better", loss < least}});
+    if (loss >= least) continue;
+    least = loss;
+    start = &one.plan;
   }
-  return found.ratios;
+  const size_t started = report.size() - 1;  // where the moves' trials begin, the start's own not among them
+  RatioSearchOptions options;
+  options.trials = most - static_cast<int64_t>(started);
+  options.max_ratio = inputs.options.max_ratio.value_or(options.max_ratio);
+  const RatioSearchResult found =
+      search_ratios(start->ratios, options, [&](const std::vector<double>& ratios, int64_t trial) {
+        return trial == 0 ? least : try_plan(plan_of(*start, ratios));
+      });
+  for (size_t trial = 1; trial < found.trials.size(); ++trial) {
+    const RatioTrial& moved = found.trials[trial];
+    report[started + trial].update({{"mode", moved.mode}, {"step", moved.step}, {"better", moved.is_better}});
+  }
+  const bool has_moved = found.ratios != start->ratios;
+  SlicePlan plan = has_moved ? plan_of(*start, found.ratios) : *start;
+  plan.provenance["search"] = report;
+  return plan;
 }
 
 }  // namespace dynslice::cli

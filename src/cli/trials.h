@@ -36,9 +36,16 @@ class Trials {
 double best_base(const PlanningInputs& inputs, const std::vector<double>& bases,
                  const std::function<SlicePlan(double base)>& plan_of, OrderedJson& report);
 
-// The ratios that --allocate search comes to from those of `start`; reports all trials.
-std::vector<double> search_around(const PlanningInputs& inputs, const SlicePlan& start,
-                                  const std::function<SlicePlan(const std::vector<double>& ratios)>& plan_of,
-                                  OrderedJson& report);
+// A plan that --allocate search may start from, and the allocator that made it.
+struct SearchStart {
+  std::string allocator;
+  SlicePlan plan;
+};
+
+// The plan that --allocate search comes to: all starts are tried, then the ratios of the best of them are moved.
+// `plan_of` makes a plan of a start and other ratios. provenance.search has all trials.
+SlicePlan search_around(
+    const PlanningInputs& inputs, const std::vector<SearchStart>& starts,
+    const std::function<SlicePlan(const SlicePlan& start, const std::vector<double>& ratios)>& plan_of);
 
 }  // namespace dynslice::cli

@@ -57,8 +57,12 @@ def test_a_search_of_widths_meets_a_target_with_every_trial(cut):
     done = cut(None, "--target", "params=10%", "--allocate", "search", "--trials", "6", "--round-to", "1", verb="plan")
     assert 1 - done["parameters"]["after"] / done["parameters"]["before"] == pytest.approx(0.1, abs=0.01)
     trials = done["plan"]["provenance"]["search"]
-    assert [trial["mode"] for trial in trials[:3]] == [0, 0, 0] and {trial["mode"] for trial in trials} <= {0, 1, 2}
-    assert trials[1]["step"] == -trials[2]["step"]
+    assert [trial.get("start") for trial in trials] == ["loss", "softmax", "lr", None, None, None]
+    assert [trial["mode"] for trial in trials[3:5]] == [0, 0] and trials[3]["step"] == -trials[4]["step"]
+    two = cut(None, "--target", "params=10%", "--allocate", "search", "--trials", "2", "--round-to", "1", verb="plan")["plan"]
+    best = "softmax" if two["provenance"]["search"][1]["better"] else "loss"
+    taken = cut(None, "--target", "params=10%", "--allocate", best, "--round-to", "1", verb="plan")
+    assert two["dims"] == taken["plan"]["dims"] and len(two["provenance"]["search"]) == 2
 
 
 @pytest.mark.parametrize("basis", ["layer", "global"])
