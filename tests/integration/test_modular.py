@@ -102,7 +102,7 @@ def test_slicing_shares_out_by_spectra_too(run, llama, text_file, tmp_path, allo
     done = run("slice", llama, "--avg", "25%", "--allocate", allocate, *few, "--round-to", "1", "--calib", text_file, *WORK,
                "-o", tmp_path / "out", "--json").json()  # fmt: skip
     assert sum(done["plan"]["dims"]) == pytest.approx(6 * 48, abs=2) and len(set(done["plan"]["dims"])) > 1
-    assert (done["scores"]["metric"] == "lr") if allocate == "spectrum" else ("scores" not in done)
+    assert ("scores" not in done) if allocate == "loss" else (done["scores"]["metric"] == "lr")
 
 
 @pytest.mark.parametrize("options", [["--neurons", "leverage"], ["--refit", "self"], ["--refit", "all"], ["--weigh-tokens", "alike"], ["--gradient-samples", "0"], ["--error-share", "1"],
