@@ -59,6 +59,7 @@ METHODS = {
     "slice, search": [slice_by("--allocate", "search")],
     "slice, constant, refitted": [slice_by("--allocate", "constant", "--refit", "all")],
     "slice, loss, refitted": [slice_by("--allocate", "loss", "--refit", "all")],
+    "slice, softmax, refitted": [slice_by("--allocate", "softmax", "--refit", "all")],
     "slice, search, refitted": [slice_by("--allocate", "search", "--refit", "all")],
     "slice, one basis a layer": [slice_by("--allocate", "constant", "--basis", "layer")],
     "slice, one basis a layer, refitted": [slice_by("--allocate", "constant", "--basis", "layer", "--refit", "all")],
@@ -158,7 +159,7 @@ class Bench:
     def drop_models(self, name, share):
         made = folder_name(name, share)
         for folder in (self.work / made, *self.work.glob(f"{made}-*")):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # figures may be there without a model
 
 
 def cell(figures):

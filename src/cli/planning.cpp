@@ -191,7 +191,6 @@ SlicePlan search_from(const PlanningInputs& in, const std::vector<SearchStart>& 
     }
     SlicePlan plan = plan_of_ratios(in.options, in.checkpoint.config(), std::move(ratios), other, other);
     plan.heads = start.heads;
-    plan.provenance = start.provenance;
     return plan;
   };
   // What other widths cost in size is little, but a target is a target, for every trial.

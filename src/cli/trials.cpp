@@ -92,7 +92,7 @@ SlicePlan search_around(
     report.push_back({{"held_out_loss", loss}, {"held_out_perplexity", std::exp(loss)}});
     return loss;
   };
-  const SlicePlan* start = nullptr;
+  const SlicePlan* start = &starts.front().plan;
   double least = std::numeric_limits<double>::infinity();
   for (const SearchStart& one : starts) {
     if (static_cast<int64_t>(report.size()) == most) break;

@@ -154,10 +154,7 @@ ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const Com
   estimate.output_bytes = use.output_bytes;
 
   estimate.work = walking_work(checkpoint, use.calibration, 2);
-  if (use.refits) {  // the dense model once more, and the sliced one
-    estimate.work.forward_flops *= 3;
-    add_refits(estimate.work, config, use.calibration);
-  }
+  if (use.refits) estimate.work.forward_flops *= 3;  // the dense model once more, and the sliced one
   const double dd = static_cast<double>(d) * static_cast<double>(d),
                tokens = static_cast<double>(use.calibration.tokens());
   estimate.work.moment_flops = static_cast<double>(2 * layers + 1) * 2 * 0.58 * dd * tokens;
@@ -165,6 +162,7 @@ ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const Com
   for (const LayerShape& shape : config.layers) {
     estimate.work.rotation_flops += 2.0 * static_cast<double>(layer_parameters(config, shape)) * static_cast<double>(d);
   }
+  if (use.refits) add_refits(estimate.work, config, use.calibration);
   return use.gradients.windows > 0 ? estimate_sensitivity(checkpoint, compute, use.gradients) + estimate : estimate;
 }
 
