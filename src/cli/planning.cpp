@@ -25,11 +25,6 @@
 namespace dynslice::cli {
 namespace {
 
-// The largest ratio of any layer that measured curves and averages are sought up to.
-double largest_ratio(const PlanningOptions& options) {
-  return std::min(kLargestRatio, options.max_ratio.value_or(AllocateOptions().max_ratio));
-}
-
 // What every layer keeps of `whole` neurons or directions at that ratio.
 int64_t least_kept(const PlanningOptions& options, int64_t whole) {
   return std::max<int64_t>(1,
@@ -206,7 +201,7 @@ Planned plan_by_curves(const PlanningInputs& in) {
   const LayerWalk walk(in.checkpoint, in.compute, in.calibration.text().windows.length, in.progress);
   Planned planned;
   std::vector<double> redundancy, importance;
-  if (!options.is_by_loss() || options.allocator == "search") {
+  if (options.allocator != "loss") {
     planned.scores = obtain_scores(in);
     redundancy = redundancies(*planned.scores, options, in.checkpoint.config());
   }
@@ -236,6 +231,10 @@ AllocateOptions allocate_options(const PlanningOptions& options, double average,
   allocate.max_ratio =
       options.max_ratio.value_or(options.is_paper() ? std::numeric_limits<double>::infinity() : allocate.max_ratio);
   return allocate;
+}
+
+double largest_ratio(const PlanningOptions& options) {
+  return std::min(kLargestRatio, options.max_ratio.value_or(AllocateOptions().max_ratio));
 }
 
 RotationRefitOptions rotation_refit(const PlanningOptions& options) {

@@ -59,6 +59,9 @@ constexpr double kDefaultBaseShare = 0.6;
 
 AllocateOptions allocate_options(const PlanningOptions& options, double average, double base);
 
+// Of any layer, that measured curves, averages and trials are sought up to.
+double largest_ratio(const PlanningOptions& options);
+
 // What is refitted behind a rotation.
 RotationRefitOptions rotation_refit(const PlanningOptions& options);
 

@@ -63,14 +63,21 @@ double Trials::loss_of(const SlicePlan& plan, int64_t number) {
   return loss;
 }
 
+double Trials::try_plan(const SlicePlan& plan, const std::string& label, OrderedJson entry, OrderedJson& report) {
+  const double loss = loss_of(plan, static_cast<int64_t>(report.size()) + 1);
+  log(LogLevel::kInfo, label + ": held-out perplexity " + format_fixed(std::exp(loss), 3));
+  entry["held_out_loss"] = loss;
+  entry["held_out_perplexity"] = std::exp(loss);
+  report.push_back(std::move(entry));
+  return loss;
+}
+
 double best_base(const PlanningInputs& inputs, const std::vector<double>& bases,
                  const std::function<SlicePlan(double base)>& plan_of, OrderedJson& report) {
   Trials trials(inputs, "base trial", static_cast<int64_t>(bases.size()));
   double best = 0, least = std::numeric_limits<double>::infinity();
   for (const double base : bases) {
-    const double loss = trials.loss_of(plan_of(base), static_cast<int64_t>(report.size()) + 1);
-    report.push_back({{"base", base}, {"held_out_loss", loss}, {"held_out_perplexity", std::exp(loss)}});
-    log(LogLevel::kInfo, "base " + format_percent(base) + ": held-out perplexity " + format_fixed(std::exp(loss), 3));
+    const double loss = trials.try_plan(plan_of(base), "base " + format_percent(base), {{"base", base}}, report);
     if (loss >= least) continue;
     least = loss;
     best = base;
@@ -84,20 +91,16 @@ SlicePlan search_around(
   const int64_t most = inputs.options.trials;
   Trials trials(inputs, "search trial", most);
   OrderedJson report = OrderedJson::array();
-  const auto try_plan = [&](const SlicePlan& plan) {
-    const auto number = static_cast<int64_t>(report.size()) + 1;
-    const double loss = trials.loss_of(plan, number);
-    log(LogLevel::kInfo, "trial " + std::to_string(number) + " of " + std::to_string(most) + ": held-out perplexity " +
-                             format_fixed(std::exp(loss), 3));
-    report.push_back({{"held_out_loss", loss}, {"held_out_perplexity", std::exp(loss)}});
-    return loss;
+  const auto try_plan = [&](const SlicePlan& plan, OrderedJson entry) {
+    const std::string label = "trial " + std::to_string(report.size() + 1) + " of " + std::to_string(most);
+    return trials.try_plan(plan, label, std::move(entry), report);
   };
   const SlicePlan* start = &starts.front().plan;
   double least = std::numeric_limits<double>::infinity();
   for (const SearchStart& one : starts) {
     if (static_cast<int64_t>(report.size()) == most) break;
-    const double loss = try_plan(one.plan);
-    report.back().update({{"start", one.allocator}, {"better", loss < least}});
+    const double loss = try_plan(one.plan, {{"start", one.allocator}});
+    report.back()["better"] = loss < least;
     if (loss >= least) continue;
     least = loss;
     start = &one.plan;
@@ -105,10 +108,10 @@ SlicePlan search_around(
   const size_t started = report.size() - 1;  // where the moves' trials begin, the start's own not among them
   RatioSearchOptions options;
   options.trials = most - static_cast<int64_t>(started);
-  options.max_ratio = inputs.options.max_ratio.value_or(options.max_ratio);
+  options.max_ratio = largest_ratio(inputs.options);
   const RatioSearchResult found =
       search_ratios(start->ratios, options, [&](const std::vector<double>& ratios, int64_t trial) {
-        return trial == 0 ? least : try_plan(plan_of(*start, ratios));
+        return trial == 0 ? least : try_plan(plan_of(*start, ratios), {});
       });
   for (size_t trial = 1; trial < found.trials.size(); ++trial) {
     const RatioTrial& moved = found.trials[trial];

@@ -13,9 +13,8 @@ class Trials {
   // `kind` names the phases of the journal: "base trial". Nothing is walked yet.
   Trials(const PlanningInputs& inputs, std::string kind, int64_t count);
 
-  // Mean negative log-likelihood (nats a token) of what the plan makes of the model, calibrated on the first windows
-  // and measured on some that follow them, which calibrate no trial; as the journal has it, where it does.
-  double loss_of(const SlicePlan& plan, int64_t number);
+  // The loss of a plan, which `report` gets an entry of, `entry` first; its place there is the trial's number.
+  double try_plan(const SlicePlan& plan, const std::string& label, OrderedJson entry, OrderedJson& report);
 
   // Windows that a trial calibrates on, and that it is measured on.
   static std::pair<int64_t, int64_t> windows(const PlanningOptions& options, int64_t all);
@@ -24,6 +23,9 @@ class Trials {
                                    const ComputeOptions& compute, Calibration& calibration, int64_t count);
 
  private:
+  // Mean negative log-likelihood (nats a token) of what the plan makes of the model, calibrated on the first windows
+  // and measured on some that follow them, which calibrate no trial; as the journal has it, where it does.
+  double loss_of(const SlicePlan& plan, int64_t number);
   double measure(const SlicePlan& plan, const JournalPhase& phase) const;
 
   const PlanningInputs& in_;

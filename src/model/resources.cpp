@@ -1,11 +1,8 @@
 #include "dynslice/model/resources.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "dynslice/model/tensor_layout.h"
-#include "dynslice/support/machine.h"
-#include "model/logit_blocks.h"
 #include "model/resource_parts.h"
 
 namespace dynslice {

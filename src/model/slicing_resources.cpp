@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "dynslice/model/resources.h"
-#include "dynslice/model/tensor_layout.h"
 #include "model/logit_blocks.h"
 #include "model/resource_parts.h"
 
@@ -78,7 +77,6 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
   // The weights are rotated in fp32, beside the copy that the forward uses.
   if (compute.dtype != at::kFloat)
     estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
-  if (refits) estimate.parts.push_back({"dense_layer", u64(layer_bytes(config, compute.dtype))});
   // While chunks pass: bases of both sides, the ways between them, and the moment that is collected. Then, without
   // chunks, the decomposition's work space and the next basis.
   const uint64_t passing = chunk + u64(5 * square) + refit_bytes(config, refits);

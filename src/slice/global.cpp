@@ -31,13 +31,16 @@ at::Tensor token_frequencies(const TokenWindows& windows, int64_t vocab) {
 // Of the normalized streams at one place.
 class PlaceMoment {
  public:
-  explicit PlaceMoment(const LayerWalk& walk)
+  // Without `is_weighed` no energy is measured.
+  PlaceMoment(const LayerWalk& walk, bool is_weighed)
       : walk_(walk),
+        is_weighed_(is_weighed),
         moment_(walk.config().hidden_size, walk.options().device),
         logarithms_(at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(walk.options().device))) {}
 
   void add(const at::Tensor& x) {
     moment_.add(weightless_norm(walk_, x));
+    if (!is_weighed_) return;
     logarithms_.add_(x.square().mean({-1}).clamp_min(walk_.config().rms_norm_eps).log().sum(at::kDouble));
     tokens_ += x.numel() / x.size(-1);
   }
@@ -48,6 +51,7 @@ class PlaceMoment {
 
  private:
   const LayerWalk& walk_;
+  const bool is_weighed_;
   SecondMoment moment_;
   at::Tensor logarithms_;
   int64_t tokens_ = 0;
@@ -101,14 +105,14 @@ class GlobalSlicer {
     if (first_layer == 0) {
       dense_ = walk_.embed(calibration);
       energy_ = at::zeros({width(), width()}, at::TensorOptions().dtype(at::kDouble).device(walk_.options().device));
-      PlaceMoment entering(walk_);
+      PlaceMoment entering = place_moment();
       dense_.visit([&](const at::Tensor& x) { entering.add(x); });
       add_place(entering, 0, StreamPlace::kInside);  // whose gradients are the nearest that are measured
     }
     const WalkSpan span{first_layer,
                         [&](int64_t next) { journal_.save(next, 2 * walk_.config().num_layers(), state()); }};
     const auto visit = [&](LayerStep& step) {
-      PlaceMoment inside(walk_), behind(walk_);
+      PlaceMoment inside = place_moment(), behind = place_moment();
       step.transform(dense_, [&](const at::Tensor& x) {
         const at::Tensor middle = forward_attention(step.layer, step.context, x);
         inside.add(middle);
@@ -122,9 +126,11 @@ class GlobalSlicer {
     walk_.run("Finding the basis", calibration.tokens(), visit, std::nullopt, span);
   }
 
+  bool weighs_places() const { return options_.directions == DirectionChoice::kPlaces; }
+  PlaceMoment place_moment() const { return {walk_, weighs_places()}; }
+
   void add_place(PlaceMoment& place, int64_t layer, StreamPlace which) {
-    double weight = 1;
-    if (options_.directions == DirectionChoice::kPlaces) weight = sensitivity_.size(layer, which) * place.energy();
+    const double weight = weighs_places() ? sensitivity_.size(layer, which) * place.energy() : 1;
     energy_.add_(place.take("the residual stream at layer " + std::to_string(layer)), weight);
   }
 
@@ -183,19 +189,15 @@ class GlobalSlicer {
   }
 
   void slice_half(LayerStep& step, DecoderLayer& sliced, const HalfLayer& half) {
-    const std::string where = std::string(half.name) + " of layer " + std::to_string(step.index());
-    rotate_input(sliced.*half.reads, read_by("the " + where));
+    const std::string where = name_of(half, step.index());
+    rotate_input(sliced.*half.reads, read_by(where));
     rotate_output(sliced.*half.writes, basis_);
     if (!refits()) return;
     const at::ScalarType dtype = walk_.options().dtype;
-    const auto advance = [&](ResidualStream& stream, const DecoderLayer& layer) {
-      step.transform(
-          stream, [&](const at::Tensor& x) { return add_residual(half.branch(layer, step.context, x), x, {}); }, 2);
-    };
-    advance(dense_, with_dtype(step.layer, dtype));
+    advance(step, half, with_dtype(step.layer, dtype), dense_);
     refit_writer(walk_, options_.refit, step.context, half, sliced, streams(), kAsItIs, basis_,
-                 "what is inside the " + where);
-    advance(sliced_, with_dtype(sliced, dtype));
+                 "what is inside " + where);
+    advance(step, half, with_dtype(sliced, dtype), sliced_);
   }
 
   // The streams are kept in the coordinates that they are read in.

@@ -7,6 +7,15 @@
 
 namespace dynslice {
 
+std::string name_of(const HalfLayer& half, int64_t layer) {
+  return std::string("the ") + half.name + " of layer " + std::to_string(layer);
+}
+
+void advance(LayerStep& step, const HalfLayer& half, const DecoderLayer& layer, ResidualStream& stream) {
+  step.transform(
+      stream, [&](const at::Tensor& x) { return add_residual(half.branch(layer, step.context, x), x, {}); }, 2);
+}
+
 at::Tensor weightless_norm(const LayerWalk& walk, const at::Tensor& x) {
   return kernels::rms_norm(x, {}, walk.config().hidden_size, walk.config().rms_norm_eps, at::kFloat);
 }

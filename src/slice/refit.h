@@ -25,6 +25,12 @@ inline constexpr HalfLayer kAttentionHalf{attention_inner, attention_branch, &De
                                           "attention"};
 inline constexpr HalfLayer kMlpHalf{mlp_inner, mlp_branch, &DecoderLayer::gate_up, &DecoderLayer::down_proj, "MLP"};
 
+// "the attention of layer 3", for messages.
+std::string name_of(const HalfLayer& half, int64_t layer);
+
+// Takes a stream through the half layer of `layer`, in the dtype of the forward, that passes it on unchanged.
+void advance(LayerStep& step, const HalfLayer& half, const DecoderLayer& layer, ResidualStream& stream);
+
 // x behind a norm without weights, whose divisor is the original hidden size [..., width] fp32.
 at::Tensor weightless_norm(const LayerWalk& walk, const at::Tensor& x);
 

@@ -169,14 +169,11 @@ class Slicer {
 
   StreamPair streams(const Half& half) const { return {calibration_, dense_, way_, half.in}; }
 
-  static std::string name_of(const LayerStep& step, const Half& half) {
-    return std::string("the ") + half.name + " of layer " + std::to_string(step.index());
-  }
-
   void slice_half(LayerStep& step, const Half& half) {
-    if (refit_.is_any()) dense_layer_ = with_dtype(step.layer, walk_.options().dtype);
-    rotate_input(step.layer.*half.reads,
-                 reading_basis(walk_, refit_, basis_.kept, streams(half), "what is read by " + name_of(step, half)));
+    const at::Tensor reading =
+        reading_basis(walk_, refit_, basis_.kept, streams(half), "what is read by " + name_of(half, step.index()));
+    if (refit_.is_any()) advance(step, half, with_dtype(step.layer, walk_.options().dtype), dense_);
+    rotate_input(step.layer.*half.reads, reading);
     if (shares_basis_ && half.branch == attention_branch && !is_whole(half.out)) {
       stay_in_basis(step, half);
       return;
@@ -235,15 +232,11 @@ class Slicer {
     way_ = {};
   }
 
-  // The dense stream goes ahead, and what leaves the half layer in these coordinates [d, out] is fitted to it.
+  // What leaves the half layer in these coordinates [d, out] is fitted to the dense stream, which is ahead.
   void refit(LayerStep& step, const Half& half, const Shortcut& residual, const at::Tensor& coordinates) {
     if (!refit_.is_any()) return;
-    step.transform(
-        dense_, [&](const at::Tensor& x) { return add_residual(half.branch(dense_layer_, step.context, x), x, {}); },
-        2);
-    dense_layer_ = {};
     refit_writer(walk_, refit_, step.context, half, step.layer, streams(half), residual, coordinates,
-                 "what is inside " + name_of(step, half));
+                 "what is inside " + name_of(half, step.index()));
   }
 
   // Runs half a layer on both streams, with `residual` beside it; what leaves is in `coordinates` [d, d] until it is
@@ -317,10 +310,9 @@ class Slicer {
   const RotationRefitOptions& refit_;
   ResidualStream calibration_;
   ResidualStream held_out_;
-  ResidualStream dense_;      // of the calibration text, in original coordinates; empty when nothing is refitted
-  DecoderLayer dense_layer_;  // the half layer at hand before it is rotated
-  Basis basis_;               // of the stream that enters the next half layer, in original coordinates
-  Shortcut way_;              // to it, from the coordinates that the streams are in
+  ResidualStream dense_;  // of the calibration text, in original coordinates; empty when nothing is refitted
+  Basis basis_;           // of the stream that enters the next half layer, in original coordinates
+  Shortcut way_;          // to it, from the coordinates that the streams are in
 };
 
 }  // namespace

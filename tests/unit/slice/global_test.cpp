@@ -10,6 +10,7 @@
 namespace dynslice {
 namespace {
 
+using testing::kRefits;
 using testing::largest_difference;
 using testing::logits_of;
 using testing::MemoryCheckpoint;
@@ -33,8 +34,6 @@ MemoryCheckpoint slice(const MemoryCheckpoint& model, int64_t width, const Token
     slice_globally(walk, plan, windows, sensitivity, options, sink);
   });
 }
-
-constexpr RotationRefit kRefits[] = {RotationRefit::kNone, RotationRefit::kWriters, RotationRefit::kAll};
 
 struct Kind {
   const char* name;

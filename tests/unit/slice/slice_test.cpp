@@ -11,6 +11,7 @@
 namespace dynslice {
 namespace {
 
+using testing::kRefits;
 using testing::largest_difference;
 using testing::logits_of;
 using testing::MemoryCheckpoint;
@@ -19,8 +20,6 @@ using testing::plan_of_widths;
 using testing::random_windows;
 using testing::tiny_model;
 using testing::TinyOptions;
-
-constexpr RotationRefit kRefits[] = {RotationRefit::kNone, RotationRefit::kWriters, RotationRefit::kAll};
 
 MemoryCheckpoint slice(const MemoryCheckpoint& model, const SlicePlan& plan, const TokenWindows& windows,
                        const std::shared_ptr<ActivationStore>& activations = nullptr,

@@ -16,6 +16,8 @@
 
 namespace dynslice::testing {
 
+inline constexpr RotationRefit kRefits[] = {RotationRefit::kNone, RotationRefit::kWriters, RotationRefit::kAll};
+
 inline SlicePlan plan_of_widths(const ModelConfig& config, std::vector<int64_t> dims, int64_t head_width = 0) {
   SlicePlan plan;
   plan.hidden_size = config.hidden_size;
