@@ -80,7 +80,7 @@ def test_figures_are_llama_cpps(theirs, ours):
     assert [100 * change["mean"], 100 * change["stderr"]] == pytest.approx(list(found["Mean Δp"]), abs=2e-3)
     for name, theirs_name in [("p1", "1.0%"), ("p50", "Median"), ("p95", "95.0%")]:
         assert 100 * change["quantiles"][name] == pytest.approx(found[f"{theirs_name} Δp"][0], abs=2e-2)
-    assert [100 * ours["rms_probability_change"][key] for key in ("value", "stderr")] == pytest.approx(list(found["RMS Δp"]), rel=2e-3)
+    assert [100 * ours["rms_probability_change"][key] for key in ("value", "stderr")] == pytest.approx(list(found["RMS Δp"]), rel=2e-3, abs=1.5e-3)  # three decimals
     assert [100 * ours["same_top"][key] for key in ("value", "stderr")] == pytest.approx(list(found["Same top p"]), abs=0.2)  # a token of 508
 
 
