@@ -44,6 +44,11 @@ bool is_trained(const StreamlineOptions& options) {
   return options.replace == "layer" || options.replace == "ffn" || options.replace == "swiglu";
 }
 
+// Whether a map is fitted in the place of what goes; a layer's training begins with it.
+bool is_repaired(const StreamlineOptions& options) {
+  return options.replace == "linear" || options.replace == "linear-stream" || options.replace == "layer";
+}
+
 // Options that would do nothing.
 void check_options(const StreamlineOptions& options) {
   static const std::set<std::string> kOfTraining = {"--loss",
@@ -62,17 +67,16 @@ void check_options(const StreamlineOptions& options) {
                                                     "--seed",
                                                     "--final-learning-rate",
                                                     "--keep-activations"};
+  if (!is_repaired(options) && options.common.is_given("--ridge")) {
+    throw_error(ErrorKind::kUsage, "--ridge: no map is fitted with --replace ", options.replace,
+                "; linear, linear-stream and layer have one");
+  }
   for (const auto& [name, value] : options.common.given) {
     if (!is_trained(options) && kOfTraining.contains(name)) {
       throw_error(ErrorKind::kUsage, name, ": nothing is trained with --replace ", options.replace,
                   "; layer, swiglu and ffn are");
     }
   }
-}
-
-// Whether a map is fitted in the place of what goes; a layer's training begins with it.
-bool is_repaired(const StreamlineOptions& options) {
-  return options.replace == "linear" || options.replace == "linear-stream" || options.replace == "layer";
 }
 
 // Windows of text that choose what goes: a training has more than the choice needs.
@@ -289,6 +293,7 @@ void run(const StreamlineOptions& options, TerminalProgress& progress) {
   const c10::InferenceMode trains(false);
   const c10::NoGradGuard no_gradients;
   check_options(options);
+  if (is_trained(options)) check_training_dtype(options.common.dtype);
   run_method(options, progress, [&](const Checkpoint& checkpoint) {
     const int64_t layers = checkpoint.config().num_layers(), count = layers_to_go(options, layers);
     const auto start = named_start(options);

@@ -325,9 +325,8 @@ void run(const HealOptions& options, TerminalProgress& progress) {
   // Weights that are loaded as inference tensors could not be trained through.
   const c10::InferenceMode trains(false);
   const c10::NoGradGuard no_gradients;
+  check_training_dtype(options.common.dtype);
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
-  if (compute.dtype == at::kHalf)
-    throw_error(ErrorKind::kUsage, "--dtype fp16: is too narrow for gradients; train with bf16 or fp32");
   if (options.lora && !options.distill.empty())
     throw_error(ErrorKind::kUsage, "--lora and --distill are two ways; give one of them");
   const auto checkpoint = open_model(options.common, progress);

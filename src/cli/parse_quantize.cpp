@@ -90,12 +90,14 @@ void add_sweep(CLI::App& verb, QuantizeOptions& options) {
                   "text that --sweep measures on, as --calib takes it; a name alone is its "
                   "test split, of c4 validation")
       ->type_name("TEXT")
+      ->needs(sweep)
       ->capture_default_str();
   verb.add_option_function<std::string>(
           "--ppl-range",
           [&options](const std::string& text) { options.measured.range = parse_range("--ppl-range", text); },
           "use only tokens A to B-1 of it")
       ->type_name("A:B")
+      ->needs(sweep)
       ->default_str("all");
   verb.add_option("--tasks", options.tasks,
                   "with --sweep: also the accuracy of every point on these tasks of `dynslice eval --tasks`, with "
@@ -108,6 +110,7 @@ void add_sweep(CLI::App& verb, QuantizeOptions& options) {
       ->needs(verb.get_option("--tasks"));
   verb.add_option("--ppl-samples", options.measured.samples, "its number of windows, of --seqlen tokens")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->needs(sweep)
       ->capture_default_str();
   for (const char* other : {"--plan", "--low-share", "--avg-bits", "--order", "--fake-quant", "--output"})
     sweep->excludes(verb.get_option(other));

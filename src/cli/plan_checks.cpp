@@ -32,6 +32,19 @@ void check_global(const PlanningOptions& options) {
                 " needs gradients: --gradient-samples 1 or more");
 }
 
+// Those that only some allocators read.
+void check_allocator_options(const PlanningOptions& options) {
+  const bool is_search = options.allocator == "search", is_softmax = options.allocator == "softmax";
+  const auto refuse_unless = [&](bool is_read, const char* option, const char* readers) {
+    if (!is_read && options.common.is_given(option))
+      throw_error(ErrorKind::kUsage, option, " belongs to ", readers, ", not to --allocate ", options.allocator);
+  };
+  refuse_unless(options.allocator == "lr", "--base", "--allocate lr");
+  refuse_unless(is_softmax || is_search, "--epsilon", "--allocate softmax and search");
+  refuse_unless(is_search, "--trials", "--allocate search");
+  refuse_unless(is_search || options.base_auto, "--sweep-samples", "--allocate search and --base auto");
+}
+
 void check_several_bases(const PlanningOptions& options) {
   if (options.is_paper() && options.modular.of_any_refit())
     throw_error(ErrorKind::kUsage, "--preset paper refits nothing: leave --refit, --error-share and --ridge out");
@@ -63,12 +76,8 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
   check_method(options, checkpoint);
   if (options.modular.attention && !options.is_by_loss())
     throw_error(ErrorKind::kUsage, "--attention belongs to --allocate loss or search, not to ", options.allocator);
-  if (options.allocator != "lr") {
-    if (options.base || options.base_auto)
-      throw_error(ErrorKind::kUsage, "--base belongs to --allocate lr, not to ", options.allocator);
-    return;
-  }
-  if (!options.average) return;
+  check_allocator_options(options);
+  if (options.allocator != "lr" || !options.average) return;
   check_options(
       allocate_options(options, *options.average, options.base.value_or(kDefaultBaseShare * *options.average)));
 }

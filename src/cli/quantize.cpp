@@ -281,6 +281,10 @@ void run(const QuantizeOptions& options, TerminalProgress& progress) {
   check_levels(options);
   if (!options.gguf && (!options.types.empty() || !options.embeddings.empty()))
     throw_error(ErrorKind::kUsage, options.types.empty() ? "--embeddings" : "--types", ": belongs to --gguf");
+  for (const char* of_gptq : {"--damping", "--natural-order"}) {
+    if (options.method != "gptq" && options.common.is_given(of_gptq))
+      throw_error(ErrorKind::kUsage, of_gptq, ": belongs to --method gptq, not to ", options.method);
+  }
   if (!options.sweep.empty()) return run_sweep(options, progress);
   const Ranking ranking = needs_order(options) ? parse_ranking(options.order) : Ranking{};
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);

@@ -9,6 +9,11 @@
 
 namespace dynslice::cli {
 
+void check_training_dtype(const std::string& dtype) {
+  if (dtype == "fp16")
+    throw_error(ErrorKind::kUsage, "--dtype fp16: is too narrow for gradients; train with bf16 or fp32");
+}
+
 TrainingSetup training_setup(const TrainingCliOptions& options, int64_t sequences, int64_t length, at::Device device) {
   TrainingSetup setup;
   setup.sequences = sequences;
@@ -20,6 +25,10 @@ TrainingSetup training_setup(const TrainingCliOptions& options, int64_t sequence
                 " of them held out: nothing is left to train on; give more text, or lower --seqlen or --held-out");
   }
   TrainingOptions& train = setup.options;
+  if (options.micro_batch > options.batch) {
+    throw_error(ErrorKind::kUsage, "--micro-batch ", options.micro_batch, ": is above --batch, which is ",
+                options.batch);
+  }
   train.batch = std::min(options.batch, trained);
   const int64_t at_once = (device.is_cuda() ? 16384 : 2048) / std::max<int64_t>(1, length);
   train.micro_batch = std::clamp<int64_t>(options.micro_batch > 0 ? options.micro_batch : at_once, 1, train.batch);

@@ -22,6 +22,9 @@ struct TrainingSetup {
   int64_t micro_tokens() const { return options.micro_batch * length; }
 };
 
+// Throws kUsage for fp16.
+void check_training_dtype(const std::string& dtype);
+
 // Throws kUsage when there is too little text, or numbers do not go together.
 TrainingSetup training_setup(const TrainingCliOptions& options, int64_t sequences, int64_t length, at::Device device);
 

@@ -80,11 +80,12 @@ class ExampleOrder {
 };
 
 void clip_gradients(const std::vector<at::Tensor>& parameters, double largest) {
-  double sum = 0;
+  std::vector<at::Tensor> squares;
   for (const at::Tensor& parameter : parameters) {
-    if (parameter.grad().defined()) sum += std::pow(parameter.grad().norm().item<double>(), 2);
+    if (parameter.grad().defined()) squares.push_back(parameter.grad().norm().to(at::kDouble).square());
   }
-  const double norm = std::sqrt(sum);
+  if (squares.empty()) return;
+  const double norm = std::sqrt(at::stack(squares).sum().item<double>());
   if (norm <= largest) return;
   for (const at::Tensor& parameter : parameters) {
     if (parameter.grad().defined()) parameter.grad().mul_(largest / norm);

@@ -95,6 +95,9 @@ def test_options_of_a_training_that_is_none_are_refused(run, llama, text_file, t
     for options in (["--learning-rate", "1"], ["--loss", "mse"], ["--seed", "3"]):
         failed = run("depth", "streamline", llama, "--layers", 1, *options, "--calib", text_file, *TEXT, "-o", tmp_path / "out", expect=2)
         assert options[0] in failed.stderr and "nothing is trained" in failed.stderr
+    for replace in ("none", "ffn"):
+        failed = run("depth", "streamline", llama, "--layers", 1, "--replace", replace, "--ridge", "1", "--calib", text_file, *TEXT, "-o", tmp_path / "out", expect=2)
+        assert f"--ridge: no map is fitted with --replace {replace}" in failed.stderr
 
 
 def write_alpaca(path, count=40):
@@ -144,6 +147,8 @@ def test_broken_instructions_are_one_line(run, llama, tmp_path, content, words):
         (["--seqlen", "4096"], ["--seqlen 4096", "512"]),
         (["--learning-rate", "0"], ["--learning-rate"]),
         (["--rank", "0"], ["--rank"]),
+        (["--micro-batch", "9"], ["--micro-batch 9", "--batch", "8"]),
+        (["--dtype", "fp16"], ["--dtype fp16", "bf16"]),
         (["--instructions", "x.json", "--distill", "."], ["--instructions", "--distill"]),
     ],
 )

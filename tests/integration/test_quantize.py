@@ -120,6 +120,10 @@ def test_the_record_tells_what_was_done(quantize, tmp_path):
     (["--gguf", "--bits", "7"], "7 bits"),
     (["--gguf", "--bits", "8,4", "--types", "q8_0"], "--types"),
     (["--gguf", "--types", "q9_9"], "q9_9"),
+    (["--method", "rtn", "--damping", "0.1"], "--damping: belongs to --method gptq"),
+    (["--method", "rtn", "--natural-order"], "--natural-order: belongs to --method gptq"),
+    (["--ppl", "wikitext2"], "--sweep"),
+    (["--ppl-samples", "2"], "--sweep"),
 ])
 def test_what_cannot_be_is_refused_in_a_line(quantize, tmp_path, options, words):
     refused = quantize(*options, expect=None)
