@@ -120,7 +120,12 @@ GemmPeak measure_gemm_peak(at::ScalarType dtype) {
     }
   };
   // LibTorch sends bf16 products to oneDNN by itself, fp32 and fp64 ones to MKL; kernels::linear may choose otherwise.
-  race(dtype == at::kBFloat16 ? "oneDNN" : "MKL", [&] { at::mm(a, b); });
+  // On a processor without bf16 neither is tried, which takes minutes.
+  const bool by_fp32 = !kernels::multiplies(dtype);
+  if (by_fp32)
+    race("fp32", [&] { kernels::linear(a, b, {}); });
+  else
+    race(dtype == at::kBFloat16 ? "oneDNN" : "MKL", [&] { at::mm(a, b); });
   if (dtype == at::kFloat && kernels::uses_onednn()) race("oneDNN", [&] { kernels::linear(a, b, {}); });
   return peak;
 }

@@ -122,6 +122,9 @@ at::Tensor spread(const at::Tensor& shared, const at::Tensor& q) {
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask,
                   bool is_causal) {
+  if (q.is_cpu() && q.scalar_type() == at::kBFloat16) {  // LibTorch's attention is slow in bf16 there
+    return attend(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), mask, is_causal).to(at::kBFloat16);
+  }
   const std::optional<at::Tensor> added = mask.defined() ? std::optional(mask.to(q.scalar_type())) : std::nullopt;
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   const bool grouped = q.size(1) != k.size(1);

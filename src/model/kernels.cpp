@@ -45,6 +45,15 @@ const c10::TypedOperatorHandle<OnednnLinear>* onednn_linear() {
   return handle ? &*handle : nullptr;
 }
 
+// Without it LibTorch multiplies bf16 with loops that take twenty to a thousand times as long as fp32's products.
+bool has_bf16_products() {
+  static const bool has = [] {
+    const auto schema = c10::Dispatcher::singleton().findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
+    return schema && schema->typed<bool()>().call();
+  }();
+  return has;
+}
+
 bool is_cpu_fp32(const at::Tensor& x) { return x.device().is_cpu() && x.scalar_type() == at::kFloat; }
 bool is_cpu_bf16(const at::Tensor& x) { return x.device().is_cpu() && x.scalar_type() == at::kBFloat16; }
 
@@ -197,11 +206,29 @@ at::Tensor composed_rms_norm(const at::Tensor& x, const at::Tensor& weight, int6
   return at::rms_norm(x, {width}, scale, ratio * eps);
 }
 
+// Products of bf16 by way of fp32, in blocks of weight's rows.
+at::Tensor linear_by_fp32(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  constexpr int64_t kBlockValues = int64_t{1} << 24;
+  const int64_t out = weight.size(0), step = std::max<int64_t>(1, kBlockValues / std::max<int64_t>(1, weight.size(1)));
+  const at::Tensor input = x.to(at::kFloat);
+  std::vector<at::Tensor> parts;
+  for (int64_t first = 0; first < out; first += step) {
+    const int64_t rows = std::min(step, out - first);
+    const at::Tensor added = bias.defined() ? bias.narrow(0, first, rows).to(at::kFloat) : at::Tensor();
+    parts.push_back(kernels::linear(input, weight.narrow(0, first, rows).to(at::kFloat), added).to(at::kBFloat16));
+  }
+  return parts.size() == 1 ? parts.front() : at::cat(parts, -1);
+}
+
 }  // namespace
+
+bool multiplies(at::ScalarType dtype) { return dtype != at::kBFloat16 || has_bf16_products(); }
 
 at::Tensor matmul(const at::Tensor& a, const at::Tensor& b) {
   // oneDNN wants the columns of b side by side: a copy of a large matrix that many rows meet pays for itself.
   constexpr int64_t kWorthCopying = 1 << 20, kManyRows = 1024;
+  if (is_cpu_bf16(a) && !multiplies(at::kBFloat16))
+    return kernels::matmul(a.to(at::kFloat), b.to(at::kFloat)).to(at::kBFloat16);
   if (!is_cpu_fp32(a) || !is_cpu_fp32(b) || a.dim() != 2 || b.dim() != 2 || a.size(0) < 16) return at::matmul(a, b);
   const auto* onednn = onednn_linear();
   if (onednn == nullptr) return at::matmul(a, b);
@@ -213,6 +240,7 @@ at::Tensor matmul(const at::Tensor& a, const at::Tensor& b) {
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (few_rows_apply(x, weight)) return linear_few_rows(x, weight, bias);
   const at::Tensor input = x.scalar_type() == weight.scalar_type() ? x : x.to(weight.scalar_type());
+  if (is_cpu_bf16(input) && !multiplies(at::kBFloat16)) return linear_by_fp32(input, weight, bias);
   if (is_cpu_fp32(input) && input.numel() / input.size(-1) >= 16) {
     if (const auto* onednn = onednn_linear()) {
       const auto optional_bias = bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;

@@ -16,6 +16,10 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 // a b of matrices [m, k] and [k, n] in any layout, by the same choice of library.
 at::Tensor matmul(const at::Tensor& a, const at::Tensor& b);
 
+// Whether this processor multiplies matrices of that dtype itself; else `linear` and `matmul` convert them to fp32, and
+// round the product.
+bool multiplies(at::ScalarType dtype);
+
 // Whether `linear` uses oneDNN for fp32 on the CPU; MKL otherwise.
 bool uses_onednn();
 
@@ -34,8 +38,8 @@ at::Tensor silu_mul(const at::Tensor& gate_up);
 // [..., at most that width] is of branch's dtype. An fp32 `branch` is used up.
 at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::Tensor& correction);
 
-// Whether no value is NaN or Inf. One pass over the bits on all threads, and no copy, for contiguous fp32, bf16 and fp16
-// on the CPU.
+// Whether no value is NaN or Inf. One pass over the bits on all threads, and no copy, for contiguous fp32, bf16 and
+// fp16 on the CPU.
 bool all_finite(const at::Tensor& values);
 
 // losses[i] = logsumexp(logits[i]) as fp64 [n] of logits [n, v].

@@ -2,6 +2,7 @@
 
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/machine.h"
+#include "model/kernels.h"
 #include "model/logit_blocks.h"
 
 namespace dynslice {
@@ -23,6 +24,12 @@ int64_t chunk_size(const ComputeOptions& compute, TextAmount text) {
   return std::min(windows, std::max<int64_t>(1, text.windows)) * text.length;
 }
 
+// Bytes of a number while it is multiplied.
+int64_t multiplied_bytes(const ComputeOptions& compute) {
+  const bool by_fp32 = compute.device.is_cpu() && !kernels::multiplies(compute.dtype);
+  return by_fp32 ? 4 : element_bytes(compute.dtype);
+}
+
 }  // namespace
 
 MemoryPart program_part(at::Device device) {
@@ -41,7 +48,7 @@ int64_t largest_linear(const ModelConfig& config, const LayerShape& shape) {
 }
 
 int64_t chunk_bytes(const ModelConfig& config, const ComputeOptions& compute, TextAmount text) {
-  const int64_t width = widest_stream(config), size = element_bytes(compute.dtype);
+  const int64_t width = widest_stream(config), size = multiplied_bytes(compute);
   const int64_t a_token = largest_of_layers(config, [&](const LayerShape& shape) {
     const int64_t heads = (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads) * config.head_dim;
     return std::max(2 * heads, 3 * shape.intermediate_size) * size;
@@ -68,7 +75,7 @@ std::vector<MemoryPart> walking_parts(const Checkpoint& checkpoint, const Comput
       largest_of_layers(config, [&](const LayerShape& shape) { return largest_linear(config, shape); });
   return {program_part(compute.device),
           {"layer_weights", u64(layer_bytes(config, compute.dtype))},
-          {"repacked_weights", u64(repacked * element_bytes(compute.dtype))},
+          {"repacked_weights", u64(repacked * multiplied_bytes(compute))},
           {"chunk_buffers", u64(chunk_bytes(config, compute, text))}};
 }
 

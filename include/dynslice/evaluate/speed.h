@@ -20,9 +20,9 @@ struct SpeedOptions {
 };
 
 struct Speed {
-  std::vector<double> prefill_seconds;  // one a repeat: the prompts through all layers, and the last tokens' logits
-  std::vector<double> decode_seconds;   // one a repeat: all decoded tokens
-  std::vector<double> token_seconds;    // of every decoded token (of the whole batch) of every repeat
+  std::vector<double> prefill_seconds;   // one a repeat: the prompts through all layers, and the last tokens' logits
+  std::vector<double> decode_seconds;    // one a repeat: all decoded tokens
+  std::vector<double> token_seconds;     // of every decoded token (of the whole batch) of every repeat
   double prefill_tokens_per_second = 0;  // of all sequences together, from the median repeat
   double decode_tokens_per_second = 0;   // likewise
   int64_t cache_bytes = 0;
@@ -39,7 +39,7 @@ std::vector<Speed> measure_speed(const std::vector<const ResidentModel*>& models
 // The most that this machine's CPU reaches in a matrix product, with all threads that LibTorch may use.
 struct GemmPeak {
   double gflops = 0;    // 1e9 multiplications and additions a second
-  std::string library;  // whose product it is: "MKL" or "oneDNN"
+  std::string library;  // whose product it is: "MKL" or "oneDNN"; "fp32" where bf16 is multiplied by way of it
 };
 
 // The best of some products of square matrices of this dtype (fp32, bf16 or fp64), by every library that LibTorch
