@@ -17,7 +17,8 @@ dynslice_test_program(logits_main interop/logits_main.cpp)
 dynslice_test_program(template_main interop/template_main.cpp)
 dynslice_test_program(hub_main integration/hub_main.cpp)
 
-# dynslice_python_tests(label timeout [RUN_SERIAL]): every test_*.py in tests/<label>.
+# dynslice_python_tests(label timeout [RUN_SERIAL]): every test_*.py in tests/<label>. Each has a cache folder of its own,
+# in which transformers keeps the modeling code of the models that it loads.
 function(dynslice_python_tests label timeout)
   cmake_parse_arguments(_arg "RUN_SERIAL" "" "" ${ARGN})
   file(GLOB _files CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/${label}/test_*.py")
@@ -32,10 +33,10 @@ function(dynslice_python_tests label timeout)
     set_tests_properties(${label}.${_name} PROPERTIES
       LABELS ${label} TIMEOUT ${timeout} RUN_SERIAL "${_arg_RUN_SERIAL}"
       SKIP_RETURN_CODE 5 SKIP_REGULAR_EXPRESSION "\n[0-9]+ skipped in "
-      ENVIRONMENT "DYNSLICE_BUILD_DIR=${CMAKE_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1;PYTEST_DISABLE_PLUGIN_AUTOLOAD=1;OMP_WAIT_POLICY=passive")
+      ENVIRONMENT "HF_HOME=${CMAKE_BINARY_DIR}/hf/${label}.${_name};DYNSLICE_BUILD_DIR=${CMAKE_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1;PYTEST_DISABLE_PLUGIN_AUTOLOAD=1;OMP_WAIT_POLICY=passive")
   endforeach()
 endfunction()
 
 dynslice_python_tests(integration 900)
-# Peers load whole models and take every core.
+# Peers load whole models and take every core; llama.cpp's threads wait for each other without sleeping.
 dynslice_python_tests(interop 1500 RUN_SERIAL)
