@@ -34,13 +34,14 @@ void check_global(const PlanningOptions& options) {
 
 // Those that only some allocators read.
 void check_allocator_options(const PlanningOptions& options) {
-  const bool is_search = options.allocator == "search", is_softmax = options.allocator == "softmax";
+  const bool is_search = options.allocator == "search";
   const auto refuse_unless = [&](bool is_read, const char* option, const char* readers) {
     if (!is_read && options.common.is_given(option))
       throw_error(ErrorKind::kUsage, option, " belongs to ", readers, ", not to --allocate ", options.allocator);
   };
   refuse_unless(options.allocator == "lr", "--base", "--allocate lr");
-  refuse_unless(is_softmax || is_search, "--epsilon", "--allocate softmax and search");
+  refuse_unless(is_search || options.allocator == "softmax", "--epsilon", "--allocate softmax and search");
+  refuse_unless(options.is_by_loss(), "--attention", "--allocate loss and search");
   refuse_unless(is_search, "--trials", "--allocate search");
   refuse_unless(is_search || options.base_auto, "--sweep-samples", "--allocate search and --base auto");
 }
@@ -74,8 +75,6 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
     throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%, or --target params=25%");
   }
   check_method(options, checkpoint);
-  if (options.modular.attention && !options.is_by_loss())
-    throw_error(ErrorKind::kUsage, "--attention belongs to --allocate loss or search, not to ", options.allocator);
   check_allocator_options(options);
   if (options.allocator != "lr" || !options.average) return;
   check_options(
