@@ -118,8 +118,7 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
                   "softmax: more where layers change the stream less (MoDeGPT), spectrum (of --method slice): more "
                   "where the stream has little energy in its least directions and layers change it less, loss: by what "
                   "a layer's neurons, heads or directions cost the loss, search: what trials on held-out text come to "
-                  "from the best "
-                  "of loss, softmax and lr on")
+                  "from the best of loss, softmax, what lies halfway between them, and lr on")
       ->check(CLI::IsMember({"lr", "constant", "softmax", "spectrum", "loss", "search"}))
       ->default_str("lr, with --method modular loss, with --basis global constant");
   verb.add_option("--epsilon", options.epsilon, "temperature of --allocate softmax; larger is more even")

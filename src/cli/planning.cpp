@@ -21,6 +21,7 @@
 #include "dynslice/slice/slice.h"
 #include "dynslice/slice/spectrum.h"
 #include "dynslice/support/error.h"
+#include "dynslice/support/log.h"
 
 namespace dynslice::cli {
 namespace {
@@ -173,9 +174,53 @@ SlicePlan plan_by_scores(const PlanningInputs& in, const std::vector<double>& re
                         average, base);
 }
 
-// What trials come to from the best of these plans.
-SlicePlan search_from(const PlanningInputs& in, const std::vector<SearchStart>& starts) {
-  const double limit = largest_ratio(in.options);
+// Ratios halfway between those of two plans of one average, heads as the first has them.
+SlicePlan between(const PlanningInputs& in, const SlicePlan& one, const SlicePlan& other) {
+  std::vector<double> ratios = one.ratios;
+  for (size_t i = 0; i < ratios.size(); ++i) ratios[i] = (ratios[i] + other.ratios[i]) / 2;
+  SlicePlan plan =
+      plan_of_ratios(in.options, in.checkpoint.config(), std::move(ratios), one.average_ratio, one.average_ratio);
+  plan.heads = one.heads;
+  return plan;
+}
+
+// An average of neurons is not one of neurons and heads: plans that are to be compared with one that removes heads too
+// are asked for its parameters.
+PlanningOptions as_large_as(const SlicePlan& plan, const PlanningInputs& in) {
+  PlanningOptions options = in.options;
+  if (options.target || plan.heads.empty()) return options;
+  const ModelConfig sliced = sliced_config(in.checkpoint.config(), plan);
+  const SizeChange change = size_change(in.checkpoint, sliced, output_dtype(options.out_dtype, in.checkpoint));
+  options.average.reset();
+  options.target = {"params", share_removed("params", change)};
+  return options;
+}
+
+// What trials come to from the best of the plan by curves, those by scores, and one between.
+SlicePlan search_plan(const PlanningInputs& in, const SlicePlan& by_loss, const PlanAt& by_curves,
+                      const std::vector<double>& redundancy) {
+  const PlanningOptions options = as_large_as(by_loss, in);
+  std::vector<SearchStart> starts = {{"loss", by_loss}};
+  const auto start_from = [&](const std::string& name, const PlanAt& plan_at) {
+    try {
+      starts.push_back({name, plan_at(average_of(options, in.checkpoint, plan_at))});
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kUsage) throw;
+      log(LogLevel::kInfo, "the search does without the plan of " + name + ", which " + error.what());
+    }
+  };
+  const auto by_scores = [&](const std::string& allocator) {
+    return [&, allocator](double average) {
+      return plan_by_scores(in, redundancy, allocator, average, kDefaultBaseShare * average);
+    };
+  };
+  const PlanAt by_influence = by_scores("softmax");
+  start_from("softmax", by_influence);
+  start_from("lr", by_scores("lr"));
+  start_from("halfway between loss and softmax",
+             [&](double average) { return between(in, by_curves(average), by_influence(average)); });
+
+  const double limit = largest_ratio(options);
   // The start's plan with these ratios in the place of its own, all brought nearer to none or to the limit for another
   // average.
   const auto plan_of = [&](const SlicePlan& start, std::vector<double> ratios, double other) {
@@ -184,14 +229,14 @@ SlicePlan search_from(const PlanningInputs& in, const std::vector<SearchStart>& 
       ratio = other <= average ? ratio * (average > 0 ? other / average : 0)
                                : ratio + (limit - ratio) * (other - average) / (limit - average);
     }
-    SlicePlan plan = plan_of_ratios(in.options, in.checkpoint.config(), std::move(ratios), other, other);
+    SlicePlan plan = plan_of_ratios(options, in.checkpoint.config(), std::move(ratios), other, other);
     plan.heads = start.heads;
     return plan;
   };
   // What other widths cost in size is little, but a target is a target, for every trial.
   return search_around(in, starts, [&](const SlicePlan& start, const std::vector<double>& ratios) {
     const auto with_average = [&](double other) { return plan_of(start, ratios, other); };
-    return with_average(average_of(in.options, in.checkpoint, with_average));
+    return with_average(average_of(options, in.checkpoint, with_average));
   });
 }
 
@@ -209,15 +254,11 @@ Planned plan_by_curves(const PlanningInputs& in) {
     for (const double value : redundancy) importance.push_back(1 - value);
   }
   const auto plan_by = [&](const PlanAt& plan_at) { return plan_at(average_of(options, in.checkpoint, plan_at)); };
-  planned.plan = plan_by(options.method == "modular" ? plans_by_parts(in, walk) : plans_by_width(in, walk, importance));
+  const PlanAt by_curves =
+      options.method == "modular" ? plans_by_parts(in, walk) : plans_by_width(in, walk, importance);
+  planned.plan = plan_by(by_curves);
   if (options.allocator != "search") return planned;
-  std::vector<SearchStart> starts = {{"loss", planned.plan}};
-  for (const char* allocator : {"softmax", "lr"}) {
-    starts.push_back({allocator, plan_by([&](double average) {
-                        return plan_by_scores(in, redundancy, allocator, average, kDefaultBaseShare * average);
-                      })});
-  }
-  planned.plan = search_from(in, starts);
+  planned.plan = search_plan(in, planned.plan, by_curves, redundancy);
   return planned;
 }
 

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "dynslice/support/error.h"
+#include "model/inverse_norms.h"
 #include "model/kernels.h"
 
 namespace dynslice {
@@ -27,8 +28,7 @@ class Fit {
 
   // All [tokens, d] fp32.
   void add(const at::Tensor& features, const at::Tensor& entered, const at::Tensor& target) {
-    const at::Tensor norm = target.norm(2, 1, /*keepdim=*/true);
-    const at::Tensor root_weight = at::where(norm.gt(0), norm.reciprocal(), at::zeros_like(norm));
+    const at::Tensor root_weight = inverse_norms(target);
     const at::Tensor f = features * root_weight, e = (target - entered) * root_weight;
     for (int64_t row = 0; row < f.size(0); row += kRows) {
       const int64_t rows = std::min(kRows, f.size(0) - row);

@@ -8,6 +8,7 @@
 #include "dynslice/heal/lora.h"
 #include "dynslice/support/error.h"
 #include "dynslice/train/objectives.h"
+#include "model/inverse_norms.h"
 #include "model/kernels.h"
 
 namespace dynslice {
@@ -22,8 +23,7 @@ at::Tensor least_squares_map(const ResidualStream& from, const ResidualStream& t
   at::Tensor moment = at::zeros({in, in}, fp64), cross = at::zeros({in, out}, fp64);
   for (int64_t w = 0; w < windows; ++w) {
     const at::Tensor y = window_of(from, w).squeeze(0), target = window_of(to, w).squeeze(0);
-    const at::Tensor norm = target.norm(2, 1, true);
-    const at::Tensor root_weight = at::where(norm.gt(0), norm.reciprocal(), at::zeros_like(norm));
+    const at::Tensor root_weight = inverse_norms(target);
     const at::Tensor f = y * root_weight;
     moment.add_(kernels::matmul(f.t(), f));
     cross.add_(kernels::matmul(f.t(), target * root_weight));

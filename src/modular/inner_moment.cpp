@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "model/inverse_norms.h"
 #include "model/kernels.h"
 #include "modular/elimination.h"
 
@@ -25,8 +26,7 @@ void InnerMoment::add(const at::Tensor& z, const at::Tensor& error, const at::Te
   const int64_t count = rows.size(0);
   at::Tensor root;
   if (by_norm_) {
-    const at::Tensor norm = x.reshape({count, -1}).norm(2, 1, /*keepdim=*/true);
-    root = at::where(norm.gt(0), norm.reciprocal(), at::zeros_like(norm));
+    root = inverse_norms(x.reshape({count, -1}));
     rows = rows * root;
   }
   weight_ += root.defined() ? root.square().sum(at::kDouble).item<double>() : static_cast<double>(count);

@@ -1,5 +1,7 @@
 #include <ATen/ATen.h>
 
+#include <optional>
+
 #include "dynslice/modular/modular.h"
 #include "model/kernels.h"
 #include "modular/elimination.h"
@@ -70,11 +72,12 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
     const DecoderLayer& layer = step.layer;
     const at::Device device = walk.options().device;
     const HeadCount all{layer.shape.num_attention_heads, layer.shape.num_key_value_heads};
-    InnerMoment mixed(layer.o_proj.weight.size(1), 0, options.by_norm, device);
+    std::optional<InnerMoment> mixed;
+    if (options.heads) mixed.emplace(layer.o_proj.weight.size(1), 0, options.by_norm, device);
     InnerMoment inner(layer.shape.intermediate_size, 0, options.by_norm, device);
     step.transform(stream, [&](const at::Tensor& x) {
       const at::Tensor heads = attention_inner(layer, step.context, x);
-      if (options.heads) mixed.add(heads, {}, x);
+      if (mixed) mixed->add(heads, {}, x);
       const at::Tensor middle =
           add_residual(kernels::linear(heads, layer.o_proj.weight, layer.o_proj.bias), x, layer.attn_shortcut);
       const at::Tensor z = mlp_inner(layer, step.context, middle);
@@ -86,11 +89,11 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
     LayerCurves found;
     found.heads = {{0.0}, {0.0}, /*divisible=*/false};
     found.counts = {all};
-    if (options.heads) {
-      HeadElimination heads(mixed.take(mixed_in(step.index())), layer.o_proj.weight.t(),
+    if (mixed) {
+      HeadElimination heads(mixed->take(mixed_in(step.index())), layer.o_proj.weight.t(),
                             directions(StreamPlace::kInside), options.ridge, all, walk.config().head_dim,
                             mixed_in(step.index()));
-      add_head_curve(heads, layer, step.index() > 0, size(StreamPlace::kInside) / mixed.weight(), found);
+      add_head_curve(heads, layer, step.index() > 0, size(StreamPlace::kInside) / mixed->weight(), found);
     }
     Elimination neurons(inner.take(inside(step.index())), layer.down_proj.weight.t(), directions(StreamPlace::kLeaving),
                         options.ridge, inside(step.index()));

@@ -256,8 +256,8 @@ def test_wrong_usage_is_exit_code_2(run, arguments, words):
         (["--avg", "25%", "--calib-range", "5000000:5000100"], ["range"]),
     ],
 )
-def test_options_that_do_not_fit_are_exit_code_2(run, llama, text_file, arguments, words):
-    assert_fails(run("slice", llama, "--calib", text_file, *arguments, expect=None), 2, *words)
+def test_options_that_do_not_fit_are_exit_code_2(run, llama, text_file, tmp_path, arguments, words):
+    assert_fails(run("slice", llama, "--calib", text_file, "-o", tmp_path / "out", *arguments, expect=None), 2, *words)
 
 
 def test_an_existing_output_folder_needs_force(run, slice_args, tmp_path):

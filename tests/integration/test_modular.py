@@ -72,10 +72,13 @@ def test_the_best_preset_is_this_method(modular, run, llama, text_file):
 
 
 def test_search_tries_what_it_says_and_takes_the_best(modular, tmp_path):
-    done = modular(tmp_path / "plan.json", "--avg", "30%", "--allocate", "search", "--trials", "6", "--sweep-samples", "4", verb="plan")
+    done = modular(tmp_path / "plan.json", "--avg", "50%", "--allocate", "search", "--trials", "6", "--sweep-samples", "4", verb="plan")
     trials = done["plan"]["provenance"]["search"]
-    start = modular(None, "--avg", "30%", verb="plan")
-    assert len(trials) == 6 and trials[0]["better"] and [trial.get("start") for trial in trials] == ["loss", "softmax", "lr", None, None, None]
+    start = modular(None, "--avg", "50%", verb="plan")
+    starts = ["loss", "softmax", "lr", "halfway between loss and softmax"]
+    assert len(trials) == 6 and trials[0]["better"] and [trial.get("start") for trial in trials] == [*starts, None, None]
+    # Its average is of neurons and heads, that of softmax of neurons alone: they are compared at equal size all the same.
+    assert done["parameters"]["after"] == pytest.approx(start["parameters"]["after"], rel=0.005)
     assert any(trial["better"] for trial in trials[1:]) == (done["plan"]["dims"] != start["plan"]["dims"])
     assert all(trial["held_out_loss"] > 0 for trial in trials)
 
