@@ -44,6 +44,7 @@ MODULAR = ["--method", "modular"]
 METHODS = {
     "modular": [slice_by(*MODULAR)],
     "modular, search": [slice_by(*MODULAR, "--allocate", "search")],
+    "modular, loss": [slice_by(*MODULAR, "--allocate", "loss")],
     "modular, neurons alone": [slice_by(*MODULAR, "--attention", "keep")],
     "modular, softmax": [slice_by(*MODULAR, "--allocate", "softmax")],
     "modular, lr": [slice_by(*MODULAR, "--allocate", "lr")],
@@ -56,6 +57,7 @@ METHODS = {
     "slice, softmax": [slice_by("--allocate", "softmax")],
     "slice, spectrum": [slice_by("--allocate", "spectrum")],
     "slice, loss": [slice_by("--allocate", "loss")],
+    "slice, blend": [slice_by("--allocate", "blend")],
     "slice, search": [slice_by("--allocate", "search")],
     "slice, constant, refitted": [slice_by("--allocate", "constant", "--refit", "all")],
     "slice, loss, refitted": [slice_by("--allocate", "loss", "--refit", "all")],

@@ -115,7 +115,9 @@ struct PlanningOptions {
   ModularCliOptions modular;
   bool is_paper() const { return preset == "paper"; }
   // Whether what the loss's gradients say shares the average out.
-  bool is_by_loss() const { return allocator == "loss" || allocator == "search"; }
+  bool is_by_loss() const { return allocator == "loss" || allocator == "blend" || allocator == "search"; }
+  // Needs the scores of the layers beside what the loss says.
+  bool is_by_both() const { return allocator == "blend" || allocator == "search"; }
 };
 
 struct PlanOptions : PlanningOptions {

@@ -81,7 +81,7 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
       if (!options.modular.gradient_samples) options.modular.gradient_samples = 16;
     }
     if (!options.allocator.empty()) return;
-    options.allocator = options.method == "modular" ? "loss" : options.basis == "global" ? "constant" : "lr";
+    options.allocator = options.method == "modular" ? "blend" : options.basis == "global" ? "constant" : "lr";
   });
   verb.add_option("--basis", options.basis,
                   "of --method slice: what shares a rotation; block: every half layer's stream has its own (SliceGPT), "
@@ -117,10 +117,10 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
                   "how the average is shared out; lr: more where layers are redundant, constant: the same everywhere, "
                   "softmax: more where layers change the stream less (MoDeGPT), spectrum (of --method slice): more "
                   "where the stream has little energy in its least directions and layers change it less, loss: by what "
-                  "a layer's neurons, heads or directions cost the loss, search: what trials on held-out text come to "
-                  "from the best of loss, softmax, what lies halfway between them, and lr on")
-      ->check(CLI::IsMember({"lr", "constant", "softmax", "spectrum", "loss", "search"}))
-      ->default_str("lr, with --method modular loss, with --basis global constant");
+                  "a layer's neurons, heads or directions cost the loss, blend: halfway between loss and softmax, "
+                  "search: what trials on held-out text come to from the best of loss, softmax, lr and blend on")
+      ->check(CLI::IsMember({"lr", "constant", "softmax", "spectrum", "loss", "blend", "search"}))
+      ->default_str("lr, with --method modular blend, with --basis global constant");
   verb.add_option("--epsilon", options.epsilon, "temperature of --allocate softmax; larger is more even")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

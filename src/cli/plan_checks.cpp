@@ -40,8 +40,9 @@ void check_allocator_options(const PlanningOptions& options) {
       throw_error(ErrorKind::kUsage, option, " belongs to ", readers, ", not to --allocate ", options.allocator);
   };
   refuse_unless(options.allocator == "lr", "--base", "--allocate lr");
-  refuse_unless(is_search || options.allocator == "softmax", "--epsilon", "--allocate softmax and search");
-  refuse_unless(options.is_by_loss(), "--attention", "--allocate loss and search");
+  refuse_unless(options.is_by_both() || options.allocator == "softmax", "--epsilon",
+                "--allocate softmax, blend and search");
+  refuse_unless(options.is_by_loss(), "--attention", "--allocate loss, blend and search");
   refuse_unless(is_search, "--trials", "--allocate search");
   refuse_unless(is_search || options.base_auto, "--sweep-samples", "--allocate search and --base auto");
 }
@@ -50,7 +51,7 @@ void check_several_bases(const PlanningOptions& options) {
   if (options.is_paper() && options.modular.of_any_refit())
     throw_error(ErrorKind::kUsage, "--preset paper refits nothing: leave --refit, --error-share and --ridge out");
   if (options.modular.gradient_samples && !options.is_by_loss())
-    refuse("--gradient-samples", "modular, to --allocate loss or search, or to --method slice --basis global");
+    refuse("--gradient-samples", "modular, to --allocate loss, blend or search, or to --method slice --basis global");
   if (options.directions != "energy") refuse("--directions", "slice --basis global");
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "cli/modular_planning.h"
@@ -172,13 +173,17 @@ SlicePlan plan_by_scores(const PlanningInputs& in, const std::vector<double>& re
                         average, base);
 }
 
-// Ratios halfway between those of two plans of one average, heads as the first has them.
-SlicePlan between(const PlanningInputs& in, const SlicePlan& one, const SlicePlan& other) {
-  std::vector<double> ratios = one.ratios;
-  for (size_t i = 0; i < ratios.size(); ++i) ratios[i] = (ratios[i] + other.ratios[i]) / 2;
-  SlicePlan plan =
-      plan_of_ratios(in.options, in.checkpoint.config(), std::move(ratios), one.average_ratio, one.average_ratio);
-  plan.heads = one.heads;
+// Ratios halfway between those of a plan by the loss and those that block influence gives at the same mean; heads as
+// the former has them.
+SlicePlan blend(const PlanningInputs& in, const SlicePlan& by_loss, const std::vector<double>& redundancy) {
+  std::vector<double> ratios = by_loss.ratios;
+  const double mean = std::min(std::accumulate(ratios.begin(), ratios.end(), 0.0) / static_cast<double>(ratios.size()),
+                               largest_ratio(in.options));
+  const SlicePlan by_influence = plan_by_scores(in, redundancy, "softmax", mean, mean);
+  for (size_t i = 0; i < ratios.size(); ++i) ratios[i] = (ratios[i] + by_influence.ratios[i]) / 2;
+  const double average = by_loss.average_ratio;
+  SlicePlan plan = plan_of_ratios(in.options, in.checkpoint.config(), std::move(ratios), average, average);
+  plan.heads = by_loss.heads;
   return plan;
 }
 
@@ -194,8 +199,8 @@ PlanningOptions as_large_as(const SlicePlan& plan, const PlanningInputs& in) {
   return options;
 }
 
-// What trials come to from the best of the plan by curves, those by scores, and one between.
-SlicePlan search_plan(const PlanningInputs& in, const SlicePlan& by_loss, const PlanAt& by_curves,
+// What trials come to from the best of the plan by the loss, those by scores, and one between.
+SlicePlan search_plan(const PlanningInputs& in, const SlicePlan& by_loss, const PlanAt& blend_at,
                       const std::vector<double>& redundancy) {
   const PlanningOptions options = as_large_as(by_loss, in);
   std::vector<SearchStart> starts = {{"loss", by_loss}};
@@ -207,16 +212,12 @@ SlicePlan search_plan(const PlanningInputs& in, const SlicePlan& by_loss, const 
       log(LogLevel::kInfo, "the search does without the plan of " + name + ", which " + error.what());
     }
   };
-  const auto by_scores = [&](const std::string& allocator) {
-    return [&, allocator](double average) {
+  for (const char* allocator : {"softmax", "lr"}) {
+    start_from(allocator, [&](double average) {
       return plan_by_scores(in, redundancy, allocator, average, kDefaultBaseShare * average);
-    };
-  };
-  const PlanAt by_influence = by_scores("softmax");
-  start_from("softmax", by_influence);
-  start_from("lr", by_scores("lr"));
-  start_from("halfway between loss and softmax",
-             [&](double average) { return between(in, by_curves(average), by_influence(average)); });
+    });
+  }
+  start_from("blend", blend_at);
 
   const double limit = largest_ratio(options);
   // The start's plan with these ratios in the place of its own, all brought nearer to none or to the limit for another
@@ -254,9 +255,9 @@ Planned plan_by_curves(const PlanningInputs& in) {
   const auto plan_by = [&](const PlanAt& plan_at) { return plan_at(average_of(options, in.checkpoint, plan_at)); };
   const PlanAt by_curves =
       options.method == "modular" ? plans_by_parts(in, walk) : plans_by_width(in, walk, importance);
-  planned.plan = plan_by(by_curves);
-  if (options.allocator != "search") return planned;
-  planned.plan = search_plan(in, planned.plan, by_curves, redundancy);
+  const auto blend_at = [&](double average) { return blend(in, by_curves(average), redundancy); };
+  planned.plan = options.allocator == "blend" ? plan_by(blend_at) : plan_by(by_curves);
+  if (options.allocator == "search") planned.plan = search_plan(in, planned.plan, blend_at, redundancy);
   return planned;
 }
 
@@ -320,8 +321,7 @@ ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpo
     if (options.allocator == "spectrum")
       estimate = estimate + estimate_slice(checkpoint, compute, {text, {}, false, nullptr, 0});
   }
-  if (options.allocator == "search" && options.scores.empty())
-    estimate = estimate + estimate_score(checkpoint, compute, text);
+  if (options.is_by_both() && options.scores.empty()) estimate = estimate + estimate_score(checkpoint, compute, text);
   int64_t trials = options.allocator == "search" ? options.trials : 0;
   if (options.base_auto)
     trials = static_cast<int64_t>(base_candidates(expected_plan(options, checkpoint).average_ratio).size());

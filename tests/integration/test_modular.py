@@ -41,11 +41,25 @@ def test_equal_sizes_give_an_ordinary_checkpoint(modular, run, text_file, tmp_pa
     assert shown["parameters"] == done["parameters"]["after"] == done["parameters"]["before"] - 6 * 3 * 40 * 64
 
 
-def test_by_default_the_loss_decides_which_layer_loses_how_much(modular, tmp_path):
-    done = modular(tmp_path / "out", "--avg", "25%", "--attention", "keep")
+def test_the_loss_decides_which_layer_loses_how_much(modular, tmp_path):
+    done = modular(tmp_path / "out", "--avg", "25%", "--allocate", "loss", "--attention", "keep")
     assert done["plan"]["allocator"] == "loss" and len(set(done["plan"]["dims"])) > 1 and "heads" not in done["plan"]
     assert sum(done["plan"]["dims"]) == pytest.approx(6 * 120, abs=8) and sizes(tmp_path / "out") == done["plan"]["dims"]
     assert all(loss >= 0 for loss in done["plan"]["provenance"]["losses"])
+
+
+@pytest.mark.parametrize("heads", ["keep", "heads"])
+def test_by_default_layers_lose_what_lies_between_loss_and_influence(modular, heads):
+    def plan(*options):
+        return modular(None, *options, "--round-to", "1", verb="plan")["plan"]
+
+    loss = plan("--avg", "50%", "--allocate", "loss", "--attention", heads)
+    neurons = 1 - sum(loss["dims"]) / (6 * 160)  # the average is of neurons and heads
+    influence = plan("--avg", str(neurons), "--allocate", "softmax")
+    done = plan("--avg", "50%", "--attention", heads)
+    assert done["allocator"] == "blend" and done.get("heads") == loss.get("heads") and ("heads" in done) == (heads == "heads")
+    assert done["dims"] == pytest.approx([(one + other) / 2 for one, other in zip(loss["dims"], influence["dims"], strict=True)], abs=2)
+    assert loss["dims"] != influence["dims"] and sum(done["dims"]) == pytest.approx(sum(loss["dims"]), abs=1)
 
 
 def test_attention_heads_go_where_that_costs_less_than_neurons(modular, run, text_file, tmp_path):
@@ -74,8 +88,8 @@ def test_the_best_preset_is_this_method(modular, run, llama, text_file):
 def test_search_tries_what_it_says_and_takes_the_best(modular, tmp_path):
     done = modular(tmp_path / "plan.json", "--avg", "50%", "--allocate", "search", "--trials", "6", "--sweep-samples", "4", verb="plan")
     trials = done["plan"]["provenance"]["search"]
-    start = modular(None, "--avg", "50%", verb="plan")
-    starts = ["loss", "softmax", "lr", "halfway between loss and softmax"]
+    start = modular(None, "--avg", "50%", "--allocate", "loss", verb="plan")
+    starts = ["loss", "softmax", "lr", "blend"]
     assert len(trials) == 6 and trials[0]["better"] and [trial.get("start") for trial in trials] == [*starts, None, None]
     # Its average is of neurons and heads, that of softmax of neurons alone: they are compared at equal size all the same.
     assert done["parameters"]["after"] == pytest.approx(start["parameters"]["after"], rel=0.005)
@@ -83,7 +97,7 @@ def test_search_tries_what_it_says_and_takes_the_best(modular, tmp_path):
     assert all(trial["held_out_loss"] > 0 for trial in trials)
 
 
-@pytest.mark.parametrize("allocate", ["loss", "search", "softmax", "lr", "constant"])
+@pytest.mark.parametrize("allocate", ["loss", "blend", "search", "softmax", "lr", "constant"])
 def test_a_target_is_met(modular, allocate):
     done = modular(None, "--target", "params=20%", "--allocate", allocate, "--round-to", "1", verb="plan")
     assert 1 - done["parameters"]["after"] / done["parameters"]["before"] == pytest.approx(0.2, abs=0.002)
@@ -99,7 +113,7 @@ def test_a_plan_file_gives_the_model_of_its_sizes(modular, run, llama, text_file
         assert (tmp_path / "by-plan" / name).read_bytes() == (tmp_path / "at-once" / name).read_bytes()
 
 
-@pytest.mark.parametrize("allocate", ["spectrum", "loss", "search"])
+@pytest.mark.parametrize("allocate", ["spectrum", "loss", "blend", "search"])
 def test_slicing_shares_out_by_spectra_too(run, llama, text_file, tmp_path, allocate):
     few = ["--trials", "3", "--sweep-samples", "4"] if allocate == "search" else []
     done = run("slice", llama, "--avg", "25%", "--allocate", allocate, *few, "--round-to", "1", "--calib", text_file, *WORK,
