@@ -54,11 +54,11 @@ def test_a_target_is_met(cut):
 
 
 def test_a_search_of_widths_meets_a_target_with_every_trial(cut):
-    done = cut(None, "--target", "params=10%", "--allocate", "search", "--trials", "6", "--round-to", "1", verb="plan")
+    done = cut(None, "--target", "params=10%", "--allocate", "search", "--trials", "7", "--round-to", "1", verb="plan")
     assert 1 - done["parameters"]["after"] / done["parameters"]["before"] == pytest.approx(0.1, abs=0.01)
     trials = done["plan"]["provenance"]["search"]
-    assert [trial.get("start") for trial in trials] == ["loss", "softmax", "lr", None, None, None]
-    assert [trial["mode"] for trial in trials[3:5]] == [0, 0] and trials[3]["step"] == -trials[4]["step"]
+    assert [trial.get("start") for trial in trials] == ["loss", "softmax", "lr", "blend", None, None, None]
+    assert [trial["mode"] for trial in trials[4:6]] == [0, 0] and trials[4]["step"] == -trials[5]["step"]
     two = cut(None, "--target", "params=10%", "--allocate", "search", "--trials", "2", "--round-to", "1", verb="plan")["plan"]
     best = "softmax" if two["provenance"]["search"][1]["better"] else "loss"
     taken = cut(None, "--target", "params=10%", "--allocate", best, "--round-to", "1", verb="plan")
