@@ -114,9 +114,8 @@ struct PlanningOptions {
   std::string out_dtype;  // "", "fp32", "bf16", "fp16"
   ModularCliOptions modular;
   bool is_paper() const { return preset == "paper"; }
-  // Whether what the loss's gradients say shares the average out.
-  bool is_by_loss() const { return allocator == "loss" || allocator == "blend" || allocator == "search"; }
-  // Needs the scores of the layers beside what the loss says.
+  // Whether what the loss's gradients say shares the average out; and the scores of the layers beside it.
+  bool is_by_loss() const { return allocator == "loss" || is_by_both(); }
   bool is_by_both() const { return allocator == "blend" || allocator == "search"; }
 };
 

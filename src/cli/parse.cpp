@@ -19,9 +19,8 @@ constexpr const char* kFooter =
 
 void add_modular(CLI::App& verb, ModularCliOptions& options) {
   verb.add_option("--attention", options.attention,
-                  "of --method modular with --allocate loss or search: what may go of attention; heads: heads, where "
-                  "that costs "
-                  "less than neurons, keep: nothing")
+                  "of --method modular with --allocate loss, blend or search: what may go of attention; heads: heads, "
+                  "where that costs less than neurons, keep: nothing")
       ->check(CLI::IsMember({"heads", "keep"}))
       ->default_str("heads");
   verb.add_option(
@@ -53,9 +52,8 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
       ->check(CLI::PositiveNumber)
       ->default_str("0.0001");
   verb.add_option("--gradient-samples", options.gradient_samples,
-                  "calibration windows on which the loss's gradients are taken, of --method modular, --allocate loss "
-                  "and search, "
-                  "and --directions places and loss; 0: none, all errors count alike")
+                  "calibration windows on which the loss's gradients are taken, of --method modular, --allocate loss, "
+                  "blend and search, and --directions places and loss; 0: none, all errors count alike")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->default_str("8");
 }
@@ -121,7 +119,8 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
                   "search: what trials on held-out text come to from the best of loss, softmax, lr and blend on")
       ->check(CLI::IsMember({"lr", "constant", "softmax", "spectrum", "loss", "blend", "search"}))
       ->default_str("lr, with --method modular blend, with --basis global constant");
-  verb.add_option("--epsilon", options.epsilon, "temperature of --allocate softmax; larger is more even")
+  verb.add_option("--epsilon", options.epsilon,
+                  "temperature of --allocate softmax, and in blend and search; larger is more even")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   verb.add_option_function<std::string>(

@@ -179,8 +179,9 @@ SlicePlan blend(const PlanningInputs& in, const SlicePlan& by_loss, const std::v
   std::vector<double> ratios = by_loss.ratios;
   const double mean = std::min(std::accumulate(ratios.begin(), ratios.end(), 0.0) / static_cast<double>(ratios.size()),
                                largest_ratio(in.options));
-  const SlicePlan by_influence = plan_by_scores(in, redundancy, "softmax", mean, mean);
-  for (size_t i = 0; i < ratios.size(); ++i) ratios[i] = (ratios[i] + by_influence.ratios[i]) / 2;
+  const std::vector<double> by_influence =
+      allocate_by_influence(redundancy, in.options.epsilon, allocate_options(in.options, mean, mean));
+  for (size_t i = 0; i < ratios.size(); ++i) ratios[i] = (ratios[i] + by_influence[i]) / 2;
   const double average = by_loss.average_ratio;
   SlicePlan plan = plan_of_ratios(in.options, in.checkpoint.config(), std::move(ratios), average, average);
   plan.heads = by_loss.heads;
@@ -209,7 +210,7 @@ SlicePlan search_plan(const PlanningInputs& in, const SlicePlan& by_loss, const 
       starts.push_back({name, plan_at(average_of(options, in.checkpoint, plan_at))});
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kUsage) throw;
-      log(LogLevel::kInfo, "the search does without the plan of " + name + ", which " + error.what());
+      log(LogLevel::kInfo, "the search does without the plan of " + name + ": " + error.what());
     }
   };
   for (const char* allocator : {"softmax", "lr"}) {
