@@ -1,6 +1,5 @@
 // Which options of planning go together.
-#include "cli/planning.h"
-#include "dynslice/allocate/allocate.h"
+#include "cli/plan_parts.h"
 #include "dynslice/modular/modular.h"
 #include "dynslice/slice/slice.h"
 #include "dynslice/support/error.h"

@@ -6,7 +6,6 @@
 #include "cli/inputs.h"
 #include "cli/options.h"
 #include "cli/sizes.h"
-#include "dynslice/allocate/allocate.h"
 #include "dynslice/model/journal.h"
 #include "dynslice/model/layer_scores.h"
 #include "dynslice/model/resources.h"
@@ -53,14 +52,6 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
 void adopt_plan(PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint);
 // Whether a plan must be worked out by walks over the layers.
 bool must_walk(const PlanningOptions& options);
-
-// Of the average, the slicing base that lr has unless it is given.
-constexpr double kDefaultBaseShare = 0.6;
-
-AllocateOptions allocate_options(const PlanningOptions& options, double average, double base);
-
-// Of any layer, that measured curves, averages and trials are sought up to.
-double largest_ratio(const PlanningOptions& options);
 
 // What is refitted behind a rotation.
 RotationRefitOptions rotation_refit(const PlanningOptions& options);

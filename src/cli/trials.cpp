@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "cli/modular_planning.h"
+#include "cli/plan_parts.h"
 #include "cli/terminal.h"
 #include "dynslice/allocate/allocate.h"
 #include "dynslice/allocate/search.h"
