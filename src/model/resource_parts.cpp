@@ -56,7 +56,8 @@ int64_t chunk_bytes(const ModelConfig& config, const ComputeOptions& compute, Te
   // The normed chunk; what the half layer writes, in the dtype and in fp32; the shortcut's part.
   int64_t bytes = chunk_size(compute, text) * (a_token + width * (2 * size + 2 * 4));
   if (config.sliding_window.value_or(text.length) < text.length) bytes += text.length * text.length * 4;
-  return bytes;
+  // The heap keeps freed buffers, whose room those of other sizes do not always fit into: up to half as much was seen.
+  return compute.device.is_cpu() ? bytes + bytes / 2 : bytes;
 }
 
 int64_t stream_bytes(const ModelConfig& config, TextAmount text) { return text.tokens() * widest_stream(config) * 4; }
