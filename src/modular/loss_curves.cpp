@@ -26,11 +26,7 @@ LossCurve neuron_curve(Elimination& elimination, const DecoderLayer& layer, int6
   return curve;
 }
 
-// Heads are so large a part of a layer that their errors are beyond what the second order tells. On SmolLM2-135M plans
-// that count them twice are up to 2 % worse than those that keep all heads, and half a percent better where little
-// goes; counted four times, few go or none.
-constexpr double kHeadCaution = 4;
-
+// `scale` takes the heads' losses to nats a token, with caution.
 void add_head_curve(HeadElimination& heads, const DecoderLayer& layer, bool may_lose_all, double scale,
                     LayerCurves& curves) {
   const int64_t a_head = layer.o_proj.weight.size(0) * (layer.o_proj.weight.size(1) / layer.shape.num_attention_heads);
@@ -44,7 +40,7 @@ void add_head_curve(HeadElimination& heads, const DecoderLayer& layer, bool may_
     if (heads.left().heads == 0 && !may_lose_all) break;
     curves.counts.push_back(heads.left());
     curves.heads.sizes.push_back(whole - size(heads.left()));
-    curves.heads.losses.push_back(kHeadCaution * loss * scale);
+    curves.heads.losses.push_back(loss * scale);
   }
 }
 
@@ -93,7 +89,8 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
       HeadElimination heads(mixed->take(mixed_in(step.index())), layer.o_proj.weight.t(),
                             directions(StreamPlace::kInside), options.ridge, all, walk.config().head_dim,
                             mixed_in(step.index()));
-      add_head_curve(heads, layer, step.index() > 0, size(StreamPlace::kInside) / mixed->weight(), found);
+      add_head_curve(heads, layer, step.index() > 0,
+                     options.head_caution * size(StreamPlace::kInside) / mixed->weight(), found);
     }
     Elimination neurons(inner.take(inside(step.index())), layer.down_proj.weight.t(), directions(StreamPlace::kLeaving),
                         options.ridge, inside(step.index()));

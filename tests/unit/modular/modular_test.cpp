@@ -243,6 +243,25 @@ TEST(LossCurves, RiseFromZero) {
   }
 }
 
+TEST(LossCurves, HeadsCountWithCaution) {
+  const MemoryCheckpoint model = tiny_model();
+  const TokenWindows windows = random_windows(8, 16, 61);
+  const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+  SensitivitySource sensitivity = measured(walk, windows);
+  const auto with_caution = [&](double caution) {
+    ModularOptions options;
+    options.head_caution = caution;
+    return measure_loss_curves(walk, windows, sensitivity, options, 20);
+  };
+  const std::vector<LayerCurves> once = with_caution(1), four_times = with_caution(4);
+  for (size_t layer = 0; layer < once.size(); ++layer) {
+    const double heads = once[layer].heads.losses.back(), neurons = once[layer].neurons.losses.back();
+    EXPECT_GT(heads, 0.0);
+    EXPECT_NEAR(four_times[layer].heads.losses.back(), 4 * heads, 1e-6 * heads);
+    EXPECT_NEAR(four_times[layer].neurons.losses.back(), neurons, 1e-6 * neurons);
+  }
+}
+
 TEST(Modular, RefusesMlpsOfDifferentSizes) {
   const ModelConfig config = tiny_model().config();
   const MemoryCheckpoint model = testing::random_model(sliced_config(config, plan_of_sizes(config, {64, 56, 64})));
