@@ -6,7 +6,6 @@
 #include "cli/plan_parts.h"
 #include "cli/resources.h"
 #include "cli/trials.h"
-#include "dynslice/allocate/target.h"
 
 namespace dynslice::cli {
 
