@@ -25,16 +25,19 @@ int64_t least_kept(const PlanningOptions& options, int64_t whole) {
 // Heads are so large a part of a layer that their errors are beyond what the second order tells, the more so from few
 // gradients. On SmolLM2-135M plans that count heads twice are up to 2 % worse than those that keep all of them with the
 // gradients of 8 windows, and up to 1.4 % better with those of 16; counted four times, few go or none.
-double head_caution(int64_t gradient_windows) { return gradient_windows < 16 ? 4 : 2; }
+ModularOptions curve_options(const PlanningOptions& options, Calibration& calibration) {
+  ModularOptions modular = modular_options(options.modular);
+  if (gradient_text(options, calibration).windows >= 16) modular.head_caution = 2;
+  return modular;
+}
 
 PlanAt plans_by_parts(const PlanningInputs& in, const LayerWalk& walk) {
   const PlanningOptions& options = in.options;
   const ModelConfig& config = in.checkpoint.config();
   const int64_t least = least_kept(options, config.layers.front().intermediate_size);
-  ModularOptions modular = modular_options(options.modular);
-  modular.head_caution = head_caution(gradient_text(options, in.calibration).windows);
   return [&options, &config,
-          curves = measure_loss_curves(walk, in.calibration.text().windows, in.sensitivity, modular, least,
+          curves = measure_loss_curves(walk, in.calibration.text().windows, in.sensitivity,
+                                       curve_options(options, in.calibration), least,
                                        phase(in.journal, "losses"))](double average) {
     const GivenUp given = give_up(curves, config, average);
     SlicePlan plan = plan_of_ratios(options, config, given.ratios, average, average);
@@ -99,10 +102,9 @@ SlicePlan search_plan(const PlanningInputs& in, const SlicePlan& by_loss, const 
       log(LogLevel::kInfo, "the search does without the plan of " + name + ": " + error.what());
     }
   };
+  // With no base, as far from constant as `lr` goes: the search comes back from there along the plan's own deviations.
   for (const char* allocator : {"softmax", "lr"}) {
-    start_from(allocator, [&](double average) {
-      return plan_by_scores(in, redundancy, allocator, average, kDefaultBaseShare * average);
-    });
+    start_from(allocator, [&](double average) { return plan_by_scores(in, redundancy, allocator, average, 0); });
   }
   start_from("blend", blend_at);
 
