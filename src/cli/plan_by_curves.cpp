@@ -24,7 +24,7 @@ int64_t least_kept(const PlanningOptions& options, int64_t whole) {
 
 // Heads are so large a part of a layer that their errors are beyond what the second order tells, the more so from few
 // gradients. On SmolLM2-135M plans that count heads twice are up to 2 % worse than those that keep all of them with the
-// gradients of 8 windows, and up to 1.4 % better with those of 16; counted four times, few go or none.
+// gradients of 8 windows, and up to 1.4 % better with those of 16; counted four times, the default, few go or none.
 ModularOptions curve_options(const PlanningOptions& options, Calibration& calibration) {
   ModularOptions modular = modular_options(options.modular);
   if (gradient_text(options, calibration).windows >= 16) modular.head_caution = 2;
@@ -102,7 +102,7 @@ SlicePlan search_plan(const PlanningInputs& in, const SlicePlan& by_loss, const 
       log(LogLevel::kInfo, "the search does without the plan of " + name + ": " + error.what());
     }
   };
-  // With no base, as far from constant as `lr` goes: the search comes back from there along the plan's own deviations.
+  // `lr` without a base is as far from constant as it goes: the search comes back along the plan's own deviations.
   for (const char* allocator : {"softmax", "lr"}) {
     start_from(allocator, [&](double average) { return plan_by_scores(in, redundancy, allocator, average, 0); });
   }

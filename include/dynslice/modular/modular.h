@@ -36,7 +36,7 @@ struct ModularOptions {
   NeuronChoice choice = NeuronChoice::kLoss;
   ModularRefit refit = ModularRefit::kAll;
   bool heads = true;         // loss curves: attention heads may go too
-  double head_caution = 4;   // what their losses are multiplied by there; less with gradients of more text
+  double head_caution = 4;   // what their losses are multiplied by there; 2 does with gradients of 16 windows
   double error_share = 0.5;  // of the stream's error so far that a refit towards the dense stream makes up for
   bool by_norm = true;       // tokens weigh by 1 / ‖x_t‖² of the stream; else alike
   double ridge = 1e-4;       // pull of the refitted rows towards what they were, in units of the mean diagonal
