@@ -32,9 +32,9 @@ SensitivitySource sensitivity_source(const PlanningOptions& options, const Check
   const bool to_choose = options.method == "modular" && modular_options(options.modular).choice == NeuronChoice::kLoss;
   const bool needs = to_choose || options.is_by_loss() || options.directions != "energy";
   if (gradient_samples(options) == 0 || !needs) return {};
-  return SensitivitySource([&options, &checkpoint, compute, &calibration, journal, &progress] {
-    const TokenWindows& all = calibration.text().windows;
-    const TokenWindows windows = all.part(0, std::min(all.count, gradient_samples(options)));
+  const int64_t count = gradient_text(options, calibration).windows;
+  return SensitivitySource(count, [&checkpoint, compute, &calibration, journal, &progress, count] {
+    const TokenWindows windows = calibration.text().windows.part(0, count);
     const LayerWalk walk(checkpoint, compute, windows.length, progress);
     return measure_sensitivity(walk, windows, default_turn_bytes(checkpoint, compute.device),
                                phase(journal, "gradients"));

@@ -22,23 +22,14 @@ int64_t least_kept(const PlanningOptions& options, int64_t whole) {
                            static_cast<int64_t>(std::floor((1 - largest_ratio(options)) * static_cast<double>(whole))));
 }
 
-// Heads are so large a part of a layer that their errors are beyond what the second order tells, the more so from few
-// gradients. On SmolLM2-135M plans that count heads twice are up to 2 % worse than those that keep all of them with the
-// gradients of 8 windows, and up to 1.4 % better with those of 16; counted four times, the default, few go or none.
-ModularOptions curve_options(const PlanningOptions& options, Calibration& calibration) {
-  ModularOptions modular = modular_options(options.modular);
-  if (gradient_text(options, calibration).windows >= 16) modular.head_caution = 2;
-  return modular;
-}
-
 PlanAt plans_by_parts(const PlanningInputs& in, const LayerWalk& walk) {
   const PlanningOptions& options = in.options;
   const ModelConfig& config = in.checkpoint.config();
   const int64_t least = least_kept(options, config.layers.front().intermediate_size);
   return [&options, &config,
-          curves = measure_loss_curves(walk, in.calibration.text().windows, in.sensitivity,
-                                       curve_options(options, in.calibration), least,
-                                       phase(in.journal, "losses"))](double average) {
+          curves =
+              measure_loss_curves(walk, in.calibration.text().windows, in.sensitivity, modular_options(options.modular),
+                                  least, phase(in.journal, "losses"))](double average) {
     const GivenUp given = give_up(curves, config, average);
     SlicePlan plan = plan_of_ratios(options, config, given.ratios, average, average);
     plan.heads = given.heads;

@@ -1,6 +1,4 @@
 // `run`: the steps of a recipe, one after the other in this process, each on what the ones before it made.
-#include <malloc.h>
-
 #include <algorithm>
 #include <chrono>
 #include <iostream>
@@ -12,6 +10,7 @@
 #include "dynslice/model/checkpoint_writer.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
+#include "dynslice/support/machine.h"
 
 namespace dynslice::cli {
 namespace {
@@ -295,7 +294,7 @@ class RecipeRun {
   }
 
   OrderedJson work(const Step& step) {
-    ::malloc_trim(0);  // what the step before needed would count as taken
+    return_freed_memory();  // what the step before needed would count as taken
     peak_ = std::max(peak_, peak_rss_bytes());
     reset_peak_rss();
     const bool was_done = journal_->result(phase_of(step)).has_value();  // and is done again for what it prints

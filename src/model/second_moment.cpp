@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "dynslice/support/error.h"
+#include "dynslice/support/machine.h"
 #include "model/kernels.h"
 
 namespace dynslice {
@@ -15,6 +16,8 @@ namespace {
 // Rows whose products are summed in fp32 before they go to the fp64 sum: each of its entries then has the relative
 // rounding of a sum of this many terms, about that of the fp32 stream itself.
 constexpr int64_t kRows = 512;
+// Of a moment whose factorization takes long enough for clearing pages not to count.
+constexpr size_t kLargeBytes = size_t{32} << 20;
 
 }  // namespace
 
@@ -48,6 +51,8 @@ at::Tensor SecondMoment::take(const std::string& where) {
     throw_error(ErrorKind::kBadInput, "NaN or Inf in ", where,
                 "; the model's weights are damaged, or too large for the dtype (try --dtype fp32)");
   }
+  // What factorizes it takes more matrices of its size, and they seldom fit into what the chunks left in the heap.
+  if (upper_.nbytes() >= kLargeBytes) return_freed_memory();
   return std::exchange(upper_, at::Tensor());
 }
 

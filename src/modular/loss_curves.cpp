@@ -60,10 +60,13 @@ LayerCurves curves_of(const OrderedJson& json) {
 
 }  // namespace
 
+double default_head_caution(const SensitivitySource& sensitivity) { return sensitivity.windows() >= 16 ? 2 : 4; }
+
 std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
                                              SensitivitySource& sensitivity, const ModularOptions& options,
                                              int64_t least, const JournalPhase& journal) {
   check_modular(walk.checkpoint());
+  const double head_caution = options.head_caution.value_or(default_head_caution(sensitivity));
   const auto measure = [&](LayerStep& step, ResidualStream& stream) {
     const DecoderLayer& layer = step.layer;
     const at::Device device = walk.options().device;
@@ -89,8 +92,8 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
       HeadElimination heads(mixed->take(mixed_in(step.index())), layer.o_proj.weight.t(),
                             directions(StreamPlace::kInside), options.ridge, all, walk.config().head_dim,
                             mixed_in(step.index()));
-      add_head_curve(heads, layer, step.index() > 0,
-                     options.head_caution * size(StreamPlace::kInside) / mixed->weight(), found);
+      add_head_curve(heads, layer, step.index() > 0, head_caution * size(StreamPlace::kInside) / mixed->weight(),
+                     found);
     }
     Elimination neurons(inner.take(inside(step.index())), layer.down_proj.weight.t(), directions(StreamPlace::kLeaving),
                         options.ridge, inside(step.index()));

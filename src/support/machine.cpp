@@ -1,5 +1,6 @@
 #include "dynslice/support/machine.h"
 
+#include <malloc.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -109,6 +110,8 @@ uint64_t peak_rss_bytes() {
 }
 
 void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+void return_freed_memory() { ::malloc_trim(0); }
 
 uint64_t available_disk_bytes(const fs::path& path) {
   std::error_code error;

@@ -41,18 +41,22 @@ class SensitivitySource {
  public:
   // None: every direction counts alike, and a layer's loss is half its squared error.
   SensitivitySource() = default;
-  explicit SensitivitySource(std::function<Sensitivity()> measure) : measure_(std::move(measure)) {}
+  // `measure` measures it on that many windows.
+  SensitivitySource(int64_t windows, std::function<Sensitivity()> measure)
+      : windows_(windows), measure_(std::move(measure)) {}
 
   // Lets the journal keep it, and bring it back.
   void join(WalkState& state);
   void measure_unless_there();
   bool is_there() const { return value_.directions.defined(); }
+  int64_t windows() const { return windows_; }
 
   // G of one place on `device`, undefined for I; and the mean ‖g_t‖².
   at::Tensor directions(int64_t layer, StreamPlace place, at::Device device) const;
   double size(int64_t layer, StreamPlace place) const;
 
  private:
+  int64_t windows_ = 0;
   std::function<Sensitivity()> measure_;
   Sensitivity value_;
 };

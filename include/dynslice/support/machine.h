@@ -17,6 +17,9 @@ uint64_t current_rss_bytes();
 uint64_t peak_rss_bytes();
 // Has the peak counted from now on; without effect where the kernel does not allow it.
 void reset_peak_rss();
+// Returns to the system what was freed and kept for later. Pages of it that are needed again are cleared again, at
+// about 2 GB a second.
+void return_freed_memory();
 
 // Bytes that a user may still write where `path` is or would be created; UINT64_MAX when nobody can tell.
 uint64_t available_disk_bytes(const std::filesystem::path& path);

@@ -23,7 +23,7 @@ inline SlicePlan plan_of_sizes(const ModelConfig& config, std::vector<int64_t> s
 }
 
 inline SensitivitySource measured(const LayerWalk& walk, const TokenWindows& windows) {
-  return SensitivitySource([&walk, windows] { return measure_sensitivity(walk, windows, 1 << 20); });
+  return SensitivitySource(windows.count, [&walk, windows] { return measure_sensitivity(walk, windows, 1 << 20); });
 }
 
 // The checkpoint that compressing gives, all of it: what is in no layer is the model's own.

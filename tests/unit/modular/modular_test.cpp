@@ -262,6 +262,22 @@ TEST(LossCurves, HeadsCountWithCaution) {
   }
 }
 
+TEST(LossCurves, FewGradientsAskForMoreCaution) {
+  const MemoryCheckpoint model = tiny_model();
+  const auto curves = [&](int64_t count, std::optional<double> caution) {
+    const TokenWindows windows = random_windows(count, 16, 61);
+    const LayerWalk walk(model, {.chunk_tokens = 64}, windows.length, no_progress());
+    SensitivitySource sensitivity = measured(walk, windows);
+    ModularOptions options;
+    options.head_caution = caution;
+    return measure_loss_curves(walk, windows, sensitivity, options, 20);
+  };
+  for (const auto& [windows, caution] : {std::pair(15, 4.0), std::pair(16, 2.0)}) {
+    const double by_default = curves(windows, std::nullopt).back().heads.losses.back();
+    EXPECT_NEAR(by_default, curves(windows, caution).back().heads.losses.back(), 1e-9 * by_default) << windows;
+  }
+}
+
 TEST(Modular, RefusesMlpsOfDifferentSizes) {
   const ModelConfig config = tiny_model().config();
   const MemoryCheckpoint model = testing::random_model(sliced_config(config, plan_of_sizes(config, {64, 56, 64})));
