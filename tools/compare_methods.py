@@ -109,7 +109,11 @@ class Bench:
         self.work = pathlib.Path(arguments.work)
         self.work.mkdir(parents=True, exist_ok=True)
         self.results_file = self.work / "results.json"
-        self.results = json.loads(self.results_file.read_text()) if self.results_file.exists() else {}
+        kept = json.loads(self.results_file.read_text()) if self.results_file.exists() else {}
+        self.made_with = {"model": str(pathlib.Path(arguments.model).resolve()), "updates": arguments.updates, "options": arguments.compute}
+        if kept and kept.get("made_with") != self.made_with:
+            sys.exit(f"{self.results_file} was made with {kept.get('made_with')}, not with {self.made_with}; give another --work")
+        self.results = kept.get("figures", {})
         self.dense = self.inspect(arguments.model)
 
     def run(self, *command):
@@ -143,16 +147,17 @@ class Bench:
 
     def measure(self, name, share, healed=False):
         key = f"{name} | {share} | {'healed' if healed else 'as it is'}"
-        if key not in self.results:
+        figures = self.results.setdefault(key, {})
+        if "perplexity" not in figures or (self.arguments.speed and "speed" not in figures):
             model = self.make(name, share, healed) if share > 0 else self.arguments.model
-            loss = self.run("eval", model, *PERPLEXITY)
-            figures = {"perplexity": next(iter(loss["perplexity"].values()))["value"], "parameters": self.inspect(model)["parameters"]}
+            if "perplexity" not in figures:
+                loss = self.run("eval", model, *PERPLEXITY)
+                figures.update(perplexity=next(iter(loss["perplexity"].values()))["value"], parameters=self.inspect(model)["parameters"])
             if self.arguments.speed:
                 figures["speed"] = self.speed(model)
-            self.results[key] = figures
-            self.results_file.write_text(json.dumps(self.results, indent=1))
+            self.results_file.write_text(json.dumps({"made_with": self.made_with, "figures": self.results}, indent=1))
             print(key, figures, file=sys.stderr, flush=True)
-        return self.results[key]
+        return figures
 
     def speed(self, model):
         """Tokens a second of writing, and of reading a prompt, in turns with the dense model: its own and the ratio."""

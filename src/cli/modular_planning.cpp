@@ -5,7 +5,11 @@
 namespace dynslice::cli {
 namespace {
 
-int64_t gradient_samples(const PlanningOptions& options) { return options.modular.gradient_samples.value_or(8); }
+int64_t gradient_samples(const PlanningOptions& options) {
+  const bool to_choose = options.method == "modular" && modular_options(options.modular).choice == NeuronChoice::kLoss;
+  const bool needs = to_choose || options.is_by_loss() || options.directions != "energy";
+  return needs ? options.modular.gradient_samples.value_or(8) : 0;
+}
 
 }  // namespace
 
@@ -22,6 +26,7 @@ ModularOptions modular_options(const ModularCliOptions& given) {
 }
 
 TextAmount gradient_text(const PlanningOptions& options, Calibration& calibration) {
+  if (gradient_samples(options) == 0) return {};
   const TokenWindows& windows = calibration.text().windows;
   return {std::min(windows.count, gradient_samples(options)), windows.length};
 }
@@ -29,15 +34,12 @@ TextAmount gradient_text(const PlanningOptions& options, Calibration& calibratio
 SensitivitySource sensitivity_source(const PlanningOptions& options, const Checkpoint& checkpoint,
                                      const ComputeOptions& compute, Calibration& calibration, Journal* journal,
                                      ProgressSink& progress) {
-  const bool to_choose = options.method == "modular" && modular_options(options.modular).choice == NeuronChoice::kLoss;
-  const bool needs = to_choose || options.is_by_loss() || options.directions != "energy";
-  if (gradient_samples(options) == 0 || !needs) return {};
   const int64_t count = gradient_text(options, calibration).windows;
+  if (count == 0) return {};
   return SensitivitySource(count, [&checkpoint, compute, &calibration, journal, &progress, count] {
     const TokenWindows windows = calibration.text().windows.part(0, count);
     const LayerWalk walk(checkpoint, compute, windows.length, progress);
-    return measure_sensitivity(walk, windows, default_turn_bytes(checkpoint, compute.device),
-                               phase(journal, "gradients"));
+    return measure_sensitivity(walk, windows, gradient_turn_bytes(checkpoint), phase(journal, "gradients"));
   });
 }
 

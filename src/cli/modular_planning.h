@@ -11,12 +11,12 @@ namespace dynslice::cli {
 // What --method modular asks for.
 ModularOptions modular_options(const ModularCliOptions& given);
 
-// What the loss says of the layers' MLPs, of --method modular; measured on the calibration text's first windows when it
-// is first needed. All arguments must outlive it.
+// What the loss says of the layers, where the options ask for that; measured on the calibration text's first windows
+// when it is first needed. All arguments must outlive it.
 SensitivitySource sensitivity_source(const PlanningOptions& options, const Checkpoint& checkpoint,
                                      const ComputeOptions& compute, Calibration& calibration, Journal* journal,
                                      ProgressSink& progress);
-// The text that it is measured on.
+// The text that it is measured on, none where it is not.
 TextAmount gradient_text(const PlanningOptions& options, Calibration& calibration);
 
 // What layers give up together, `average` being the share of all their weights that may go; heads are empty when none

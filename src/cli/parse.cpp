@@ -101,10 +101,10 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
             name, [name, &target](const std::string& text) { target = parse_ratio(name, text); }, help)
         ->type_name(kRatioType);
   };
-  CLI::Option* average = ratio(
-      "--avg", options.average,
-      "average share of the width to slice away, 25% or 0.25 (this or --target is required, unless a plan file is "
-      "given)");
+  CLI::Option* average =
+      ratio("--avg", options.average,
+            "average share of the width to slice away, 25% or 0.25; of --method modular of the MLPs' neurons, or of "
+            "all layers' weights where heads may go (this or --target is required, unless a plan file is given)");
   verb.add_option_function<std::string>(
           "--target", [&options](const std::string& text) { options.target = parse_target(text); },
           "share of the model that is to go, params=25%, bytes=25% or flops=25%; the average is solved for. bytes are "
@@ -228,8 +228,9 @@ void define_slice(CLI::App& app, SliceOptions& options) {
       verb->add_option("--plan", options.plan,
                        "slice by this plan file; the calibration text is still needed, for the rotation or the refit")
           ->type_name("FILE");
-  for (const char* replaced : {"--avg", "--target", "--method", "--basis", "--allocate", "--epsilon", "--base",
-                               "--max-ratio", "--round-to", "--slice-head", "--scores", "--preset"}) {
+  for (const char* replaced :
+       {"--avg", "--target", "--method", "--basis", "--allocate", "--epsilon", "--base", "--max-ratio", "--round-to",
+        "--slice-head", "--scores", "--preset", "--attention", "--trials", "--sweep-samples"}) {
     plan->excludes(verb->get_option(replaced));
   }
   verb->add_option("-o,--output", options.output, "folder of the sliced checkpoint")

@@ -27,6 +27,14 @@ void write_and_report(const PlanOptions& options, const Checkpoint& checkpoint, 
     std::cout << "Written to " << options.output << "; slice by it with --plan " << options.output << ".\n";
 }
 
+ResourceEstimate estimate_plan(const PlanOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
+                               Calibration& calibration) {
+  const ResourceEstimate planning = estimate_planning(options, checkpoint, compute, calibration);
+  const bool asks_the_loss = options.is_by_loss() || options.base_auto;  // by curves, or in trials
+  return asks_the_loss ? estimate_sensitivity(checkpoint, compute, gradient_text(options, calibration)) + planning
+                       : planning;
+}
+
 }  // namespace
 
 void run(const PlanOptions& options, TerminalProgress& progress) {
@@ -35,15 +43,17 @@ void run(const PlanOptions& options, TerminalProgress& progress) {
   const auto checkpoint = open_model(options.common, progress);
   Calibration calibration(options, *checkpoint, progress);
   check_planning(options, *checkpoint);
-  const auto resources = prepare(options.common, *checkpoint, compute,
-                                 {"plan", [&](const ComputeOptions& with, int64_t) {
-                                    return estimate_planning(options, *checkpoint, with, calibration);
-                                  }});
+  const auto resources =
+      prepare(options.common, *checkpoint, compute, {"plan", [&](const ComputeOptions& with, int64_t) {
+                                                       return estimate_plan(options, *checkpoint, with, calibration);
+                                                     }});
   if (!resources) return;
   compute = resources->compute;
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
   const auto plan = [&](Journal* journal) {
-    SensitivitySource sensitivity = sensitivity_source(options, *checkpoint, compute, calibration, journal, progress);
+    SensitivitySource sensitivity;
+    if (must_walk(options))
+      sensitivity = sensitivity_source(options, *checkpoint, compute, calibration, journal, progress);
     Planned planned = make_plan({options, *checkpoint, compute, calibration, sensitivity, journal, progress});
     OrderedJson provenance = journal != nullptr ? journal->job() : run_description;
     provenance.update(planned.plan.provenance);

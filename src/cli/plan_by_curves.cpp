@@ -22,6 +22,12 @@ int64_t least_kept(const PlanningOptions& options, int64_t whole) {
                            static_cast<int64_t>(std::floor((1 - largest_ratio(options)) * static_cast<double>(whole))));
 }
 
+// Rounding up to whole neurons or directions can take a layer a little beyond the largest ratio.
+std::vector<double> at_most(double limit, std::vector<double> ratios) {
+  for (double& ratio : ratios) ratio = std::min(ratio, limit);
+  return ratios;
+}
+
 PlanAt plans_by_parts(const PlanningInputs& in, const LayerWalk& walk) {
   const PlanningOptions& options = in.options;
   const ModelConfig& config = in.checkpoint.config();
@@ -31,7 +37,7 @@ PlanAt plans_by_parts(const PlanningInputs& in, const LayerWalk& walk) {
               measure_loss_curves(walk, in.calibration.text().windows, in.sensitivity, modular_options(options.modular),
                                   least, phase(in.journal, "losses"))](double average) {
     const GivenUp given = give_up(curves, config, average);
-    SlicePlan plan = plan_of_ratios(options, config, given.ratios, average, average);
+    SlicePlan plan = plan_of_ratios(options, config, at_most(largest_ratio(options), given.ratios), average, average);
     plan.heads = given.heads;
     plan.provenance["losses"] = losses_of(curves, plan);
     return plan;
@@ -49,7 +55,7 @@ PlanAt plans_by_width(const PlanningInputs& in, const LayerWalk& walk, const std
     const auto width = static_cast<double>(config.hidden_size);
     std::vector<double> ratios = allocate_by_losses(curves, average * width * static_cast<double>(curves.size()));
     for (double& ratio : ratios) ratio /= width;
-    return plan_of_ratios(options, config, ratios, average, average);
+    return plan_of_ratios(options, config, at_most(largest_ratio(options), std::move(ratios)), average, average);
   };
 }
 
@@ -113,10 +119,17 @@ SlicePlan search_plan(const PlanningInputs& in, const SlicePlan& by_loss, const 
     return plan;
   };
   // What other widths cost in size is little, but a target is a target, for every trial.
-  return search_around(in, starts, [&](const SlicePlan& start, const std::vector<double>& ratios) {
+  SlicePlan found = search_around(in, starts, [&](const SlicePlan& start, const std::vector<double>& ratios) {
     const auto with_average = [&](double other) { return plan_of(start, ratios, other); };
     return with_average(average_of(options, in.checkpoint, with_average));
   });
+  // What was asked for is a share of what the plan by the loss takes from, heads included where they may go.
+  if (in.options.average) found.average_ratio = *in.options.average;
+  if (found.heads.empty() && !by_loss.heads.empty()) {
+    for (const LayerShape& shape : in.checkpoint.config().layers)
+      found.heads.push_back({shape.num_attention_heads, shape.num_key_value_heads});
+  }
+  return found;
 }
 
 }  // namespace

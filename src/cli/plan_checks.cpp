@@ -26,6 +26,8 @@ void check_global(const PlanningOptions& options) {
                 ": with --basis global all layers have one width, which is --allocate constant");
   }
   if (options.is_paper()) refuse("--preset paper", "slice --basis block");
+  if (options.directions == "energy" && options.modular.gradient_samples)
+    refuse("--gradient-samples", "slice --basis global with --directions places or loss");
   if (options.directions != "energy" && options.modular.gradient_samples == 0)
     throw_error(ErrorKind::kUsage, "--directions ", options.directions,
                 " needs gradients: --gradient-samples 1 or more");
@@ -41,6 +43,8 @@ void check_allocator_options(const PlanningOptions& options) {
   refuse_unless(options.allocator == "lr", "--base", "--allocate lr");
   refuse_unless(options.is_by_both() || options.allocator == "softmax", "--epsilon",
                 "--allocate softmax, blend and search");
+  refuse_unless(options.allocator != "constant" && options.allocator != "loss", "--scores",
+                "--allocate lr, softmax, spectrum, blend and search");
   refuse_unless(options.is_by_loss(), "--attention", "--allocate loss, blend and search");
   refuse_unless(is_search, "--trials", "--allocate search");
   refuse_unless(is_search || options.base_auto, "--sweep-samples", "--allocate search and --base auto");
@@ -76,9 +80,11 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
   }
   check_method(options, checkpoint);
   check_allocator_options(options);
-  if (options.allocator != "lr" || !options.average) return;
+  // A target's average is solved for later: any will do to check the rest.
+  const double average = options.average.value_or(0);
+  const bool has_base = options.allocator == "lr" && options.average;
   check_options(
-      allocate_options(options, *options.average, options.base.value_or(kDefaultBaseShare * *options.average)));
+      allocate_options(options, average, has_base ? options.base.value_or(kDefaultBaseShare * average) : average));
 }
 
 void adopt_plan(PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint) {

@@ -6,6 +6,7 @@
 #include "cli/plan_parts.h"
 #include "cli/resources.h"
 #include "cli/trials.h"
+#include "dynslice/support/error.h"
 
 namespace dynslice::cli {
 
@@ -29,13 +30,34 @@ const LoadedText& Calibration::text() {
   return *text_;
 }
 
+namespace {
+
+// Whether a target that neurons alone cannot reach is within reach when heads go as well.
+bool reaches_with_heads(const PlanningOptions& options, const Checkpoint& checkpoint, SlicePlan plan) {
+  if (options.method != "modular" || !options.is_by_loss() || !modular_options(options.modular).heads) return false;
+  plan.heads.assign(plan.dims.size(), HeadCount{});
+  plan.heads.front() = {1, 1};
+  const ModelConfig least = sliced_config(checkpoint.config(), plan);
+  const SizeChange change = size_change(checkpoint, least, output_dtype(options.out_dtype, checkpoint));
+  return share_removed(options.target->quantity, change) >= options.target->share;
+}
+
+}  // namespace
+
 SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkpoint) {
   const auto plan_at = [&](double average) {
     const auto ratios =
         allocate_constant(checkpoint.config().layers.size(), allocate_options(options, average, average));
     return plan_of_ratios(options, checkpoint.config(), ratios, average, average);
   };
-  return plan_at(average_of(options, checkpoint, plan_at));
+  try {
+    return plan_at(average_of(options, checkpoint, plan_at));
+  } catch (const Error& error) {
+    SlicePlan smallest = plan_at(largest_ratio(options));
+    if (error.kind() != ErrorKind::kUsage || !options.target || !reaches_with_heads(options, checkpoint, smallest))
+      throw;
+    return smallest;
+  }
 }
 
 ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,
@@ -43,15 +65,15 @@ ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpo
   ResourceEstimate estimate;
   if (options.allocator == "constant") return estimate;
   const TextAmount text = amount_of(calibration.text().windows);
-  if (options.is_by_loss() && options.method == "modular") {
-    estimate = estimate_modular(checkpoint, compute, {text, {}, gradient_text(options, calibration), nullptr, 0});
-  } else if (options.is_by_loss()) {
-    estimate = estimate_sensitivity(checkpoint, compute, gradient_text(options, calibration)) +
-               estimate_slice(checkpoint, compute, {text, {}, false, nullptr, 0});
+  if (options.is_by_loss()) {
+    const TextAmount gradients = gradient_text(options, calibration);
+    estimate = options.method == "modular"
+                   ? estimate_modular(checkpoint, compute, {text, {}, gradients, nullptr, 0})
+                   : estimate_slice(checkpoint, compute, {text, {}, gradients, false, nullptr, 0});
   } else {
     if (options.scores.empty()) estimate = estimate_score(checkpoint, compute, text);
     if (options.allocator == "spectrum")
-      estimate = estimate + estimate_slice(checkpoint, compute, {text, {}, false, nullptr, 0});
+      estimate = estimate + estimate_slice(checkpoint, compute, {text, {}, {}, false, nullptr, 0});
   }
   if (options.is_by_both() && options.scores.empty()) estimate = estimate + estimate_score(checkpoint, compute, text);
   int64_t trials = options.allocator == "search" ? options.trials : 0;

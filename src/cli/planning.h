@@ -61,11 +61,12 @@ JournalPhase phase(Journal* journal, const std::string& name);
 
 Planned make_plan(const PlanningInputs& inputs);
 
-// What make_plan will need.
+// What make_plan will need, but for the gradients of the loss.
 ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,
                                    const ComputeOptions& compute, Calibration& calibration);
 
-// The plan of equal ratios: about as large a model as the one that make_plan will find.
+// The plan of equal ratios: about as large a model as the one that make_plan will find, or the smallest that such a
+// plan gives where only the removal of heads brings the target within reach.
 SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkpoint);
 
 void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores, const SizeChange& change);

@@ -92,20 +92,18 @@ ResourceEstimate estimate_slicing(const SliceInputs& in, const ComputeOptions& c
   const uint64_t output_bytes = static_cast<uint64_t>(count_cost(config).parameters) *
                                 c10::elementSize(output_dtype(in.options.out_dtype, in.checkpoint));
   const TextAmount text = amount_of(in.calibration.text().windows);
+  const TextAmount gradients = gradient_text(in.options, in.calibration);
   ResourceEstimate slicing;
   if (plan.is_modular()) {
-    slicing = estimate_modular(in.checkpoint, compute,
-                               {text, {}, gradient_text(in.options, in.calibration), &config, output_bytes});
+    slicing = estimate_modular(in.checkpoint, compute, {text, {}, gradients, &config, output_bytes});
   } else if (plan.is_global()) {
-    const GlobalOptions global = global_options(in.options);
-    const bool weighs = global.directions != DirectionChoice::kEnergy;
-    const TextAmount gradients = weighs ? gradient_text(in.options, in.calibration) : TextAmount{};
-    slicing = estimate_slice_globally(in.checkpoint, compute,
-                                      {text, gradients, global.refit.is_any(), &config, output_bytes});
+    slicing = estimate_slice_globally(
+        in.checkpoint, compute, {text, gradients, global_options(in.options).refit.is_any(), &config, output_bytes});
   } else {
-    slicing =
-        estimate_slice(in.checkpoint, compute, {text, {}, rotation_refit(in.options).is_any(), &config, output_bytes});
+    slicing = estimate_slice(in.checkpoint, compute,
+                             {text, {}, {}, rotation_refit(in.options).is_any(), &config, output_bytes});
   }
+  slicing = estimate_sensitivity(in.checkpoint, compute, gradients) + slicing;
   return in.plan ? slicing : estimate_planning(in.options, in.checkpoint, compute, in.calibration) + slicing;
 }
 
@@ -139,6 +137,7 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
       slice_globally(walk, planned.plan, windows, sensitivity, global_options(in.options), sink,
                      JournalPhase(journal, "slicing"));
     } else {
+      sensitivity = {};  // the plan alone asked for it
       slice_model(walk, planned.plan, windows, sink, nullptr, JournalPhase(journal, "slicing"),
                   rotation_refit(in.options));
     }

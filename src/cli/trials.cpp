@@ -25,10 +25,12 @@ ResourceEstimate Trials::estimate(const PlanningOptions& options, const Checkpoi
   const TokenWindows& all = calibration.text().windows;
   const auto [trial, held] = windows(options, all.count);
   const TextAmount sample{trial, all.length}, held_out{held, all.length};
+  const TextAmount gradients = gradient_text(options, calibration);
   const ResourceEstimate one =
       options.method == "modular"
-          ? estimate_modular(checkpoint, compute, {sample, held_out, gradient_text(options, calibration), nullptr, 0})
-          : estimate_slice(checkpoint, compute, {sample, held_out, rotation_refit(options).is_any(), nullptr, 0});
+          ? estimate_modular(checkpoint, compute, {sample, held_out, gradients, nullptr, 0})
+          : estimate_slice(checkpoint, compute,
+                           {sample, held_out, gradients, rotation_refit(options).is_any(), nullptr, 0});
   ResourceEstimate estimate;
   for (int64_t i = 0; i < count; ++i) estimate = estimate + one;
   return estimate;

@@ -96,7 +96,7 @@ std::string describe_value(const OrderedJson& object, const std::string& key) {
 }
 
 std::string describe_position(const std::string& phase, int64_t next, int64_t layers) {
-  const std::string step = phase.starts_with("training") ? "update " : "layer ";  // what is counted
+  const std::string step = phase.starts_with("training") ? "update " : phase == "gradients" ? "window " : "layer ";
   return (next < layers ? step + std::to_string(next + 1) + " of " + std::to_string(layers)
                         : "the end of " + step + std::to_string(layers)) +
          " (" + phase + ")";

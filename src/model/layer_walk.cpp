@@ -89,14 +89,19 @@ LayerWalk::LayerWalk(const Checkpoint& checkpoint, const ComputeOptions& options
       context_(make_layer_context(checkpoint.config(), window_length, options.device)),
       progress_(progress) {}
 
-ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
-  const int64_t vocab = config().vocab_size, columns = config().embedding_columns();
-  const int64_t width = config().embedding_width;
+void LayerWalk::check_ids(const TokenWindows& windows) const {
+  const int64_t vocab = config().vocab_size;
   const auto largest = std::max_element(windows.ids.begin(), windows.ids.end());
   if (largest != windows.ids.end() && *largest >= vocab) {
     throw_error(ErrorKind::kBadInput, checkpoint_.path().string(), ": the tokenizer gave id ", *largest,
                 " but the model's vocabulary has ", vocab, " entries; the tokenizer belongs to another model");
   }
+}
+
+ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
+  check_ids(windows);
+  const int64_t vocab = config().vocab_size, columns = config().embedding_columns();
+  const int64_t width = config().embedding_width;
   // Positions in order of their ids, so that every block of rows serves a run of them.
   std::vector<int64_t> order(windows.ids.size());
   std::iota(order.begin(), order.end(), 0);

@@ -110,4 +110,8 @@ int64_t default_turn_bytes(const Checkpoint& checkpoint, at::Device device) {
   return std::max(kLeast, std::min(weights / 4, free_memory / 4));
 }
 
+int64_t gradient_turn_bytes(const Checkpoint& checkpoint) {
+  return std::clamp(static_cast<int64_t>(stored_bytes(checkpoint) / 4), int64_t{256} << 20, int64_t{2} << 30);
+}
+
 }  // namespace dynslice

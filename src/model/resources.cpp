@@ -252,14 +252,15 @@ ResourceEstimate estimate_training(const Checkpoint& checkpoint, const ComputeOp
   const int64_t head = use.has_head ? config.vocab_size * config.head_columns() : 0;
   const int64_t embedding =
       use.has_head && !config.tie_word_embeddings ? config.vocab_size * config.embedding_columns() : 0;
+  const int64_t kept = activations + (use.recomputes ? largest : 0);
   ResourceEstimate estimate;
   // Parameters, gradients, two moments and the best ones so far. Temporaries, and on the CPU what the heap keeps of
-  // freed ones. Rows of logits, their exponentials and gradients.
+  // activations that are freed. Rows of logits, their exponentials and gradients.
   estimate.parts = {program_part(compute.device),
                     {"weights", u64((weights + head + embedding) * element_bytes(compute.dtype))},
                     {"trained_parameters", u64(5 * 4 * use.parameters + 4 * use.kept_parameters)},
-                    {"activations", u64(activations + (use.recomputes ? largest : 0))},
-                    {"temporary_activations", u64((compute.device.is_cpu() ? 4 : 3) * largest)},
+                    {"activations", u64(kept)},
+                    {"temporary_activations", u64(3 * largest + (compute.device.is_cpu() ? kept / 4 : 0))},
                     {"logits", use.has_head ? u64(3 * 256 * config.vocab_size * 4) : 0}};
   if (use.matrices > 0)
     estimate.parts.push_back({"moments", u64(use.matrices * config.hidden_size * config.hidden_size * 8)});

@@ -49,7 +49,9 @@ void check_heads(const SlicePlan& plan, const ModelConfig& config, const std::st
   for (size_t i = 0; i < plan.heads.size(); ++i) {
     const HeadCount& left = plan.heads[i];
     const LayerShape& shape = config.layers[i];
-    const bool none = i > 0 && left.heads == 0 && left.kv_heads == 0;  // readers take the sizes of heads from layer 0
+    // Readers take the sizes of heads from layer 0, and a bias of the output would go with the last head.
+    const bool may_be_none = i > 0 && !config.o_bias;
+    const bool none = may_be_none && left.heads == 0 && left.kv_heads == 0;
     const bool some = left.kv_heads >= 1 && left.kv_heads <= shape.num_key_value_heads && left.heads >= left.kv_heads &&
                       left.heads % left.kv_heads == 0 &&
                       left.heads / left.kv_heads <= shape.num_attention_heads / shape.num_key_value_heads;
@@ -58,7 +60,7 @@ void check_heads(const SlicePlan& plan, const ModelConfig& config, const std::st
                 left.kv_heads, " key-value heads of its ", shape.num_attention_heads, " and ",
                 shape.num_key_value_heads, "; every key-value head must keep as many heads as the others, ",
                 shape.num_attention_heads / shape.num_key_value_heads, " at most",
-                i == 0 ? ", and layer 0 cannot be without any" : "");
+                may_be_none ? "" : ", and this one cannot be without any");
   }
 }
 

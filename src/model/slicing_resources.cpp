@@ -67,13 +67,15 @@ MemoryPart gradient_directions(const ModelConfig& config, TextAmount gradients) 
 
 ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, const SliceUse& use) {
   const ModelConfig& config = checkpoint.config();
-  const auto& [calibration, held_out, refits, sliced, output_bytes] = use;
+  const auto& [calibration, held_out, gradients, refits, sliced, output_bytes] = use;
   const int64_t d = config.hidden_size, square = d * d * 8;
   const double layers = static_cast<double>(config.num_layers());
   ResourceEstimate estimate;
   estimate.parts = walking_parts(checkpoint, compute, calibration);
   const uint64_t chunk = estimate.parts.back().bytes;
   estimate.parts.pop_back();
+  const MemoryPart directions = gradient_directions(config, gradients);
+  estimate.parts.push_back(directions);
   // The weights are rotated in fp32, beside the copy that the forward uses.
   if (compute.dtype != at::kFloat)
     estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
@@ -83,7 +85,7 @@ ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptio
   estimate.parts.push_back({"moments_and_chunks", std::max(passing, u64(8 * square))});
   std::vector<MemoryPart> vocabulary = embedding_parts(config, compute);
   const int64_t block = std::min(config.vocab_size, kVocabularyBlock) * d;
-  vocabulary.push_back({"moments_and_rotated_block", u64(2 * block * 4 + 4 * square)});
+  vocabulary.push_back({"moments_and_rotated_block", u64(2 * block * 4 + 4 * square) + directions.bytes});
   estimate.parts = larger(std::move(estimate.parts), std::move(vocabulary));
   estimate.stream_bytes = u64((refits ? 2 : 1) * stream_bytes(config, calibration) + stream_bytes(config, held_out));
   estimate.output_bytes = output_bytes;
@@ -115,6 +117,7 @@ ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const Comput
                                       TextAmount gradients) {
   const ModelConfig& config = checkpoint.config();
   ResourceEstimate estimate;
+  if (gradients.windows == 0) return estimate;
   estimate.parts = walking_parts(checkpoint, compute, gradients);
   estimate.parts.push_back(
       {"output_matrix", u64(config.vocab_size * config.hidden_size * element_bytes(compute.dtype))});
@@ -124,7 +127,7 @@ ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const Comput
                             }))});
   const int64_t a_window = (config.num_layers() + 1) * stream_bytes(config, {1, gradients.length});
   estimate.stream_bytes =
-      u64(std::min(gradients.windows * a_window, std::max(default_turn_bytes(checkpoint, compute.device), a_window)));
+      u64(std::min(gradients.windows * a_window, std::max(gradient_turn_bytes(checkpoint), a_window)));
   estimate.work = walking_work(checkpoint, gradients, 2);
   estimate.work.forward_flops *= 3;
   return estimate;
@@ -161,7 +164,7 @@ ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const Com
     estimate.work.rotation_flops += 2.0 * static_cast<double>(layer_parameters(config, shape)) * static_cast<double>(d);
   }
   if (use.refits) add_refits(estimate.work, config, use.calibration);
-  return use.gradients.windows > 0 ? estimate_sensitivity(checkpoint, compute, use.gradients) + estimate : estimate;
+  return estimate;
 }
 
 ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOptions& compute, const ModularUse& use) {
@@ -192,7 +195,7 @@ ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOpt
     estimate.work.rotation_flops += 3 * inner * inner * inner;
     estimate.work.forward_flops += 2.0 * static_cast<double>(shape.read_rows() * d) * tokens;
   }
-  return use.gradients.windows > 0 ? estimate_sensitivity(checkpoint, compute, use.gradients) + estimate : estimate;
+  return estimate;
 }
 
 }  // namespace dynslice

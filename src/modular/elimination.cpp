@@ -77,8 +77,13 @@ at::Tensor indices_of(const std::vector<int64_t>& neurons, const at::Device& dev
   return at::tensor(neurons, at::TensorOptions().dtype(at::kLong)).to(device);
 }
 
-// L with L Lᵀ the part of the inverse that belongs to some neurons.
-at::Tensor factor_of(const at::Tensor& pivot) { return at::linalg_cholesky((pivot + pivot.t()) / 2); }
+// L with L Lᵀ = `matrix`, which messages call `what`.
+at::Tensor factorized(const at::Tensor& matrix, const std::string& where, const char* what) {
+  auto [factor, info] = at::linalg_cholesky_ex(matrix);
+  if (info.item<int>() != 0)
+    throw_error(ErrorKind::kBadInput, where, ": ", what, " is not positive definite; give a larger --ridge");
+  return factor;
+}
 
 at::Tensor indices_where(const std::vector<bool>& flags, bool value) {
   std::vector<int64_t> indices;
@@ -98,16 +103,15 @@ at::Tensor root_of(const at::Tensor& g) {
 
 Elimination::Elimination(at::Tensor moment, const at::Tensor& weights, const at::Tensor& directions, double ridge,
                          const std::string& where)
-    : weights_(weights.to(at::kDouble, /*non_blocking=*/false, /*copy=*/true).contiguous()), left_(moment.size(0)) {
+    : where_(where),
+      weights_(weights.to(at::kDouble, /*non_blocking=*/false, /*copy=*/true).contiguous()),
+      left_(moment.size(0)) {
   weighed_ =
       directions.defined() ? kernels::matmul(weights.to(at::kFloat), root_of(directions)).to(at::kDouble) : weights_;
   gone_.assign(static_cast<size_t>(left_), false);
   moment.diagonal().add_(std::max(ridge * moment.diagonal().mean().item<double>(), 1e-30));
-  auto [factor, info] = at::linalg_cholesky_ex(moment);
+  const at::Tensor factor = factorized(moment, where, "the second moment");
   moment.reset();
-  if (info.item<int>() != 0) {
-    throw_error(ErrorKind::kBadInput, where, ": the second moment is not positive definite; give a larger --ridge");
-  }
   inverse_ = at::cholesky_inverse(factor);
   if (!inverse_.is_contiguous()) inverse_ = inverse_.t();  // the same matrix, without a copy
 }
@@ -158,9 +162,13 @@ std::vector<int64_t> Elimination::cheapest(int64_t most) {
   return removed;
 }
 
+at::Tensor Elimination::factor_of_part(const at::Tensor& part) const {
+  return factorized((part + part.t()) / 2, where_, "the inverse of the second moment");
+}
+
 double Elimination::cost(const std::vector<int64_t>& neurons) const {
   const at::Tensor indices = indices_of(neurons, inverse_.device());
-  const at::Tensor factor = factor_of(inverse_.index_select(0, indices).index_select(1, indices));
+  const at::Tensor factor = factor_of_part(inverse_.index_select(0, indices).index_select(1, indices));
   const at::Tensor scaled = at::linalg_solve_triangular(factor, weighed_.index_select(0, indices), /*upper=*/false);
   return scaled.square().sum().item<double>() / 2;
 }
@@ -168,7 +176,7 @@ double Elimination::cost(const std::vector<int64_t>& neurons) const {
 void Elimination::remove(const std::vector<int64_t>& neurons) {
   const at::Tensor indices = indices_of(neurons, inverse_.device());
   const at::Tensor across = inverse_.index_select(0, indices);
-  const at::Tensor factor = factor_of(across.index_select(1, indices));
+  const at::Tensor factor = factor_of_part(across.index_select(1, indices));
   const at::Tensor left = at::linalg_solve_triangular(factor, across, /*upper=*/false);
   const auto refit = [&](at::Tensor& rows) {
     rows.addmm_(left.t(), at::linalg_solve_triangular(factor, rows.index_select(0, indices), /*upper=*/false), 1, -1);

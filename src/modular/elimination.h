@@ -49,7 +49,10 @@ class Elimination {
 
  private:
   std::vector<int64_t> cheapest(int64_t most);
+  // L with L Lᵀ a part of the inverse that belongs to some neurons.
+  at::Tensor factor_of_part(const at::Tensor& part) const;
 
+  std::string where_;
   at::Tensor inverse_;  // (C + λ I)⁻¹ of the neurons that are left [n, n] fp64; rows of the others are void
   at::Tensor weights_;  // [n, d] fp64
   at::Tensor weighed_;  // W S [n, d] fp64 with G = S Sᵀ; the weights themselves without G

@@ -139,7 +139,7 @@ class Measuring {
   const TokenWindows& windows_;
   const JournalPhase& journal_;
   const int64_t layers_;
-  at::Tensor directions_;  // [L, d, d] fp32, on the CPU
+  at::Tensor directions_;  // [L, 2, d, d] fp32, on the CPU
 };
 
 }  // namespace

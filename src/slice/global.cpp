@@ -71,6 +71,7 @@ class GlobalSlicer {
         journal_(journal) {}
 
   void run(const TokenWindows& calibration) {
+    walk_.check_ids(calibration);
     dense_ = sliced_ = walk_.empty_stream();
     frequencies_ = token_frequencies(calibration, walk_.config().vocab_size);
     const int64_t layers = walk_.config().num_layers();

@@ -95,12 +95,31 @@ def test_search_tries_what_it_says_and_takes_the_best(modular, tmp_path):
     assert done["parameters"]["after"] == pytest.approx(start["parameters"]["after"], rel=0.005)
     assert any(trial["better"] for trial in trials[1:]) == (done["plan"]["dims"] != start["plan"]["dims"])
     assert all(trial["held_out_loss"] > 0 for trial in trials)
+    assert done["plan"]["average_ratio"] == 0.5 and len(done["plan"]["heads"]) == 6
 
 
 @pytest.mark.parametrize("allocate", ["loss", "blend", "search", "softmax", "lr", "constant"])
 def test_a_target_is_met(modular, allocate):
     done = modular(None, "--target", "params=20%", "--allocate", allocate, "--round-to", "1", verb="plan")
     assert 1 - done["parameters"]["after"] / done["parameters"]["before"] == pytest.approx(0.2, abs=0.002)
+
+
+def test_a_target_beyond_the_neurons_takes_heads(modular, tmp_path):
+    done = modular(tmp_path / "out", "--target", "params=50%")  # all MLPs at 80 % would be 45 %
+    assert 1 - done["parameters"]["after"] / done["parameters"]["before"] == pytest.approx(0.5, abs=0.02)
+    refused = modular(tmp_path / "not", "--target", "params=50%", "--attention", "keep", expect=2)
+    assert "cannot remove 50% of the parameters" in refused.stderr
+
+
+@pytest.mark.parametrize("allocate", ["loss", "blend"])
+def test_layers_may_lose_as_much_as_a_plan_may_say(modular, allocate):
+    done = modular(None, "--target", "params=40%", "--max-ratio", "95%", "--allocate", allocate, "--attention", "keep", verb="plan")
+    assert max(done["plan"]["ratios"]) <= 0.95
+
+
+def test_a_plan_of_equal_sizes_needs_no_text(run, llama, tmp_path):
+    done = run("plan", llama, "--method", "modular", "--allocate", "constant", "--avg", "25%", "--calib", tmp_path / "missing.txt", "--json").json()
+    assert done["plan"]["dims"] == [120] * 6 and "calibration" not in done["plan"]["provenance"]
 
 
 def test_a_plan_file_gives_the_model_of_its_sizes(modular, run, llama, text_file, tmp_path):
@@ -111,6 +130,8 @@ def test_a_plan_file_gives_the_model_of_its_sizes(modular, run, llama, text_file
     assert shown["plan"]["dims"] == made["plan"]["dims"] == whole["plan"]["dims"]
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "by-plan" / name).read_bytes() == (tmp_path / "at-once" / name).read_bytes()
+    refused = run("slice", llama, "--plan", plan, "--attention", "keep", "--calib", text_file, *WORK, expect=2)
+    assert "--plan" in refused.stderr and "--attention" in refused.stderr
 
 
 @pytest.mark.parametrize("allocate", ["spectrum", "loss", "blend", "search"])
@@ -153,6 +174,9 @@ def test_other_verbs_take_what_it_makes(modular, run, text_file, tmp_path, alloc
     (["--avg", "25%", "--base", "10%"], "--base belongs to --allocate lr"),
     (["--avg", "25%", "--allocate", "spectrum"], "--allocate spectrum belongs to --method slice"),
     (["--avg", "25%", "--allocate", "lr", "--attention", "heads"], "--attention belongs to --allocate loss"),
+    (["--avg", "25%", "--max-ratio", "0"], "--max-ratio 0: must be above 0"),
+    (["--avg", "85%", "--allocate", "softmax"], "--avg 0.85: is above the largest ratio of a layer"),
+    (["--avg", "25%", "--allocate", "loss", "--scores", "scores.json"], "--scores belongs to --allocate lr"),
     (["--target", "params=95%"], "cannot remove 95% of the parameters"),
     ([], "say how much"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")  # fmt: skip

@@ -71,8 +71,10 @@ class LayerWalk {
   const LayerContext& context() const { return context_; }
   ProgressSink& progress() const { return progress_; }
 
-  // The stream that enters layer 0: the rows of the embedding matrix, which is read in blocks.
   // Throws kBadInput for a token id that the embedding does not have (tokenizer and model do not match).
+  void check_ids(const TokenWindows& windows) const;
+
+  // The stream that enters layer 0: the rows of the embedding matrix, which is read in blocks. Checks the ids.
   ResidualStream embed(const TokenWindows& windows) const;
 
   // A stream without chunks that keeps its chunks where `embed` would; for those that a journal restores.

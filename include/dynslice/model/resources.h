@@ -63,14 +63,15 @@ ResourceEstimate estimate_weight_scores(const Checkpoint& checkpoint);
 // Slicing. `sliced` is what is written, of `output_bytes`; null for a trial that only measures.
 struct SliceUse {
   TextAmount calibration;
-  TextAmount held_out;  // walked beside it
-  bool refits = false;  // with the dense stream beside that of the sliced model
+  TextAmount held_out;        // walked beside it
+  TextAmount gradients = {};  // of estimate_sensitivity, when its result is kept meanwhile; the same below
+  bool refits = false;        // with the dense stream beside that of the sliced model
   const ModelConfig* sliced = nullptr;
   uint64_t output_bytes = 0;
 };
 ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, const SliceUse& use);
 
-// What the loss says of the layers: the text goes forth and back through all of them.
+// What the loss says of the layers: the text goes forth and back through all of them. Nothing without text.
 ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const ComputeOptions& compute,
                                       TextAmount gradients);
 
@@ -78,7 +79,7 @@ ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const Comput
 // where matrices are refitted.
 struct GlobalUse {
   TextAmount calibration;
-  TextAmount gradients;  // text that goes forth and back through all layers before, for the choice of directions
+  TextAmount gradients = {};
   bool refits = true;
   const ModelConfig* sliced = nullptr;
   uint64_t output_bytes = 0;
@@ -86,12 +87,12 @@ struct GlobalUse {
 ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const ComputeOptions& compute,
                                          const GlobalUse& use);
 
-// Compressing layers, with what the loss says of them measured before. `compressed` is what is written, of
+// Compressing layers. `compressed` is what is written, of
 // `output_bytes`; null for a walk that only measures.
 struct ModularUse {
   TextAmount calibration;
-  TextAmount held_out;   // walked beside it
-  TextAmount gradients;  // of estimate_sensitivity; none when that is not measured
+  TextAmount held_out;  // walked beside it
+  TextAmount gradients = {};
   const ModelConfig* compressed = nullptr;
   uint64_t output_bytes = 0;
 };
@@ -199,6 +200,10 @@ ResourcePlan plan_resources(const Estimator& estimator, const ComputeOptions& co
 // at most a quarter of the memory that is left. On a CUDA device, where reading weights anew costs more than anything
 // that is done with them, a quarter of what it has left.
 int64_t default_turn_bytes(const Checkpoint& checkpoint, at::Device device);
+
+// What gradients take for it: a quarter of the weights' size, from 256 MiB to 2 GiB. What is left on the machine has no
+// part in it, since sums over turns round differently.
+int64_t gradient_turn_bytes(const Checkpoint& checkpoint);
 
 // ---- Time ----
 

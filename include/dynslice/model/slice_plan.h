@@ -25,7 +25,7 @@ struct SlicePlan {
   // Of slice: "block", every half layer's stream has a basis of its own; "layer", every layer's; "global", all streams
   // have the same, and one width.
   std::string basis = "block";
-  std::string allocator;     // "constant", "lr"; of modular also "loss" and "softmax"
+  std::string allocator;     // "constant", "lr", "softmax", "loss", "blend", "search"; of slice also "spectrum"
   double average_ratio = 0;  // that was asked for, in [0, 1)
   double base = 0;           // slicing base of `lr`; the average for `constant`
   int64_t round_to = 8;      // multiple that the widths are rounded to
@@ -55,8 +55,8 @@ OrderedJson to_json(const SlicePlan& plan);
 
 // Reads a plan for a model with `config`. `dims` may be missing (they are then rounded from `ratios`), or
 // `ratios` (then 1 - D/d). Throws kBadInput: not a plan, another model's plan (layers or hidden size differ),
-// a ratio outside [0, 0.95], a width outside [1, hidden_size], ratio and width of a layer that disagree, different widths
-// in one basis, or numbers of heads that the model's layers cannot be left with.
+// a ratio outside [0, 0.95], a width outside [1, hidden_size], ratio and width of a layer that disagree, different
+// widths in one basis, or numbers of heads that the model's layers cannot be left with.
 SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config);
 
 // Throws kBadInput when the plan does not fit the model; `where` names the plan in the message.

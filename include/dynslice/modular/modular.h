@@ -58,7 +58,7 @@ void check_modular(const Checkpoint& checkpoint);
 // already compressed, make of `calibration`. With C = Σ_t w_t z_t z_tᵀ of the activations z that a matrix W back to the
 // stream reads (fp64) the kept rows of Wᵀ become W_S + (C_SS + λI)⁻¹ (C_SR W_R + share Σ_t w_t z_tS e_tᵀ), R being
 // those that go and e_t the dense stream's lead. A reader W of the normed stream y becomes
-// W (I + Σ_t (x_t - y_t) y_tᵀ (Σ_t y_t y_tᵀ + λI)⁻¹), x being what it read in the dense model. w_t and the output
+// W (I + share Σ_t (x_t - y_t) y_tᵀ (Σ_t y_t y_tᵀ + λI)⁻¹), x being what it read in the dense model. w_t and the output
 // directions' weights come from `sensitivity` (one a layer; empty: all 1). `held_out` is walked beside. `journal` keeps
 // the streams between layers; tensors of the layers before are then not handed over again. Throws kBadInput when the
 // plan does not fit or a stream holds NaN.

@@ -28,8 +28,8 @@ struct Sensitivity {
 };
 
 // Streams of all layers are kept for some windows at a time, `turn_bytes` of them, and the layers walked forth and back
-// once for those. Gradients are taken in the dtype of the forward, sums in fp64. Throws kBadInput where a gradient is
-// no number. `journal` keeps the finished turns.
+// once for those. Gradients are taken in the dtype of the forward, sums of a turn in fp64, over the turns in fp32.
+// Throws kBadInput where a gradient is no number. `journal` keeps the finished turns.
 Sensitivity measure_sensitivity(const LayerWalk& walk, const TokenWindows& windows, int64_t turn_bytes,
                                 const JournalPhase& journal = {});
 

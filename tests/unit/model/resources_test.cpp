@@ -104,7 +104,7 @@ TEST(Estimates, CountTheStreams) {
   EXPECT_EQ(estimate_score(model, {}, {8, 16}).stream_bytes, stream);
   EXPECT_EQ(estimate_score(model, {}, {8, 16}, 4).stream_bytes, 4 * stream);
   EXPECT_EQ(estimate_slice(model, {}, {{8, 16}, {4, 16}}).stream_bytes, stream * 3 / 2);
-  EXPECT_EQ(estimate_slice(model, {}, {{8, 16}, {4, 16}, /*refits=*/true}).stream_bytes, stream * 5 / 2);
+  EXPECT_EQ(estimate_slice(model, {}, {{8, 16}, {4, 16}, {}, /*refits=*/true}).stream_bytes, stream * 5 / 2);
   EXPECT_EQ(estimate_perplexity(model, {}, {8, 16}, static_cast<int64_t>(stream) / 2).stream_bytes, stream / 2);
   const MemoryCheckpoint wide = tiny_model({.hidden_size = 64});
   EXPECT_EQ(estimate_divergence(model, wide, {}, {8, 16}, 1 << 30).stream_bytes, 3 * stream);
@@ -114,7 +114,7 @@ TEST(Estimates, CountTheStreams) {
 TEST(Estimates, OfTwoStepsTakeTheLargerMemoryAndAllOfTheWork) {
   const MemoryCheckpoint model = tiny_model();
   const ResourceEstimate score = estimate_score(model, {}, {64, 16}),
-                         slice = estimate_slice(model, {}, {{2, 16}, {}, false, nullptr, 7});
+                         slice = estimate_slice(model, {}, {{2, 16}, {}, {}, false, nullptr, 7});
   const ResourceEstimate both = score + slice;
   EXPECT_EQ(both.work.forward_flops, score.work.forward_flops + slice.work.forward_flops);
   EXPECT_EQ(both.work.eigen_cubes, slice.work.eigen_cubes);

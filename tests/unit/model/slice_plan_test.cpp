@@ -88,6 +88,8 @@ TEST_F(PlanFile, MaySayHowManyHeadsAreLeft) {
   EXPECT_THAT(error_of(begin + R"("kv_heads": [2, 2, 2]})"), HasSubstr("heads"));
   EXPECT_THAT(error_of(R"({"dims": [32, 32, 32], "heads": [4, 4, 4], "kv_heads": [2, 2, 2]})"),
               HasSubstr("only a modular plan"));
+  config_.o_bias = true;  // it would go with the last head
+  EXPECT_THAT(error_of(begin + R"("heads": [4, 2, 0], "kv_heads": [2, 2, 0]})"), HasSubstr("cannot be without any"));
 }
 
 TEST_F(PlanFile, RoundTripsThroughJson) {

@@ -6,6 +6,7 @@
 #include "dynslice/support/error.h"
 #include "slice/directions.h"
 #include "unit/slice/sliced_models.h"
+#include "unit/support/error_matchers.h"
 
 namespace dynslice {
 namespace {
@@ -104,6 +105,12 @@ TEST(GlobalBasis, RefusesAPlanOfSeveralWidths) {
 }
 
 at::Tensor projector(const at::Tensor& directions) { return at::matmul(directions, directions.t()); }
+
+TEST(GlobalBasis, RefusesIdsThatTheModelDoesNotHave) {
+  const TokenWindows windows = random_windows(8, 16, 100);  // of a model with 61
+  testing::expect_error(ErrorKind::kBadInput, {"the tokenizer gave id", "61 entries"},
+                        [&] { slice(tiny_model(), 24, windows); });
+}
 
 TEST(LeadingDirections, OfTheEnergyAreThoseOfPrincipalComponents) {
   const at::Tensor turn = std::get<0>(at::linalg_qr(at::randn({20, 20}, at::kDouble)));
