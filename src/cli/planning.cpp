@@ -9,6 +9,19 @@
 #include "dynslice/support/error.h"
 
 namespace dynslice::cli {
+namespace {
+
+// Whether a target that neurons alone cannot reach is within reach when heads go as well.
+bool reaches_with_heads(const PlanningOptions& options, const Checkpoint& checkpoint, SlicePlan plan) {
+  if (options.method != "modular" || !options.is_by_loss() || !modular_options(options.modular).heads) return false;
+  plan.heads.assign(plan.dims.size(), HeadCount{});
+  plan.heads.front() = {1, 1};
+  const ModelConfig least = sliced_config(checkpoint.config(), plan);
+  const SizeChange change = size_change(checkpoint, least, output_dtype(options.out_dtype, checkpoint));
+  return share_removed(options.target->quantity, change) >= options.target->share;
+}
+
+}  // namespace
 
 RotationRefitOptions rotation_refit(const PlanningOptions& options) {
   RotationRefitOptions refit;
@@ -30,20 +43,6 @@ const LoadedText& Calibration::text() {
   return *text_;
 }
 
-namespace {
-
-// Whether a target that neurons alone cannot reach is within reach when heads go as well.
-bool reaches_with_heads(const PlanningOptions& options, const Checkpoint& checkpoint, SlicePlan plan) {
-  if (options.method != "modular" || !options.is_by_loss() || !modular_options(options.modular).heads) return false;
-  plan.heads.assign(plan.dims.size(), HeadCount{});
-  plan.heads.front() = {1, 1};
-  const ModelConfig least = sliced_config(checkpoint.config(), plan);
-  const SizeChange change = size_change(checkpoint, least, output_dtype(options.out_dtype, checkpoint));
-  return share_removed(options.target->quantity, change) >= options.target->share;
-}
-
-}  // namespace
-
 SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkpoint) {
   const auto plan_at = [&](double average) {
     const auto ratios =
@@ -53,9 +52,9 @@ SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkp
   try {
     return plan_at(average_of(options, checkpoint, plan_at));
   } catch (const Error& error) {
-    SlicePlan smallest = plan_at(largest_ratio(options));
-    if (error.kind() != ErrorKind::kUsage || !options.target || !reaches_with_heads(options, checkpoint, smallest))
-      throw;
+    if (error.kind() != ErrorKind::kUsage || !options.target) throw;
+    const SlicePlan smallest = plan_at(largest_ratio(options));
+    if (!reaches_with_heads(options, checkpoint, smallest)) throw;
     return smallest;
   }
 }

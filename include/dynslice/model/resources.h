@@ -87,8 +87,7 @@ struct GlobalUse {
 ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const ComputeOptions& compute,
                                          const GlobalUse& use);
 
-// Compressing layers. `compressed` is what is written, of
-// `output_bytes`; null for a walk that only measures.
+// Compressing layers. `compressed` is what is written, of `output_bytes`; null for a walk that only measures.
 struct ModularUse {
   TextAmount calibration;
   TextAmount held_out;  // walked beside it
