@@ -79,10 +79,8 @@ SlicePlan blend(const PlanningInputs& in, const SlicePlan& by_loss, const std::v
 PlanningOptions as_large_as(const SlicePlan& plan, const PlanningInputs& in) {
   PlanningOptions options = in.options;
   if (options.target || plan.heads.empty()) return options;
-  const ModelConfig sliced = sliced_config(in.checkpoint.config(), plan);
-  const SizeChange change = size_change(in.checkpoint, sliced, output_dtype(options.out_dtype, in.checkpoint));
   options.average.reset();
-  options.target = {"params", share_removed("params", change)};
+  options.target = {"params", share_removed("params", plan, options, in.checkpoint)};
   return options;
 }
 

@@ -83,8 +83,7 @@ void check_planning(const PlanningOptions& options, const Checkpoint& checkpoint
   // A target's average is solved for later: any will do to check the rest.
   const double average = options.average.value_or(0);
   const bool has_base = options.allocator == "lr" && options.average;
-  check_options(
-      allocate_options(options, average, has_base ? options.base.value_or(kDefaultBaseShare * average) : average));
+  check_options(allocate_options(options, average, has_base ? base_of(options, average) : average));
 }
 
 void adopt_plan(PlanningOptions& options, const SlicePlan& plan, const Checkpoint& checkpoint) {

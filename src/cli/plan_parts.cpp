@@ -33,6 +33,11 @@ AllocateOptions allocate_options(const PlanningOptions& options, double average,
   return allocate;
 }
 
+double base_of(const PlanningOptions& options, double average) {
+  constexpr double kShare = 0.6;
+  return options.base.value_or(kShare * average);
+}
+
 double largest_ratio(const PlanningOptions& options) {
   return std::min(kLargestRatio, options.max_ratio.value_or(AllocateOptions().max_ratio));
 }
@@ -66,7 +71,10 @@ SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& conf
   return plan;
 }
 
-double share_removed(const std::string& quantity, const SizeChange& change) {
+double share_removed(const std::string& quantity, const SlicePlan& plan, const PlanningOptions& options,
+                     const Checkpoint& checkpoint) {
+  const SizeChange change =
+      size_change(checkpoint, sliced_config(checkpoint.config(), plan), output_dtype(options.out_dtype, checkpoint));
   const auto share = [](double before, double after) { return 1 - after / before; };
   if (quantity == "flops") {
     return share(static_cast<double>(change.before.multiply_adds_per_token),
@@ -87,10 +95,8 @@ double average_of(const PlanningOptions& options, const Checkpoint& checkpoint, 
                              quantity == "params"  ? "parameters"
                              : quantity == "flops" ? "multiply-adds a token"
                                                    : "bytes"};
-  return find_average(search, [&](double average) {
-    const ModelConfig sliced = sliced_config(checkpoint.config(), plan_at(average));
-    return share_removed(quantity, size_change(checkpoint, sliced, output_dtype(options.out_dtype, checkpoint)));
-  });
+  return find_average(search,
+                      [&](double average) { return share_removed(quantity, plan_at(average), options, checkpoint); });
 }
 
 LayerScores obtain_scores(const PlanningInputs& in) {

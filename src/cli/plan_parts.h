@@ -11,8 +11,8 @@
 
 namespace dynslice::cli {
 
-// Of the average, the slicing base that lr has unless it is given.
-constexpr double kDefaultBaseShare = 0.6;
+// The slicing base of lr: the one that was given, or a share of the average.
+double base_of(const PlanningOptions& options, double average);
 
 AllocateOptions allocate_options(const PlanningOptions& options, double average, double base);
 
@@ -26,7 +26,8 @@ SlicePlan plan_of_ratios(const PlanningOptions& options, const ModelConfig& conf
                          double average, double base);
 
 // The share of the target's quantity (params, bytes, flops) that a plan removes.
-double share_removed(const std::string& quantity, const SizeChange& change);
+double share_removed(const std::string& quantity, const SlicePlan& plan, const PlanningOptions& options,
+                     const Checkpoint& checkpoint);
 
 // The average that was asked for, or the one that reaches the target with the plans that `plan_at` makes.
 double average_of(const PlanningOptions& options, const Checkpoint& checkpoint, const PlanAt& plan_at);

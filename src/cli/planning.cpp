@@ -6,19 +6,19 @@
 #include "cli/plan_parts.h"
 #include "cli/resources.h"
 #include "cli/trials.h"
-#include "dynslice/support/error.h"
 
 namespace dynslice::cli {
 namespace {
 
-// Whether a target that neurons alone cannot reach is within reach when heads go as well.
-bool reaches_with_heads(const PlanningOptions& options, const Checkpoint& checkpoint, SlicePlan plan) {
+// Whether the target is beyond the plan that removes most neurons, and within reach when heads go as well.
+bool takes_heads(const PlanningOptions& options, const Checkpoint& checkpoint, SlicePlan plan) {
   if (options.method != "modular" || !options.is_by_loss() || !modular_options(options.modular).heads) return false;
-  plan.heads.assign(plan.dims.size(), HeadCount{});
-  plan.heads.front() = {1, 1};
-  const ModelConfig least = sliced_config(checkpoint.config(), plan);
-  const SizeChange change = size_change(checkpoint, least, output_dtype(options.out_dtype, checkpoint));
-  return share_removed(options.target->quantity, change) >= options.target->share;
+  const auto reaches = [&] {
+    return share_removed(options.target->quantity, plan, options, checkpoint) >= options.target->share;
+  };
+  if (reaches()) return false;
+  for (size_t i = 0; i < plan.dims.size(); ++i) plan.heads.push_back(fewest_heads(checkpoint.config(), i));
+  return reaches();
 }
 
 }  // namespace
@@ -49,14 +49,11 @@ SlicePlan expected_plan(const PlanningOptions& options, const Checkpoint& checkp
         allocate_constant(checkpoint.config().layers.size(), allocate_options(options, average, average));
     return plan_of_ratios(options, checkpoint.config(), ratios, average, average);
   };
-  try {
-    return plan_at(average_of(options, checkpoint, plan_at));
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kUsage || !options.target) throw;
-    const SlicePlan smallest = plan_at(largest_ratio(options));
-    if (!reaches_with_heads(options, checkpoint, smallest)) throw;
-    return smallest;
+  if (options.target) {
+    SlicePlan smallest = plan_at(largest_ratio(options));
+    if (takes_heads(options, checkpoint, smallest)) return smallest;
   }
+  return plan_at(average_of(options, checkpoint, plan_at));
 }
 
 ResourceEstimate estimate_planning(const PlanningOptions& options, const Checkpoint& checkpoint,
@@ -99,9 +96,7 @@ Planned make_plan(const PlanningInputs& in) {
   const auto plan_with = [&](double average, double base) {
     return plan_by_scores(in, redundancy, options.allocator, average, base);
   };
-  const auto plan_at = [&](double average) {
-    return plan_with(average, options.base ? std::min(*options.base, average) : kDefaultBaseShare * average);
-  };
+  const auto plan_at = [&](double average) { return plan_with(average, std::min(base_of(options, average), average)); };
   const double average = average_of(options, in.checkpoint, plan_at);
   if (!options.base_auto) return {plan_at(average), scores};
   OrderedJson sweep;

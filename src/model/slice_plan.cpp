@@ -49,9 +49,8 @@ void check_heads(const SlicePlan& plan, const ModelConfig& config, const std::st
   for (size_t i = 0; i < plan.heads.size(); ++i) {
     const HeadCount& left = plan.heads[i];
     const LayerShape& shape = config.layers[i];
-    // Readers take the sizes of heads from layer 0, and a bias of the output would go with the last head.
-    const bool may_be_none = i > 0 && !config.o_bias;
-    const bool none = may_be_none && left.heads == 0 && left.kv_heads == 0;
+    const bool may_be_none = fewest_heads(config, i) == HeadCount{};
+    const bool none = may_be_none && left == HeadCount{};
     const bool some = left.kv_heads >= 1 && left.kv_heads <= shape.num_key_value_heads && left.heads >= left.kv_heads &&
                       left.heads % left.kv_heads == 0 &&
                       left.heads / left.kv_heads <= shape.num_attention_heads / shape.num_key_value_heads;
@@ -90,6 +89,10 @@ void check_agreement(const SlicePlan& plan, const std::string& where) {
 }
 
 }  // namespace
+
+HeadCount fewest_heads(const ModelConfig& config, size_t layer) {
+  return layer > 0 && !config.o_bias ? HeadCount{} : HeadCount{1, 1};
+}
 
 OrderedJson to_json(const SlicePlan& plan) {
   OrderedJson json;

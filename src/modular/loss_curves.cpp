@@ -92,9 +92,9 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
       HeadElimination heads(mixed->take(mixed_in(step.index())), layer.o_proj.weight.t(),
                             directions(StreamPlace::kInside), options.ridge, all, walk.config().head_dim,
                             mixed_in(step.index()));
-      // What attention adds to every token alike would go with its last head, and nothing makes up for it.
-      add_head_curve(heads, layer, step.index() > 0 && !layer.o_proj.bias.defined(),
-                     head_caution * size(StreamPlace::kInside) / mixed->weight(), found);
+      const HeadCount fewest = fewest_heads(walk.config(), static_cast<size_t>(step.index()));
+      add_head_curve(heads, layer, fewest == HeadCount{}, head_caution * size(StreamPlace::kInside) / mixed->weight(),
+                     found);
     }
     Elimination neurons(inner.take(inside(step.index())), layer.down_proj.weight.t(), directions(StreamPlace::kLeaving),
                         options.ridge, inside(step.index()));

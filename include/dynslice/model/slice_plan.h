@@ -51,6 +51,10 @@ struct SlicePlan {
 // The largest ratio that a plan may hold for a layer.
 inline constexpr double kLargestRatio = 0.95;
 
+// That a plan may leave a layer: none, unless readers take the sizes of heads from it (layer 0), or a bias of the
+// attention's output would go with the last one.
+HeadCount fewest_heads(const ModelConfig& config, size_t layer);
+
 OrderedJson to_json(const SlicePlan& plan);
 
 // Reads a plan for a model with `config`. `dims` may be missing (they are then rounded from `ratios`), or

@@ -104,13 +104,13 @@ TEST(GlobalBasis, RefusesAPlanOfSeveralWidths) {
   EXPECT_THROW(check_plan(plan, model.config(), "the plan"), Error);
 }
 
-at::Tensor projector(const at::Tensor& directions) { return at::matmul(directions, directions.t()); }
-
 TEST(GlobalBasis, RefusesIdsThatTheModelDoesNotHave) {
   const TokenWindows windows = random_windows(8, 16, 100);  // of a model with 61
   testing::expect_error(ErrorKind::kBadInput, {"the tokenizer gave id", "61 entries"},
                         [&] { slice(tiny_model(), 24, windows); });
 }
+
+at::Tensor projector(const at::Tensor& directions) { return at::matmul(directions, directions.t()); }
 
 TEST(LeadingDirections, OfTheEnergyAreThoseOfPrincipalComponents) {
   const at::Tensor turn = std::get<0>(at::linalg_qr(at::randn({20, 20}, at::kDouble)));
