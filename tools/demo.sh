@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2317 # the exit after main makes it doubt every function that is only passed on
-# From a fresh machine to a table: a small model scored, sliced twice, and evaluated.
+# From a fresh machine to a table: a small model made smaller in three ways, at equal parameters, and evaluated.
 set -euo pipefail
 # shellcheck source=tools/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<USAGE
-usage: tools/demo.sh [--quick | --full] [--avg RATIO] [--output DIR] [--build-dir DIR] [--no-setup] [--no-apt] [--help]
+usage: tools/demo.sh [--quick | --full] [--target SHARE] [--output DIR] [--build-dir DIR] [--no-setup] [--no-apt] [--help]
 
-Installs what is missing, builds, gets SmolLM2-135M, scores its layers, slices RATIO of every layer (constant) and
-RATIO on average by the scores (dynamic), evaluates all three and prints a table.
+Installs what is missing, builds, gets SmolLM2-135M, and removes SHARE of its parameters in three ways:
+  constant   dynslice slice --allocate constant   the same width from every layer (SliceGPT)
+  dynamic    dynslice slice --allocate lr         more from redundant layers (DynamicSlicing)
+  best       dynslice slice --preset best         neurons and heads instead of width: loses least
+Evaluates the dense model and all three, and prints a table.
 
   --quick          8 windows of 512 tokens to calibrate and to evaluate on (default: 32 windows of 1024)
-  --full           evaluate on the whole test split
-  --avg RATIO      how much to slice (default: 25%)
+  --full           evaluate on the whole test split, and calibrate 'best' on 128 windows, as the preset does
+  --target SHARE   how many of the parameters to remove (default: 25%)
   --output DIR     where results go (default: demo-out/); what an earlier run left there is replaced
   --build-dir DIR  where to build (default: build/)
   --no-setup       use what is in the build folder
@@ -27,19 +30,21 @@ USAGE
 
 samples=32
 seqlen=1024
+gradient_samples=8
 eval_samples=(--samples 32)
-average=25%
+target=25%
 output=$repo_root/demo-out
 build_dir=$repo_root/build
+full=no
 with_setup=yes
 setup_options=()
 
 parse_options() {
   while [[ $# -gt 0 ]]; do
     case $1 in
-      --quick) samples=8 && seqlen=512 && eval_samples=(--samples 8) ;;
-      --full) eval_samples=() ;;
-      --avg) needs_value "$1" "$@" && average=$2 && shift ;;
+      --quick) samples=8 && seqlen=512 && gradient_samples=2 && eval_samples=(--samples 8) ;;
+      --full) eval_samples=() && full=yes ;;
+      --target) needs_value "$1" "$@" && target=$2 && shift ;;
       --output) needs_value "$1" "$@" && output=$2 && shift ;;
       --build-dir) needs_value "$1" "$@" && build_dir=$2 && shift ;;
       --no-setup) with_setup=no ;;
@@ -129,38 +134,50 @@ choose_text() {
 
 # ---- Work ------------------------------------------------------------------------------------------------------
 
-slice() { # NAME ALLOCATION
-  say "slicing $average, $1 -> $output/$1"
-  "$dynslice" slice "$model" --avg "$average" --allocate "$2" --scores "$output/scores.json" \
-    --calib "$calibration_text" --samples "$samples" --seqlen "$seqlen" -o "$output/$1" --force --json >"$output/slice-$1.json"
+slice() { # NAME OPTION...
+  local name=$1
+  shift
+  say "removing $target of the parameters, '$name' -> $output/$name"
+  "$dynslice" slice "$model" --target "params=$target" "$@" --calib "$calibration_text" --seqlen "$seqlen" \
+    -o "$output/$name" --force --json >"$output/slice-$name.json"
 }
 
 evaluate() { # NAME MODEL
-  say "evaluating $1"
+  say "evaluating '$1'"
   "$dynslice" eval "$2" --ppl "$evaluation_text" "${eval_samples[@]}" --seqlen "$seqlen" --json >"$output/eval-$1.json"
 }
 
+# The quick form of --preset best calibrates on the demo's text instead of 128 windows.
+compress() {
+  local best_text=(--samples "$samples" --gradient-samples "$gradient_samples")
+  [[ $full == no ]] || best_text=()
+  slice constant --allocate constant --samples "$samples"
+  slice dynamic --allocate lr --scores "$output/scores.json" --samples "$samples"
+  slice best --preset best "${best_text[@]}"
+}
+
 print_summary() {
-  python3 - "$output" "$average" <<'PYTHON'
+  python3 - "$output" <<'PYTHON'
 import json, pathlib, sys
 
-folder, ratio = pathlib.Path(sys.argv[1]), sys.argv[2]
+folder = pathlib.Path(sys.argv[1])
 read = lambda name: json.loads((folder / name).read_text())
-sizes = {name: read(f"slice-{name}.json") for name in ("constant", "dynamic")}
+sizes = {name: read(f"slice-{name}.json") for name in ("constant", "dynamic", "best")}
 
 
-def row(name, asked, parameters, size):
+def row(name, parameters, size):
     result = read(f"eval-{name}.json")
     perplexity = next(iter(result["perplexity"].values()))
-    return [name, asked, f"{parameters:,}", f"{size / 1e6:,.1f} MB",
+    removed = 1 - parameters / before["parameters"]["before"]
+    return [name, f"{parameters:,}", f"-{100 * removed:.1f}%" if removed else "", f"{size / 1e6:,.1f} MB",
             f"{perplexity['value']:.2f} ± {perplexity['stderr']:.2f}", f"{result['tokens_per_second']:,.0f}"]
 
 
 before = sizes["constant"]
 size_before = before["bytes"].get("before_at_output_dtype", before["bytes"]["before"])
-rows = [["model", "ratio asked", "parameters", "bytes", "perplexity", "tokens/s"],
-        row("dense", "0%", before["parameters"]["before"], size_before)]
-rows += [row(name, ratio, size["parameters"]["after"], size["bytes"]["after"]) for name, size in sizes.items()]
+rows = [["model", "parameters", "removed", "bytes", "perplexity", "tokens/s"],
+        row("dense", before["parameters"]["before"], size_before)]
+rows += [row(name, size["parameters"]["after"], size["bytes"]["after"]) for name, size in sizes.items()]
 widths = [max(map(len, column)) for column in zip(*rows)]
 print()
 for number, cells in enumerate(rows):
@@ -169,12 +186,22 @@ for number, cells in enumerate(rows):
         print("  ".join("-" * width for width in widths))
 
 measured = next(iter(read("eval-dense.json")["perplexity"].items()))
-print(f"\nPerplexity on {measured[0]}: {measured[1]['windows']} windows of {measured[1]['seqlen']} tokens.")
-if any(size["parameters"]["after"] > before["parameters"]["before"] for size in sizes.values()):
-    print("Parameters: at a ratio this low, what slicing adds to the residual paths outweighs what goes.")
+print(f"\nPerplexity (lower is better) on {measured[0]}: {measured[1]['windows']} windows of {measured[1]['seqlen']} tokens.")
+print("constant: SliceGPT. dynamic: DynamicSlicing. best: `dynslice slice --preset best`. Nothing was fine-tuned.")
 if size_before != before["bytes"]["before"]:
     print(f"Bytes: all in the number format of the sliced checkpoints; the dense file holds {before['bytes']['before'] / 1e6:,.1f} MB of quantized weights.")
 PYTHON
+}
+
+print_next() {
+  cat <<NEXT
+
+Next:
+  $dynslice generate $output/best --prompt "The city of"    # what it still writes
+  $dynslice heal $output/best -o $output/healed             # train for some minutes: wins most of the loss back
+  $dynslice slice YOUR_MODEL --preset best --target params=$target -o OUT
+README.md says which command serves which wish.
+NEXT
 }
 
 main() {
@@ -187,16 +214,18 @@ main() {
   mkdir -p "$output"
   choose_model
   choose_text
+  SECONDS=0
 
   say "scoring the layers of the dense model ($samples windows of $seqlen tokens)"
   "$dynslice" score "$model" --metric lr --calib "$calibration_text" --samples "$samples" --seqlen "$seqlen" -o "$output/scores.json"
-  slice constant constant
-  slice dynamic lr
+  compress
   evaluate dense "$model"
   evaluate constant "$output/constant"
   evaluate dynamic "$output/dynamic"
+  evaluate best "$output/best"
   print_summary
-  say "results are in $output; try: $dynslice eval $output/dynamic"
+  print_next
+  say "scoring, slicing and evaluating took $((SECONDS / 60)) min $((SECONDS % 60)) s"
 }
 
 # On one line: bash reads a script as it goes, and this one may be replaced while it runs.
