@@ -1,4 +1,5 @@
-# The tests that run the program (integration) and its peers (interop): one CTest test a Python file.
+# The tests that run the program (integration) and its peers (interop): one CTest test a folder, so that what they load
+# (LibTorch, transformers) and the tiny models that they make serve all files.
 #
 # DYNSLICE_TEST_PYTHON is a Python with what tests/requirements.txt names; tools/setup.sh --tests makes one.
 set(DYNSLICE_TEST_PYTHON "python3" CACHE STRING "Python with the packages of tests/requirements.txt")
@@ -8,6 +9,8 @@ function(dynslice_test_program name source)
   if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${source}")
     add_executable(${name} "${source}")
     target_link_libraries(${name} PRIVATE dynslice dynslice_build_options)
+    target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/src")
+    dynslice_reuse_precompiled(${name} dynslice_precompiled)
   endif()
 endfunction()
 
@@ -17,26 +20,23 @@ dynslice_test_program(logits_main interop/logits_main.cpp)
 dynslice_test_program(template_main interop/template_main.cpp)
 dynslice_test_program(hub_main integration/hub_main.cpp)
 
-# dynslice_python_tests(label timeout [RUN_SERIAL]): every test_*.py in tests/<label>. Each has a cache folder of its own,
-# in which transformers keeps the modeling code of the models that it loads.
-function(dynslice_python_tests label timeout)
-  cmake_parse_arguments(_arg "RUN_SERIAL" "" "" ${ARGN})
-  file(GLOB _files CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/${label}/test_*.py")
-  foreach(_file IN LISTS _files)
-    get_filename_component(_name "${_file}" NAME_WE)
-    string(REGEX REPLACE "^test_" "" _name "${_name}")
-    add_test(NAME ${label}.${_name}
-      COMMAND "${DYNSLICE_TEST_PYTHON}" -m pytest -q -ra --tb=short --color=no -p no:cacheprovider
-              --rootdir "${CMAKE_CURRENT_SOURCE_DIR}" --junitxml "${CMAKE_BINARY_DIR}/junit/${label}.${_name}.xml" "${_file}"
-      WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
-    # Skipped: pytest's code for "nothing collected" (a whole file skipped), or a summary of skips alone.
-    set_tests_properties(${label}.${_name} PROPERTIES
-      LABELS ${label} TIMEOUT ${timeout} RUN_SERIAL "${_arg_RUN_SERIAL}"
-      SKIP_RETURN_CODE 5 SKIP_REGULAR_EXPRESSION "\n[0-9]+ skipped in "
-      ENVIRONMENT "HF_HOME=${CMAKE_BINARY_DIR}/hf/${label}.${_name};DYNSLICE_BUILD_DIR=${CMAKE_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1;PYTEST_DISABLE_PLUGIN_AUTOLOAD=1;OMP_WAIT_POLICY=passive")
-  endforeach()
+# dynslice_python_tests(label timeout workers): tests/<label>/test_*.py, by so many processes, each of which takes the next
+# test when it is done with one.
+function(dynslice_python_tests label timeout workers)
+  add_test(NAME ${label}
+    COMMAND "${DYNSLICE_TEST_PYTHON}" -m pytest -q -ra --tb=short --color=no -p no:cacheprovider -p xdist -n ${workers}
+            --dist worksteal --rootdir "${CMAKE_CURRENT_SOURCE_DIR}" --junitxml "${CMAKE_BINARY_DIR}/junit/${label}.xml"
+            "${CMAKE_CURRENT_SOURCE_DIR}/${label}"
+    WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+  # Skipped: pytest's code for "nothing collected" (all deselected), or a summary of skips alone.
+  set_tests_properties(${label} PROPERTIES
+    LABELS ${label} TIMEOUT ${timeout} RUN_SERIAL ON
+    SKIP_RETURN_CODE 5 SKIP_REGULAR_EXPRESSION "\n[0-9]+ skipped in "
+    ENVIRONMENT "DYNSLICE_BUILD_DIR=${CMAKE_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1;PYTEST_DISABLE_PLUGIN_AUTOLOAD=1;OMP_WAIT_POLICY=passive")
 endfunction()
 
-dynslice_python_tests(integration 900)
+include(ProcessorCount)
+ProcessorCount(_processors)
+dynslice_python_tests(integration 3600 ${_processors})
 # Peers load whole models and take every core; llama.cpp's threads wait for each other without sleeping.
-dynslice_python_tests(interop 1500 RUN_SERIAL)
+dynslice_python_tests(interop 3600 0)

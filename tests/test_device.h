@@ -1,11 +1,11 @@
 // The device that tests named Cuda… compare with the CPU: DYNSLICE_TEST_DEVICE, else the first CUDA device.
 #pragma once
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 
+#include "tensor/aten.h"
 #include "unit/support/tensors.h"
 
 namespace dynslice::testing {

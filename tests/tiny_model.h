@@ -1,7 +1,7 @@
 // A small random model that lives in memory, for tests of what walks over models.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/ops/randint.h>
 #include <gtest/gtest.h>
 
 #include <map>
@@ -14,6 +14,7 @@
 #include "dynslice/model/head.h"
 #include "dynslice/model/layer_walk.h"
 #include "dynslice/model/tensor_layout.h"
+#include "tensor/aten.h"
 
 namespace dynslice::testing {
 

@@ -74,7 +74,7 @@ OrderedJson ratio_of(const Speed& speed, const Speed& against, bool decoded) {
   return json;
 }
 
-OrderedJson to_json(const Measured& measured, bool decoded) {
+OrderedJson speed_json(const Measured& measured, bool decoded) {
   const Speed& speed = measured.speed;
   OrderedJson json;
   json["model"] = measured.path;
@@ -99,14 +99,14 @@ OrderedJson results_json(const std::vector<Measured>& all, const BenchOptions& o
   const Measured* against = options.against.empty() ? nullptr : &all.back();
   const size_t models = all.size() - (against != nullptr ? 1 : 0);
   OrderedJson json;
-  if (models == 1) json = to_json(all.front(), decoded);
+  if (models == 1) json = speed_json(all.front(), decoded);
   for (size_t i = 0; models > 1 && i < models; ++i) {
-    OrderedJson one = to_json(all[i], decoded);
+    OrderedJson one = speed_json(all[i], decoded);
     if (against != nullptr) one["ratio"] = ratio_of(all[i].speed, against->speed, decoded);
     json["models"].push_back(std::move(one));
   }
   if (against != nullptr) {
-    json["against"] = to_json(*against, decoded);
+    json["against"] = speed_json(*against, decoded);
     if (models == 1) json["ratio"] = ratio_of(all.front().speed, against->speed, decoded);
   }
   return json;

@@ -14,7 +14,7 @@
 namespace dynslice::cli {
 namespace {
 
-OrderedJson describe(const DepthPlan& plan) {
+OrderedJson describe_plan(const DepthPlan& plan) {
   OrderedJson json;
   json["layers"] = plan.layers;
   return json;
@@ -57,7 +57,7 @@ void search_and_write(const DepthOptions& options, const Method& method, const S
   write_depth(in.checkpoint, found.plan, dtype, writer, in.progress);
   write_companions(in.checkpoint, config, dtype, writer);
   OrderedJson json = describe_checkpoint("depth " + method.name, in.journal.job(), in.checkpoint, in.progress);
-  json["plan"] = describe(found.plan);
+  json["plan"] = describe_plan(found.plan);
   json.update(found.json);
   json["layers"] = {{"before", in.layers()}, {"after", found.plan.layers.size()}};
   if (in.text != nullptr) json["calibration"] = describe(*in.text, options.calibration);

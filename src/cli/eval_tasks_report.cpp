@@ -13,7 +13,7 @@ void add(OrderedJson& json, const std::string& name, const Measure& measure) {
   json[name + "_stderr"] = measure.stderr_ ? OrderedJson(*measure.stderr_) : OrderedJson();
 }
 
-OrderedJson to_json(const TaskFigures& figures) {
+OrderedJson figures_json(const TaskFigures& figures) {
   OrderedJson json;
   json["acc"] = figures.acc.value;
   json["stderr"] = figures.acc.stderr_ ? OrderedJson(*figures.acc.stderr_) : OrderedJson();
@@ -124,19 +124,19 @@ OrderedJson describe_data(const TaskQuestions& task) {
 OrderedJson to_json(const TaskReport& report) {
   OrderedJson json;
   for (const TaskGroup& group : report.selection.groups) {
-    OrderedJson& one = json["tasks"][group.name] = to_json(figures_of(group, report.answers.outcomes));
+    OrderedJson& one = json["tasks"][group.name] = figures_json(figures_of(group, report.answers.outcomes));
     one["version"] = group.version;
-    if (report.original) one["against"] = to_json(figures_of(group, report.original->outcomes));
+    if (report.original) one["against"] = figures_json(figures_of(group, report.original->outcomes));
     one["members"] = group.members;
   }
   for (size_t i = 0; i < report.questions.size(); ++i) {
     const TaskOutcome& outcome = report.answers.outcomes[i];
-    OrderedJson& one = json["tasks"][outcome.name] = to_json(figures_of(outcome));
+    OrderedJson& one = json["tasks"][outcome.name] = figures_json(figures_of(outcome));
     one["version"] = outcome.version;
     one["num_fewshot"] = outcome.examples;
     one["data"] = describe_data(report.questions[i]);
     if (!report.original) continue;
-    one["against"] = to_json(figures_of(report.original->outcomes[i]));
+    one["against"] = figures_json(figures_of(report.original->outcomes[i]));
     add(one, report.stability[i], outcome);
   }
   json["tasks_of"] = kHarnessVersion;
@@ -156,8 +156,8 @@ std::string sample_lines(const TaskReport& report) {
                           {"question", number},
                           {"contexts", question.contexts},
                           {"continuations", question.continuations}};
-      line.update(dynslice::to_json(outcome.questions[number]));
-      if (report.original) line["against"] = dynslice::to_json(report.original->outcomes[i].questions[number]);
+      line.update(to_json(outcome.questions[number]));
+      if (report.original) line["against"] = to_json(report.original->outcomes[i].questions[number]);
       lines += line.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
     }
   }

@@ -9,11 +9,11 @@
 namespace dynslice::cli {
 namespace {
 
-OrderedJson to_json(const Estimate& estimate) {
+OrderedJson estimate_json(const Estimate& estimate) {
   return {{"value", estimate.value}, {"stderr", estimate.standard_error}};
 }
 
-OrderedJson to_json(const Spread& spread) {
+OrderedJson spread_json(const Spread& spread) {
   OrderedJson json = {{"mean", spread.mean.value},
                       {"stderr", spread.mean.standard_error},
                       {"minimum", spread.minimum},
@@ -68,14 +68,14 @@ std::string describe(const Perplexity& perplexity, const ScoredText& text) {
 OrderedJson to_json(const Divergence& divergence) {
   OrderedJson json;
   json["perplexity"] = {{"value", divergence.reference.value}, {"stderr", divergence.reference.standard_error}};
-  json["log_ratio"] = to_json(divergence.log_ratio);
-  json["ratio"] = to_json(divergence.ratio);
-  json["difference"] = to_json(divergence.difference);
+  json["log_ratio"] = estimate_json(divergence.log_ratio);
+  json["ratio"] = estimate_json(divergence.ratio);
+  json["difference"] = estimate_json(divergence.difference);
   json["correlation"] = divergence.correlation;
-  json["kl"] = to_json(divergence.kl);
-  json["probability_change"] = to_json(divergence.probability_change);
-  json["rms_probability_change"] = to_json(divergence.rms_probability_change);
-  json["same_top"] = to_json(divergence.same_top);
+  json["kl"] = spread_json(divergence.kl);
+  json["probability_change"] = spread_json(divergence.probability_change);
+  json["rms_probability_change"] = estimate_json(divergence.rms_probability_change);
+  json["same_top"] = estimate_json(divergence.same_top);
   return json;
 }
 

@@ -1,13 +1,12 @@
 #include "dynslice/depth/depth_plan.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <functional>
 
 #include "dynslice/model/tensor_copy.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

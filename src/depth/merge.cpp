@@ -1,13 +1,12 @@
 #include "dynslice/depth/merge.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cmath>
 #include <map>
 
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

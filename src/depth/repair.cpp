@@ -1,13 +1,12 @@
 #include "dynslice/depth/repair.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <numeric>
 
 #include "dynslice/support/error.h"
 #include "model/inverse_norms.h"
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

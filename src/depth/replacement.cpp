@@ -1,11 +1,10 @@
 #include "dynslice/depth/replacement.h"
 
-#include <ATen/ATen.h>
-
 #include "dynslice/depth/repair.h"
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "dynslice/train/objectives.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

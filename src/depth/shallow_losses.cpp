@@ -1,11 +1,10 @@
 #include "dynslice/depth/shallow_losses.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <stdexcept>
 
 #include "dynslice/model/head.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,7 +1,5 @@
 #include "dynslice/evaluate/answers.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <numeric>
 #include <span>
@@ -9,6 +7,7 @@
 #include "dynslice/model/head.h"
 #include "dynslice/model/prefix_tree.h"
 #include "dynslice/model/token_scores.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

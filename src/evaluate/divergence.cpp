@@ -1,7 +1,5 @@
 #include "dynslice/evaluate/divergence.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -12,6 +10,7 @@
 #include "dynslice/model/resources.h"
 #include "dynslice/support/error.h"
 #include "evaluate/scored_windows.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,7 +1,5 @@
 #include "dynslice/evaluate/perplexity.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -10,6 +8,7 @@
 #include "dynslice/model/resources.h"
 #include "dynslice/support/error.h"
 #include "evaluate/scored_windows.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

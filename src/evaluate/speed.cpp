@@ -1,6 +1,5 @@
 #include "dynslice/evaluate/speed.h"
 
-#include <ATen/ATen.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include "dynslice/evaluate/statistics.h"
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

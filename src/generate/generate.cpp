@@ -1,12 +1,11 @@
 #include "dynslice/generate/generate.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <chrono>
 
 #include "dynslice/generate/text_stream.h"
 #include "dynslice/support/error.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

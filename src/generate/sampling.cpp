@@ -1,11 +1,10 @@
 #include "dynslice/generate/sampling.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "dynslice/support/error.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

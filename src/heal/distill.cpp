@@ -1,6 +1,5 @@
 #include "dynslice/heal/distill.h"
 
-#include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include "dynslice/train/objectives.h"
 #include "model/inverse_norms.h"
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

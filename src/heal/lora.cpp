@@ -1,6 +1,5 @@
 #include "dynslice/heal/lora.h"
 
-#include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include "dynslice/model/tensor_copy.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,6 +1,5 @@
 #include "model/attention_kernel.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "model/fast_exp.h"
+#include "tensor/aten.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define DYNSLICE_HAS_ATTENTION_KERNEL 1

@@ -1,6 +1,5 @@
 #include "dynslice/model/checkpoint_writer.h"
 
-#include <ATen/Functions.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -21,6 +20,7 @@
 #include "dynslice/support/hash.h"
 #include "dynslice/support/json.h"
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

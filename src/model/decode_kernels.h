@@ -20,9 +20,9 @@ bool few_rows_apply(const at::Tensor& x, const at::Tensor& weight);
 // Computed and returned in fp32, whatever the weight's dtype.
 at::Tensor linear_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
-// x weightᵀ (+ bias), and what changes its first entries, each of it optional: more_x more_weightᵀ and the first entries
-// of `passed` are added, less_x less_weight is subtracted. Same tensors as above; more_weight has at most `out` rows,
-// less_weight [rank, w] at most as many columns, `passed` is fp32 of any width.
+// x weightᵀ (+ bias), and what changes its first entries, each of it optional: more_x more_weightᵀ and the first
+// entries of `passed` are added, less_x less_weight is subtracted. Same tensors as above; more_weight has at most `out`
+// rows, less_weight [rank, w] at most as many columns, `passed` is fp32 of any width.
 struct FewRowsSum {
   at::Tensor x, weight, bias = {};
   at::Tensor more_x = {}, more_weight = {};

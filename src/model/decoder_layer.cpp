@@ -1,7 +1,5 @@
 #include "dynslice/model/decoder_layer.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -11,6 +9,7 @@
 #include "model/attention_kernel.h"
 #include "model/decode_kernels.h"
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,12 +1,12 @@
 #include "model/distribution_pair.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "model/fast_exp.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,6 +1,5 @@
 #include "model/gguf_checkpoint.h"
 
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include "dynslice/model/tensor_copy.h"
 #include "dynslice/support/error.h"
 #include "model/ggml_dequantize.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,13 +1,12 @@
 #include "dynslice/model/head.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <vector>
 
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
 #include "model/logit_blocks.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

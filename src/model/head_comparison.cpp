@@ -1,12 +1,11 @@
 // Two models' heads side by side.
-#include <ATen/ATen.h>
-
 #include <algorithm>
 
 #include "dynslice/model/head.h"
 #include "model/distribution_pair.h"
 #include "model/kernels.h"
 #include "model/logit_blocks.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,7 +1,7 @@
 // What makes all tokens count alike, however large their streams are.
 #pragma once
 
-#include <ATen/ATen.h>
+#include "tensor/aten.h"
 
 namespace dynslice {
 

@@ -1,6 +1,5 @@
 #include "dynslice/model/journal.h"
 
-#include <ATen/Functions.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
 #include "dynslice/support/log.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,6 +1,5 @@
 #include "model/kernels.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
@@ -14,6 +13,7 @@
 #include "model/decode_kernels.h"
 #include "model/fast_exp.h"
 #include "support/multiversion.h"
+#include "tensor/aten.h"
 
 namespace dynslice::kernels {
 namespace {

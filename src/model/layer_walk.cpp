@@ -1,6 +1,5 @@
 #include "dynslice/model/layer_walk.h"
 
-#include <ATen/ATen.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,4 +1,3 @@
-#include <ATen/ATen.h>
 
 #include <algorithm>
 #include <chrono>
@@ -6,6 +5,7 @@
 
 #include "dynslice/model/resources.h"
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

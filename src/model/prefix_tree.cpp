@@ -1,11 +1,10 @@
 #include "dynslice/model/prefix_tree.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 
 #include "model/kernels.h"
 #include "model/tree_attention.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

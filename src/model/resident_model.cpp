@@ -1,12 +1,11 @@
 #include "dynslice/model/resident_model.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
 #include "model/weight_arena.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

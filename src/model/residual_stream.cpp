@@ -1,13 +1,12 @@
 #include "dynslice/model/residual_stream.h"
 
-#include <ATen/ATen.h>
-
 #include <atomic>
 #include <optional>
 #include <utility>
 
 #include "dynslice/support/log.h"
 #include "dynslice/support/scratch_file.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 

@@ -1,7 +1,5 @@
 #include "model/safetensors_checkpoint.h"
 
-#include <ATen/Functions.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -9,6 +7,7 @@
 
 #include "dynslice/support/error.h"
 #include "model/config_json.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,12 +1,11 @@
 // The packed linears of a Hugging Face folder: their parts found, checked, and read as one matrix.
-#include <ATen/Functions.h>
-
 #include <algorithm>
 #include <cstring>
 
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
 #include "model/safetensors_checkpoint.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

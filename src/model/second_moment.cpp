@@ -1,7 +1,5 @@
 #include "model/second_moment.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -9,6 +7,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/support/machine.h"
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

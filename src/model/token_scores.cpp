@@ -1,7 +1,5 @@
 #include "dynslice/model/token_scores.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -9,6 +7,7 @@
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
 #include "model/logit_blocks.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,6 +1,5 @@
 #include "model/tree_attention.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 
 #include "model/fast_exp.h"
 #include "support/multiversion.h"
+#include "tensor/aten.h"
 
 namespace dynslice::kernels {
 namespace {

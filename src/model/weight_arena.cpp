@@ -1,11 +1,12 @@
 #include "model/weight_arena.h"
 
-#include <ATen/ATen.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <new>
+
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

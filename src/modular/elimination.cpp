@@ -1,13 +1,12 @@
 #include "modular/elimination.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <limits>
 #include <numeric>
 
 #include "dynslice/support/error.h"
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

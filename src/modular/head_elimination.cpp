@@ -1,10 +1,10 @@
 #include "modular/head_elimination.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <limits>
 #include <numeric>
+
+#include "tensor/aten.h"
 
 namespace dynslice {
 

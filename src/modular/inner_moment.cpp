@@ -1,12 +1,11 @@
 #include "modular/inner_moment.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 
 #include "model/inverse_norms.h"
 #include "model/kernels.h"
 #include "modular/elimination.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,6 +1,6 @@
 #include "modular/leverage.h"
 
-#include <ATen/ATen.h>
+#include "tensor/aten.h"
 
 namespace dynslice {
 

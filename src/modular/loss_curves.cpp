@@ -1,5 +1,3 @@
-#include <ATen/ATen.h>
-
 #include <optional>
 
 #include "dynslice/modular/modular.h"
@@ -9,6 +7,7 @@
 #include "modular/inner_moment.h"
 #include "modular/layer_measurement.h"
 #include "modular/places.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,7 +1,5 @@
 #include "dynslice/modular/modular.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 
 #include "dynslice/model/head.h"
@@ -12,6 +10,7 @@
 #include "modular/inner_moment.h"
 #include "modular/leverage.h"
 #include "modular/places.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

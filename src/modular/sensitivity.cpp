@@ -1,6 +1,5 @@
 #include "dynslice/modular/sensitivity.h"
 
-#include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -11,6 +10,7 @@
 #include "dynslice/train/objectives.h"
 #include "dynslice/train/trainable_layer.h"
 #include "model/second_moment.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

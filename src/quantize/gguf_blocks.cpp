@@ -1,13 +1,12 @@
 #include "dynslice/quantize/gguf_blocks.h"
 
-#include <ATen/Functions.h>
-
 #include <cstring>
 
 #include "dynslice/model/decoder_layer.h"
 #include "dynslice/support/error.h"
 #include "model/ggml_quantize.h"
 #include "model/safetensors_file.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 

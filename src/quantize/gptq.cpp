@@ -1,6 +1,5 @@
 #include "dynslice/quantize/gptq.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include "model/kernels.h"
 #include "quantize/grid.h"
 #include "support/multiversion.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

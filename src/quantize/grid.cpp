@@ -1,6 +1,5 @@
 #include "quantize/grid.h"
 
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
@@ -16,6 +15,7 @@
 #include "model/ggml_dequantize.h"
 #include "model/ggml_quantize.h"
 #include "support/multiversion.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

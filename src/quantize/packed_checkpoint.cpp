@@ -1,6 +1,5 @@
 #include "dynslice/quantize/packed_checkpoint.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include "dynslice/model/tensor_copy.h"
 #include "dynslice/model/tensor_layout.h"
 #include "model/packed_weights.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,7 +1,5 @@
 #include "dynslice/quantize/plan_losses.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -13,6 +11,7 @@
 #include "model/kernels.h"
 #include "model/second_moment.h"
 #include "quantize/layer_sink.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,7 +1,5 @@
 #include "dynslice/quantize/quantize.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 
 #include "dynslice/model/tensor_layout.h"
@@ -10,6 +8,7 @@
 #include "model/kernels.h"
 #include "model/second_moment.h"
 #include "quantize/layer_sink.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

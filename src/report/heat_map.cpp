@@ -14,17 +14,18 @@ namespace {
 constexpr int kCell = 14, kMargin = 40, kLegend = 90;
 
 // Dark to bright, readable in grey and by the colour-blind (stations of matplotlib's viridis).
-constexpr std::array<std::array<double, 3>, 5> kColours = {
+constexpr std::array<std::array<double, 3>, 5> kColourScale = {
     {{68, 1, 84}, {59, 82, 139}, {33, 145, 140}, {94, 201, 98}, {253, 231, 37}}};
 
 std::string colour(double share) {
-  const double place = std::clamp(share, 0.0, 1.0) * (kColours.size() - 1);
-  const size_t low = std::min(static_cast<size_t>(place), kColours.size() - 2);
+  const double place = std::clamp(share, 0.0, 1.0) * (kColourScale.size() - 1);
+  const size_t low = std::min(static_cast<size_t>(place), kColourScale.size() - 2);
   const double part = place - static_cast<double>(low);
   std::ostringstream text;
   text << "rgb(";
   for (size_t c = 0; c < 3; ++c)
-    text << (c > 0 ? "," : "") << std::lround(kColours[low][c] + part * (kColours[low + 1][c] - kColours[low][c]));
+    text << (c > 0 ? "," : "")
+         << std::lround(kColourScale[low][c] + part * (kColourScale[low + 1][c] - kColourScale[low][c]));
   text << ')';
   return text.str();
 }

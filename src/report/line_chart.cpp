@@ -14,8 +14,8 @@ namespace {
 constexpr int kWidth = 720, kHeight = 440, kLeft = 70, kRight = 190, kTop = 44, kBottom = 50;
 
 // Told apart by the colour-blind as well (Okabe and Ito).
-constexpr std::array kColours = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
-                                 "#E69F00", "#56B4E9", "#000000", "#999999"};
+constexpr std::array kLineColours = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
+                                     "#E69F00", "#56B4E9", "#000000", "#999999"};
 
 struct Axis {
   double low = 0, high = 1;
@@ -93,7 +93,7 @@ std::string line_chart_svg(const std::vector<ChartLine>& lines, const ChartLabel
         << number(tick) << "</text>\n";
   }
   for (size_t i = 0; i < lines.size(); ++i) {
-    const char* colour = kColours[i % kColours.size()];
+    const char* colour = kLineColours[i % kLineColours.size()];
     std::ostringstream path, dots;
     path << std::fixed << std::setprecision(1);
     dots << std::fixed << std::setprecision(1);

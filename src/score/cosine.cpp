@@ -1,6 +1,5 @@
 #include "score/cosine.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "support/multiversion.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

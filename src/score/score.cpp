@@ -1,7 +1,5 @@
 #include "dynslice/score/score.h"
 
-#include <ATen/ATen.h>
-
 #include <charconv>
 #include <cmath>
 #include <deque>
@@ -12,6 +10,7 @@
 #include "dynslice/support/log.h"
 #include "score/cka.h"
 #include "score/cosine.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

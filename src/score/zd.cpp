@@ -1,6 +1,5 @@
 #include "score/zd.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/score/score.h"
 #include "support/multiversion.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

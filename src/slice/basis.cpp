@@ -1,8 +1,8 @@
 #include "slice/basis.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
+
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

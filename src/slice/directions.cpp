@@ -1,6 +1,6 @@
 #include "slice/directions.h"
 
-#include <ATen/ATen.h>
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,7 +1,5 @@
 #include "dynslice/slice/global.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -13,6 +11,7 @@
 #include "slice/directions.h"
 #include "slice/refit.h"
 #include "slice/rotate.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

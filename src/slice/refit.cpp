@@ -1,9 +1,8 @@
 #include "slice/refit.h"
 
-#include <ATen/ATen.h>
-
 #include "dynslice/support/progress.h"
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 

@@ -1,10 +1,9 @@
 #include "slice/rotate.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,7 +1,5 @@
 #include "dynslice/slice/slice.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 
 #include "dynslice/model/head.h"
@@ -10,6 +8,7 @@
 #include "slice/basis.h"
 #include "slice/refit.h"
 #include "slice/rotate.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

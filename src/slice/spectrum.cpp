@@ -1,9 +1,8 @@
 #include "dynslice/slice/spectrum.h"
 
-#include <ATen/ATen.h>
-
 #include "model/second_moment.h"
 #include "modular/layer_measurement.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

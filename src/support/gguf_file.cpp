@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "dynslice/support/error.h"
+#include "support/gguf_value_type.h"
 
 namespace dynslice {
 namespace {
@@ -21,23 +22,6 @@ constexpr uint64_t kMaxTensorNameBytes = 1024;  // ggml keeps 64
 constexpr uint32_t kMaxDimensions = 4;          // ggml's
 // No size of a tensor comes near this; below it, products of two sizes and byte counts cannot overflow.
 constexpr int64_t kMaxTensorValues = int64_t{1} << 50;
-
-// The numbers that precede metadata values.
-enum ValueType : uint32_t {
-  kUint8,
-  kInt8,
-  kUint16,
-  kInt16,
-  kUint32,
-  kInt32,
-  kFloat32,
-  kBool,
-  kString,
-  kArray,
-  kUint64,
-  kInt64,
-  kFloat64,
-};
 
 struct TypeEntry {
   GgmlType type;

@@ -17,6 +17,7 @@
 
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
+#include "support/gguf_value_type.h"
 
 namespace dynslice {
 namespace {
@@ -27,9 +28,6 @@ constexpr uint64_t kAlignment = 32;
 constexpr uint32_t kVersion = 3;
 constexpr std::string_view kMagic = "GGUF";
 constexpr std::array<std::byte, kAlignment> kPadding{};
-
-// The numbers that precede metadata values.
-enum ValueType : uint32_t { kUint32 = 4, kInt32 = 5, kFloat32 = 6, kBool = 7, kString = 8, kArray = 9, kInt64 = 11 };
 
 uint64_t padded(uint64_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -88,7 +86,7 @@ class HeaderWriter {
   }
 
  private:
-  void array(ValueType type, uint64_t count) {
+  void array(GgufValueType type, uint64_t count) {
     scalar<uint32_t>(kArray);
     scalar<uint32_t>(type);
     scalar(count);

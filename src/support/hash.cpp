@@ -125,8 +125,7 @@ uint64_t Checksum::value() const {
   hash += length_;
   const unsigned char* next = rest_.data();
   size_t left = length_ % rest_.size();
-  for (; left >= 8; next += 8, left -= 8)
-    hash = std::rotl(hash ^ lane_round(0, read64(next)), 27) * kPrime1 + kPrime4;
+  for (; left >= 8; next += 8, left -= 8) hash = std::rotl(hash ^ lane_round(0, read64(next)), 27) * kPrime1 + kPrime4;
   if (left >= 4) {
     uint32_t value = 0;
     std::memcpy(&value, next, sizeof value);

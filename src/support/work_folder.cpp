@@ -55,7 +55,7 @@ bool WorkFolder::open_existing() {
   if (is_open()) return true;
   if (!lock()) {
     const int code = errno;
-    struct stat status {};
+    struct stat status{};
     if (code == ENOENT || ::lstat(path_.c_str(), &status) != 0) return false;
     if (code == ENOTDIR || code == ELOOP) {
       throw_error(ErrorKind::kUsage, path_.string(),

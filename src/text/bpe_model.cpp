@@ -7,12 +7,11 @@
 #include <utility>
 
 #include "dynslice/support/error.h"
+#include "text/metaspace.h"
 #include "text/tokenizer_unicode.h"
 
 namespace dynslice {
 namespace {
-
-constexpr std::string_view kMetaspace = "\xE2\x96\x81";  // U+2581
 
 // Longer words hardly come twice, and their copies would cost memory.
 constexpr size_t kLongestCachedWord = 256;

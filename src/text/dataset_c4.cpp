@@ -12,7 +12,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kHubRepo = "allenai/c4";
+constexpr const char* kC4Repo = "allenai/c4";
 // The evaluation of GPTQ and of what follows it: the first 1100 documents of the first validation file, and of the
 // tokens of those the first 256 windows.
 constexpr int64_t kEvaluatedDocuments = 1100, kEvaluatedWindows = 256;
@@ -22,7 +22,7 @@ constexpr int64_t kTrainingDocuments = 4400;
 constexpr size_t kMaxLineBytes = size_t{16} << 20;
 constexpr size_t kMaxTextBytes = size_t{256} << 20;
 
-NamedSplit split_of(const std::string& name, const std::string& file) {
+NamedSplit c4_split(const std::string& name, const std::string& file) {
   NamedSplit split{name, {}};
   for (const fs::path folder : {"c4", "c4/en", "en", ""}) {
     for (const char* ending : {".json.gz", ".json"}) split.files.push_back(folder / (file + ending));
@@ -59,13 +59,13 @@ std::string join_documents(const fs::path& path, int64_t documents) {
 NamedDataset c4_dataset() {
   NamedDataset dataset;
   dataset.name = "c4";
-  dataset.splits = {split_of("validation", "c4-validation.00000-of-00008"),
-                    split_of("train", "c4-train.00000-of-01024")};
+  dataset.splits = {c4_split("validation", "c4-validation.00000-of-00008"),
+                    c4_split("train", "c4-train.00000-of-01024")};
   dataset.evaluated_split = "validation";
   dataset.evaluated_windows = kEvaluatedWindows;
   dataset.download = [](const NamedSplit& split, ProgressSink& progress) {
     const std::string file = (fs::path("en") / split.files.front().filename()).string();
-    return hub_file(HubOptions::from_environment(), HubRepoKind::kDataset, HubId{kHubRepo, "main"}, file, progress);
+    return hub_file(HubOptions::from_environment(), HubRepoKind::kDataset, HubId{kC4Repo, "main"}, file, progress);
   };
   dataset.read = [](const fs::path& path, const NamedSplit& split) {
     return join_documents(path, split.name == "train" ? kTrainingDocuments : kEvaluatedDocuments);

@@ -15,7 +15,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-NamedSplit split_of(const std::string& name, const std::string& file) { return {name, {fs::path("ptb") / file, file}}; }
+NamedSplit ptb_split(const std::string& name, const std::string& file) {
+  return {name, {fs::path("ptb") / file, file}};
+}
 
 std::string_view trimmed(std::string_view line) {
   constexpr std::string_view kSpaces = " \t\r\n\v\f";
@@ -38,7 +40,7 @@ std::string join_rows(std::string_view raw) {
 }
 
 // The rows of ptb-text-only/ptb_text_only, which are those lines, kept in the cache as a file of them.
-fs::path download(const NamedSplit& split, ProgressSink& progress) {
+fs::path download_ptb(const NamedSplit& split, ProgressSink& progress) {
   const std::string rows = fetch_rows({"ptb-text-only/ptb_text_only", "penn_treebank", split.name}, progress);
   std::string lines;
   for_each_json_line(rows, "ptb-text-only/ptb_text_only, " + split.name,
@@ -59,10 +61,10 @@ fs::path download(const NamedSplit& split, ProgressSink& progress) {
 NamedDataset ptb_dataset() {
   NamedDataset dataset;
   dataset.name = "ptb";
-  dataset.splits = {split_of("test", "ptb.test.txt"), split_of("validation", "ptb.valid.txt"),
-                    split_of("train", "ptb.train.txt")};
+  dataset.splits = {ptb_split("test", "ptb.test.txt"), ptb_split("validation", "ptb.valid.txt"),
+                    ptb_split("train", "ptb.train.txt")};
   dataset.evaluated_split = "test";
-  dataset.download = download;
+  dataset.download = download_ptb;
   dataset.read = [](const fs::path& path, const NamedSplit&) { return join_rows(read_file(path)); };
   return dataset;
 }

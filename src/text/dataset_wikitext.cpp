@@ -11,21 +11,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kFolder = "wikitext-2-raw";
-constexpr const char* kHubRepo = "ggml-org/ci";
-constexpr const char* kHubArchive = "wikitext-2-raw-v1.zip";
+constexpr const char* kWikitextFolder = "wikitext-2-raw";
+constexpr const char* kWikitextRepo = "ggml-org/ci";
+constexpr const char* kWikitextArchive = "wikitext-2-raw-v1.zip";
 // The training split has 11 MB.
 constexpr uint64_t kMaxSplitBytes = uint64_t{64} << 20;
 
-NamedSplit split_of(const std::string& name, const std::string& file) {
-  return {name, {fs::path(kFolder) / file, file}};
+NamedSplit wikitext_split(const std::string& name, const std::string& file) {
+  return {name, {fs::path(kWikitextFolder) / file, file}};
 }
 
 // Unpacks all splits of the archive into the cache.
-fs::path download(const NamedDataset& dataset, const NamedSplit& wanted, ProgressSink& progress) {
-  const fs::path archive =
-      hub_file(HubOptions::from_environment(), HubRepoKind::kDataset, HubId{kHubRepo, "main"}, kHubArchive, progress);
-  make_folder(dataset_cache() / kFolder);
+fs::path download_wikitext(const NamedDataset& dataset, const NamedSplit& wanted, ProgressSink& progress) {
+  const fs::path archive = hub_file(HubOptions::from_environment(), HubRepoKind::kDataset, HubId{kWikitextRepo, "main"},
+                                    kWikitextArchive, progress);
+  make_folder(dataset_cache() / kWikitextFolder);
   for (const NamedSplit& split : dataset.splits) {
     const std::string content = read_zip_member(archive, split.files.front().string(), kMaxSplitBytes);
     write_file_atomically(dataset_cache() / split.files.front(), content);
@@ -38,11 +38,11 @@ fs::path download(const NamedDataset& dataset, const NamedSplit& wanted, Progres
 NamedDataset wikitext2_dataset() {
   NamedDataset dataset;
   dataset.name = "wikitext2";
-  dataset.splits = {split_of("test", "wiki.test.raw"), split_of("validation", "wiki.valid.raw"),
-                    split_of("train", "wiki.train.raw")};
+  dataset.splits = {wikitext_split("test", "wiki.test.raw"), wikitext_split("validation", "wiki.valid.raw"),
+                    wikitext_split("train", "wiki.train.raw")};
   dataset.evaluated_split = "test";
   dataset.download = [](const NamedSplit& split, ProgressSink& progress) {
-    return download(wikitext2_dataset(), split, progress);
+    return download_wikitext(wikitext2_dataset(), split, progress);
   };
   dataset.read = [](const fs::path& path, const NamedSplit&) { return join_wikitext(read_file(path)); };
   return dataset;

@@ -91,7 +91,8 @@ const PreKind& recognise_pre_kind(const Json& tokenizer, const std::string& wher
   const Json normalizer = part_of(tokenizer, "normalizer");
   const bool nfc = is_nfc(normalizer);
   const bool ignore_merges = tokenizer.at("model").value("ignore_merges", false);
-  const bool is_plain = normalizer.is_null() || (normalizer.contains("normalizers") && normalizer["normalizers"].empty());
+  const bool is_plain =
+      normalizer.is_null() || (normalizer.contains("normalizers") && normalizer["normalizers"].empty());
   if (!is_plain && !nfc) {
     throw_error(ErrorKind::kBadInput, where, ": key \"normalizer\" must be null or NFC; GGUF knows no other");
   }
@@ -102,7 +103,8 @@ const PreKind& recognise_pre_kind(const Json& tokenizer, const std::string& wher
     if (nearly == nullptr) nearly = &kind;
   }
   if (nearly != nullptr) return *nearly;
-  throw_error(ErrorKind::kBadInput, where, ": key \"pre_tokenizer\" cuts words in a way that tokenizer.ggml.pre has no name for");
+  throw_error(ErrorKind::kBadInput, where,
+              ": key \"pre_tokenizer\" cuts words in a way that tokenizer.ggml.pre has no name for");
 }
 
 }  // namespace dynslice

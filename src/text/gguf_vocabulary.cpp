@@ -172,7 +172,8 @@ bool is_byte_level(const Json& pre_tokenizer) {
 bool has_part(const Json& json, const std::string& list, const std::string& type) {
   if (!json.is_object()) return false;
   if (json.value("type", "") == type) return true;
-  return json.contains(list) && std::ranges::any_of(json[list], [&](const Json& part) { return has_part(part, list, type); });
+  return json.contains(list) &&
+         std::ranges::any_of(json[list], [&](const Json& part) { return has_part(part, list, type); });
 }
 
 // "a b", or ["a", "b"]: read_bpe_model has checked that it is one of them.

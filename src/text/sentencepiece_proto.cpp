@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "dynslice/support/error.h"
+#include "text/metaspace.h"
 
 namespace dynslice {
 namespace {
@@ -35,7 +36,6 @@ enum NormalizerField : uint32_t {
   kEscapeWhitespaces = 5,
 };
 constexpr uint64_t kBpe = 2;
-constexpr std::string_view kMetaspace = "\xE2\x96\x81";  // U+2581
 
 enum WireType : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 
@@ -271,7 +271,9 @@ void read_trainer(std::string_view message, const std::string& where, SentencePi
   if (type != kBpe) {
     throw_error(ErrorKind::kBadInput, where, ": is no BPE model, and GGUF files of this architecture know no other");
   }
-  const auto place = [](int64_t id) { return std::in_range<int32_t>(id) && id >= 0 ? std::optional(static_cast<int32_t>(id)) : std::nullopt; };
+  const auto place = [](int64_t id) {
+    return std::in_range<int32_t>(id) && id >= 0 ? std::optional(static_cast<int32_t>(id)) : std::nullopt;
+  };
   vocabulary.unk = place(unk);
   vocabulary.bos = place(bos);
   vocabulary.eos = place(eos);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "dynslice/support/error.h"
+#include "text/metaspace.h"
 #include "text/sentencepiece_proto.h"
 #include "text/tokenizer_unicode.h"
 
@@ -26,7 +27,6 @@ constexpr size_t kHeadBytes = 1024;
 
 // Where the first part of `text` ends: before the first space beyond kHeadBytes that follows another character.
 size_t end_of_head(std::string_view text) {
-  constexpr std::string_view kMetaspace = "\xE2\x96\x81";  // which sentencepiece takes for a space
   for (size_t at = text.find(' ', kHeadBytes); at != std::string_view::npos; at = text.find(' ', at + 1)) {
     if (text[at - 1] != ' ' && !text.substr(0, at).ends_with(kMetaspace)) return at;
   }

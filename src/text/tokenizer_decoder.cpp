@@ -118,9 +118,9 @@ class StripDecoder : public Decoder {
   size_t stop_;
 };
 
-class Sequence : public Decoder {
+class DecoderSequence : public Decoder {
  public:
-  explicit Sequence(std::vector<std::unique_ptr<Decoder>> parts) : parts_(std::move(parts)) {}
+  explicit DecoderSequence(std::vector<std::unique_ptr<Decoder>> parts) : parts_(std::move(parts)) {}
   std::vector<std::string> apply(std::vector<std::string> tokens) const override {
     for (const auto& part : parts_) tokens = part->apply(std::move(tokens));
     return tokens;
@@ -155,7 +155,7 @@ std::unique_ptr<Decoder> make_strip_decoder(std::string content, size_t start, s
 }
 
 std::unique_ptr<Decoder> make_decoder_sequence(std::vector<std::unique_ptr<Decoder>> parts) {
-  return std::make_unique<Sequence>(std::move(parts));
+  return std::make_unique<DecoderSequence>(std::move(parts));
 }
 
 std::optional<char> byte_of_fallback_token(std::string_view token) {

@@ -11,6 +11,7 @@
 #include "dynslice/support/error.h"
 #include "text/bpe_model.h"
 #include "text/gguf_pre_kinds.h"
+#include "text/metaspace.h"
 #include "text/sentencepiece_proto.h"
 #include "text/sentencepiece_tokenizer.h"
 #include "text/tokenizer_decoder.h"
@@ -19,8 +20,6 @@
 
 namespace dynslice {
 namespace {
-
-constexpr const char* kMetaspace = "\xE2\x96\x81";  // U+2581
 
 std::string key_of(const std::string& name) { return "tokenizer.ggml." + name; }
 
@@ -299,7 +298,7 @@ Json sentencepiece_merges(const SentencePieceVocabulary& model, const Vocabulary
   return merges;
 }
 
-Json replace(const char* pattern, const char* content) {
+Json replace(std::string_view pattern, std::string_view content) {
   return {{"type", "Replace"}, {"pattern", {{"String", pattern}}}, {"content", content}};
 }
 

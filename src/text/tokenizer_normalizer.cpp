@@ -42,9 +42,9 @@ class RegexReplace : public Normalizer {
   std::string content_;
 };
 
-class Sequence : public Normalizer {
+class NormalizerSequence : public Normalizer {
  public:
-  explicit Sequence(std::vector<std::unique_ptr<Normalizer>> parts) : parts_(std::move(parts)) {}
+  explicit NormalizerSequence(std::vector<std::unique_ptr<Normalizer>> parts) : parts_(std::move(parts)) {}
   std::string apply(std::string text) const override {
     for (const auto& part : parts_) text = part->apply(std::move(text));
     return text;
@@ -73,7 +73,7 @@ std::unique_ptr<Normalizer> make_regex_replace_normalizer(TokenizerRegex pattern
 }
 
 std::unique_ptr<Normalizer> make_normalizer_sequence(std::vector<std::unique_ptr<Normalizer>> parts) {
-  return std::make_unique<Sequence>(std::move(parts));
+  return std::make_unique<NormalizerSequence>(std::move(parts));
 }
 
 std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content) {

@@ -1,11 +1,11 @@
 #include "train/differentiable.h"
 
-#include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
 
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice::differentiable {
 namespace {

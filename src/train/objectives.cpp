@@ -1,6 +1,5 @@
 #include "dynslice/train/objectives.h"
 
-#include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -8,6 +7,7 @@
 #include <numeric>
 
 #include "model/kernels.h"
+#include "tensor/aten.h"
 #include "train/differentiable.h"
 
 namespace dynslice {

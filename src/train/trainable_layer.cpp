@@ -1,11 +1,10 @@
 #include "dynslice/train/trainable_layer.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "model/kernels.h"
+#include "tensor/aten.h"
 #include "train/differentiable.h"
 
 namespace dynslice {

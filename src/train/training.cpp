@@ -1,6 +1,5 @@
 #include "dynslice/train/training.h"
 
-#include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

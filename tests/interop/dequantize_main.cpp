@@ -1,8 +1,6 @@
 // Writes what the library reads from a model as 32-bit safetensors, for comparison with other programs.
 //   dequantize_main tensors FILE.gguf OUT                      every tensor under its GGUF name
 //   dequantize_main checkpoint MODEL OUT [MAX_SHARD_BYTES]     every tensor as Hugging Face has it, with config.json
-#include <ATen/Functions.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
@@ -13,6 +11,7 @@
 #include "dynslice/model/checkpoint_writer.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/gguf_file.h"
+#include "tensor/aten.h"
 
 namespace {
 

@@ -1,7 +1,5 @@
 // Writes the logits of a checkpoint for one window of token ids, for comparison with transformers.
 // Usage: logits_main CHECKPOINT IDS_FILE OUT_FILE   (int32 ids in; float32 logits [tokens, vocab] out, both raw)
-#include <ATen/ATen.h>
-
 #include <cstdint>
 #include <fstream>
 #include <iostream>
@@ -9,6 +7,7 @@
 #include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
+#include "tensor/aten.h"
 
 namespace {
 

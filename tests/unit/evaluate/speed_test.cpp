@@ -11,8 +11,8 @@ namespace {
 TEST(Speed, CountsEveryRepeatAndEveryTokenButTheWarmUp) {
   const ResidentModel dense(testing::tiny_model(), {}, no_progress());
   const ResidentModel other(testing::tiny_model({.layers = 2}), {}, no_progress());
-  const auto speeds = measure_speed({&dense, &other}, {.prompt_tokens = 9, .decode_tokens = 4, .repeats = 3, .batch = 2},
-                                    no_progress());
+  const auto speeds = measure_speed({&dense, &other},
+                                    {.prompt_tokens = 9, .decode_tokens = 4, .repeats = 3, .batch = 2}, no_progress());
   ASSERT_EQ(speeds.size(), 2U);
   for (const Speed& speed : speeds) {
     EXPECT_EQ(speed.prefill_seconds.size(), 3U);

@@ -1,8 +1,8 @@
 #include "dynslice/generate/generate.h"
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "tensor/aten.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/temporary_folder.h"

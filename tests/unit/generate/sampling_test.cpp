@@ -1,6 +1,5 @@
 #include "dynslice/generate/sampling.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +9,7 @@
 #include <map>
 #include <numeric>
 
+#include "tensor/aten.h"
 #include "unit/support/error_matchers.h"
 
 namespace dynslice {

@@ -1,4 +1,3 @@
-#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,6 +7,7 @@
 #include "dynslice/heal/distill.h"
 #include "dynslice/heal/lora.h"
 #include "dynslice/model/tensor_layout.h"
+#include "tensor/aten.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/temporary_folder.h"

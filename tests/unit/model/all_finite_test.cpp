@@ -1,9 +1,9 @@
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <limits>
 
 #include "model/kernels.h"
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

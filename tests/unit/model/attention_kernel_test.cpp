@@ -1,9 +1,10 @@
 #include "model/attention_kernel.h"
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

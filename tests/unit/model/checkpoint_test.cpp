@@ -1,6 +1,5 @@
 #include "dynslice/model/checkpoint.h"
 
-#include <ATen/Functions.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,6 +8,7 @@
 #include <cstdlib>
 #include <limits>
 
+#include "tensor/aten.h"
 #include "unit/model/checkpoint_fixtures.h"
 #include "unit/support/error_matchers.h"
 

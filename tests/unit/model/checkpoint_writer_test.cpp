@@ -1,6 +1,5 @@
 #include "dynslice/model/checkpoint_writer.h"
 
-#include <ATen/Functions.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
@@ -11,6 +10,7 @@
 
 #include "dynslice/model/checkpoint.h"
 #include "model/safetensors_file.h"
+#include "tensor/aten.h"
 #include "unit/model/checkpoint_fixtures.h"
 #include "unit/support/error_matchers.h"
 

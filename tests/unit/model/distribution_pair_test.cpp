@@ -1,7 +1,8 @@
 #include "model/distribution_pair.h"
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
+
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,11 +1,11 @@
 #include "dynslice/model/journal.h"
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <iterator>
 
+#include "tensor/aten.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/temporary_folder.h"
 
@@ -36,7 +36,8 @@ struct Held {
 
 class JournalOf : public ::testing::Test {
  protected:
-  std::unique_ptr<Journal> open(bool resume, bool start_over = false, OrderedJson fingerprint = {{"--avg", "25%"}, {"seqlen", 64}}) {
+  std::unique_ptr<Journal> open(bool resume, bool start_over = false,
+                                OrderedJson fingerprint = {{"--avg", "25%"}, {"seqlen", 64}}) {
     return std::make_unique<Journal>(std::make_shared<WorkFolder>(place_), fingerprint, OrderedJson{{"argv", "x"}},
                                      JournalOptions{resume, start_over, JournalPace::kEvery});
   }
@@ -102,7 +103,8 @@ TEST_F(JournalOf, AStoppedRunIsNeitherDroppedNorResumedUnasked) {
 TEST_F(JournalOf, AnotherJobIsNamedByTheFirstKeyThatDiffers) {
   Held held;
   keep_two_layers(held);
-  expect_error(ErrorKind::kUsage, {"--avg", "25%", "30%"}, [&] { open(true, false, {{"--avg", "30%"}, {"seqlen", 32}}); });
+  expect_error(ErrorKind::kUsage, {"--avg", "25%", "30%"},
+               [&] { open(true, false, {{"--avg", "30%"}, {"seqlen", 32}}); });
   expect_error(ErrorKind::kUsage, {"seqlen", "64", "not given"}, [&] { open(true, false, {{"--avg", "25%"}}); });
   expect_error(ErrorKind::kUsage, {"new", "not given", "1"},
                [&] { open(true, false, {{"--avg", "25%"}, {"seqlen", 64}, {"new", 1}}); });
@@ -167,7 +169,8 @@ TEST_F(JournalOf, ResultsThatWereNotDueAreKeptWhenTheCommandEndsEarly) {
 TEST_F(JournalOf, ThatCannotBeWrittenDoesNotFailTheCommand) {
   testing::write_bytes(folder_ / "file", "x");
   Held held;
-  Journal journal(std::make_shared<WorkFolder>(folder_ / "file" / "out.partial"), {{"k", 1}}, {}, {.pace = JournalPace::kEvery});
+  Journal journal(std::make_shared<WorkFolder>(folder_ / "file" / "out.partial"), {{"k", 1}}, {},
+                  {.pace = JournalPace::kEvery});
   journal.save("slicing", 1, 9, held.state());
   EXPECT_FALSE(journal.has_state());
 }

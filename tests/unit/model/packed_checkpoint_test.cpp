@@ -1,4 +1,3 @@
-#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,6 +7,7 @@
 #include "dynslice/model/checkpoint.h"
 #include "dynslice/model/weight_packing.h"
 #include "model/packed_weights.h"
+#include "tensor/aten.h"
 #include "unit/model/checkpoint_fixtures.h"
 #include "unit/support/error_matchers.h"
 

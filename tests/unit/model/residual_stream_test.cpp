@@ -1,10 +1,10 @@
 #include "dynslice/model/residual_stream.h"
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
 
 #include "dynslice/support/machine.h"
+#include "tensor/aten.h"
 #include "unit/support/temporary_folder.h"
 
 namespace dynslice {

@@ -1,11 +1,12 @@
 #include "modular/elimination.h"
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <limits>
 #include <set>
+
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,11 +1,11 @@
 #include "dynslice/modular/modular.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "dynslice/support/error.h"
+#include "tensor/aten.h"
 #include "unit/modular/compressed_models.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/tensors.h"

@@ -1,12 +1,12 @@
 #include "dynslice/quantize/gptq.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
 #include "dynslice/support/error.h"
+#include "tensor/aten.h"
 #include "test_device.h"
 
 namespace dynslice {

@@ -1,12 +1,12 @@
 #include "score/zd.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "dynslice/score/score.h"
 #include "dynslice/support/error.h"
+#include "tensor/aten.h"
 #include "tiny_model.h"
 #include "unit/support/temporary_folder.h"
 

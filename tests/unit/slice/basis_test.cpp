@@ -1,7 +1,8 @@
 #include "slice/basis.h"
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
+
+#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

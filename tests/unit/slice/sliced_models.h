@@ -1,8 +1,6 @@
 // What the tests of both ways of slicing share.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <functional>
 #include <map>
 #include <string>
@@ -11,6 +9,7 @@
 
 #include "dynslice/model/slice_plan.h"
 #include "dynslice/slice/slice.h"
+#include "tensor/aten.h"
 #include "tiny_model.h"
 #include "unit/support/tensors.h"
 

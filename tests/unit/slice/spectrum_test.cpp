@@ -1,10 +1,10 @@
 #include "dynslice/slice/spectrum.h"
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
+#include "tensor/aten.h"
 #include "unit/modular/compressed_models.h"
 
 namespace dynslice {

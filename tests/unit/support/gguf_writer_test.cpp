@@ -28,7 +28,9 @@ const GgufMetadata kMetadata = {{"general.architecture", std::string("llama")},
 class GgufWriting : public ::testing::Test {
  protected:
   std::vector<GgufOutputTensor> tensors() const {
-    return {{"a.weight", {3}, GgmlType::kF32}, {"b.weight", {2, 32}, GgmlType::kQ8_0}, {"c.weight", {1, 2}, GgmlType::kF16}};
+    return {{"a.weight", {3}, GgmlType::kF32},
+            {"b.weight", {2, 32}, GgmlType::kQ8_0},
+            {"c.weight", {1, 2}, GgmlType::kF16}};
   }
   void write_all(GgufWriter& writer) const {
     const std::array<float, 3> floats{1, 2, 3};
@@ -74,7 +76,8 @@ TEST_F(GgufWriting, TensorsAreWrittenWholeAndInOrder) {
   EXPECT_THROW(writer.write("a.weight", std::array<std::byte, 13>{}), std::logic_error);
   writer.write("a.weight", std::array<std::byte, 12>{});
   EXPECT_THROW(writer.commit(), std::logic_error);
-  EXPECT_THROW(GgufWriter(folder_.path() / "n.gguf", kMetadata, {{"x", {2, 33}, GgmlType::kQ8_0}}, false), std::logic_error);
+  EXPECT_THROW(GgufWriter(folder_.path() / "n.gguf", kMetadata, {{"x", {2, 33}, GgmlType::kQ8_0}}, false),
+               std::logic_error);
 }
 
 TEST_F(GgufWriting, OnlyGgufFilesAreReplacedAndOnlyByForce) {
@@ -87,7 +90,8 @@ TEST_F(GgufWriting, OnlyGgufFilesAreReplacedAndOnlyByForce) {
   const std::filesystem::path letter = folder_.path() / "letter.txt";
   write_bytes(letter, "Dear reader");
   expect_error(ErrorKind::kUsage, {"is no GGUF file"}, [&] { GgufWriter(letter, kMetadata, {}, true); });
-  expect_error(ErrorKind::kMissingData, {"no"}, [&] { GgufWriter(folder_.path() / "no" / "m.gguf", kMetadata, {}, false); });
+  expect_error(ErrorKind::kMissingData, {"no"},
+               [&] { GgufWriter(folder_.path() / "no" / "m.gguf", kMetadata, {}, false); });
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Comparing tensors, on whatever devices.
 #pragma once
 
-#include <ATen/ATen.h>
+#include "tensor/aten.h"
 
 namespace dynslice::testing {
 

@@ -1,6 +1,5 @@
 #include "dynslice/train/trainable_layer.h"
 
-#include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -9,6 +8,7 @@
 
 #include "dynslice/heal/lora.h"
 #include "dynslice/train/objectives.h"
+#include "tensor/aten.h"
 #include "tiny_model.h"
 
 namespace dynslice {

@@ -1,6 +1,5 @@
 #include "dynslice/train/training.h"
 
-#include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -8,6 +7,7 @@
 #include <cmath>
 
 #include "dynslice/train/objectives.h"
+#include "tensor/aten.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/temporary_folder.h"
