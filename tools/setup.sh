@@ -10,8 +10,8 @@ usage() {
 usage: tools/setup.sh [--tests] [--no-apt] [--no-model] [--build-dir DIR] [--jobs N] [--help]
 
   --tests          also the tests and what they run: a Python environment (transformers, an older transformers, lm-eval,
-                   gguf, ...), llama.cpp's llama-perplexity and llama-quantize, and the Debian packages zsh, fish and
-                   groff-base
+                   gguf, ...), llama.cpp's llama-perplexity and llama-quantize, and the Debian packages zsh, fish,
+                   groff-base, clang-format and clang-tidy
   --no-apt         install no Debian packages (say which are missing, and go on)
   --no-model       do not fetch the small default model
   --build-dir DIR  where to build (default: build/)
@@ -50,7 +50,8 @@ parse_options() {
 readonly apt_packages=(g++ cmake ninja-build ccache pkg-config libsentencepiece-dev nlohmann-json3-dev libcli11-dev
   libgtest-dev libgmock-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libssl-dev
   libzip-dev zlib1g-dev ca-certificates)
-readonly test_packages=(zsh fish groff-base) # completion in these shells, and the man page
+# Completion in these shells, the man page, and tools/lint.sh.
+readonly test_packages=(zsh fish groff-base "clang-format-$clang_version" "clang-tidy-$clang_version")
 
 python_works() {
   python3 -m pip --version >/dev/null 2>&1 && python3 -c 'import venv, ensurepip' >/dev/null 2>&1
@@ -285,12 +286,28 @@ build_dynslice() {
   say "configuring in $build_dir"
   quietly configure cmake -S "$repo_root" -B "$build_dir" -G Ninja "${options[@]}" || die 3 "CMake could not configure the build"
   say "building with $jobs compiler(s)"
+  SECONDS=0
   if [[ -t 2 ]]; then
     ninja -C "$build_dir" -j "$jobs" >&2 || die 3 "the build failed"
   else
-    quietly build ninja -C "$build_dir" -j "$jobs" || die 3 "the build failed"
+    show_build &
+    local watcher=$! status=0
+    NINJA_STATUS="[%f/%t] " quietly build ninja -C "$build_dir" -j "$jobs" || status=$?
+    kill "$watcher" 2>/dev/null || true
+    [[ $status -eq 0 ]] || die 3 "the build failed"
   fi
-  say "built $build_dir/bin/dynslice"
+  say "built $build_dir/bin/dynslice in $((SECONDS / 60)) min $((SECONDS % 60)) s"
+}
+
+# A line every 20 seconds where there is no terminal that ninja could draw on.
+show_build() {
+  local log steps
+  log=$(cache_dir)/log/build.log
+  # A sleep that outlives its reader must not hold the terminal or a pipe; $$ is the script, also in here.
+  while sleep 20 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+    steps=$(tail -n 1 "$log" 2>/dev/null | sed -n 's|^\[\([0-9]*\)/\([0-9]*\)\].*|\1 of \2 steps|p')
+    [[ -z $steps ]] || say "building: $steps, $((SECONDS / 60)) min $((SECONDS % 60)) s"
+  done
 }
 
 # CMake keeps what it found first: a build folder made with another LibTorch has to look again.

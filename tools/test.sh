@@ -7,10 +7,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<USAGE
-usage: tools/test.sh [-L unit|integration|interop] [-R REGEX] [--no-setup] [--no-apt] [--build-dir DIR] [--jobs N] [--help]
+usage: tools/test.sh [-L unit|integration|interop] [-R REGEX] [-k EXPRESSION] [--no-setup] [--no-apt] [--build-dir DIR]
+                     [--jobs N] [--help]
 
   -L LABEL         only the tests with this label
-  -R REGEX         only the tests whose name matches
+  -R REGEX         only the parts whose name matches: unit.ROOM, integration, interop
+  -k EXPRESSION    of integration and interop only the tests that pytest's -k selects, such as "resume and slice"
   --no-setup       do not install or build: run what is in the build folder
   --no-apt         install no Debian packages
   --build-dir DIR  where to build (default: build/)
@@ -33,6 +35,7 @@ parse_options() {
   while [[ $# -gt 0 ]]; do
     case $1 in
       -L | -R) needs_value "$1" "$@" && select+=("$1" "$2") && shift ;;
+      -k) needs_value "$1" "$@" && export PYTEST_ADDOPTS="-k '$2'" && shift ;;
       --no-setup) with_setup=no ;;
       --no-apt) setup_options+=(--no-apt) ;;
       --build-dir) needs_value "$1" "$@" && build_dir=$(realpath -m "$2") && shift ;;
@@ -101,6 +104,7 @@ main() {
   status=0
   ctest --test-dir "$build_dir" --output-on-failure --no-tests=error -j "$jobs" --output-junit "$build_dir/junit/ctest.xml" \
     "${select[@]}" </dev/null || status=$?
+  python3 "$repo_root/tools/durations.py" "$build_dir/junit"
 
   if [[ ${DYNSLICE_NO_SKIP:-0} == 1 ]]; then
     skipped=$(skipped_tests)

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2317 # the exit after main makes it doubt every function that is only passed on
+# Checks the form of the code: clang-format on all of it, clang-tidy on what changed.
+set -euo pipefail
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+  cat <<USAGE
+usage: tools/lint.sh [--fix] [--format-only] [--since REV | --all] [--build-dir DIR] [--jobs N] [--help]
+
+Checks with clang-format $clang_version that every C++ file is formatted as .clang-format says, and with clang-tidy
+$clang_version the source files that differ from REV, committed or not. Exit code 1: something is to be mended.
+
+  --fix            format the files instead
+  --format-only    no clang-tidy
+  --since REV      what clang-tidy looks at: files changed since this commit (default: HEAD~1)
+  --all            clang-tidy looks at all source files (about an hour)
+  --build-dir DIR  a configured build, for the place of LibTorch (default: build/)
+  --jobs N         clang-tidy processes at a time (default: one a core, fewer when memory is short)
+
+Both programs are Debian's packages clang-format-$clang_version and clang-tidy-$clang_version; tools/setup.sh --tests installs them.
+USAGE
+}
+
+fix=no
+tidy=yes
+since=HEAD~1
+build_dir=$repo_root/build
+jobs=$(default_jobs)
+
+parse_options() {
+  while [[ $# -gt 0 ]]; do
+    case $1 in
+      --fix) fix=yes ;;
+      --format-only) tidy=no ;;
+      --since) needs_value "$1" "$@" && since=$2 && shift ;;
+      --all) since= ;;
+      --build-dir) needs_value "$1" "$@" && build_dir=$(realpath -m "$2") && shift ;;
+      --jobs) needs_value "$1" "$@" && jobs=$2 && shift ;;
+      -h | --help) usage && exit 0 ;;
+      *) die 2 "unknown option '$1'; see --help" ;;
+    esac
+    shift
+  done
+}
+
+check_format() {
+  local files
+  mapfile -t files < <(git ls-files '*.cpp' '*.h')
+  if [[ $fix == yes ]]; then
+    "clang-format-$clang_version" -i "${files[@]}"
+    say "formatted ${#files[@]} files"
+  elif "clang-format-$clang_version" --dry-run --Werror "${files[@]}"; then
+    say "clang-format: ${#files[@]} files are as .clang-format says"
+  else
+    say "error: files are not formatted; run tools/lint.sh --fix"
+    return 1
+  fi
+}
+
+changed_sources() {
+  if [[ -z $since ]]; then
+    git ls-files 'src/*.cpp' 'tests/unit/*.cpp'
+  else
+    git diff --name-only --diff-filter=d "$since" -- 'src/*.cpp' 'tests/unit/*.cpp'
+  fi
+}
+
+# Units are compiled together in a build; clang-tidy needs the command line of each.
+check_tidy() {
+  local sources libtorch
+  mapfile -t sources < <(changed_sources)
+  if [[ ${#sources[@]} -eq 0 ]]; then
+    say "clang-tidy: no source file changed since $since"
+    return
+  fi
+  libtorch=$(sed -n 's/^LibTorch_INCLUDE_DIR:[A-Z]*=//p' "$build_dir/CMakeCache.txt" 2>/dev/null) ||
+    die 2 "$build_dir is not configured; run tools/setup.sh --tests"
+  quietly lint cmake -S . -B "$build_dir/lint" -G Ninja -DDYNSLICE_UNITY=OFF -DDYNSLICE_PRECOMPILED_HEADERS=OFF \
+    -DDYNSLICE_TESTS=ON "-DLIBTORCH_ROOT=${libtorch%/include}" || die 3 "CMake could not configure $build_dir/lint"
+  say "clang-tidy: ${#sources[@]} files"
+  printf '%s\0' "${sources[@]}" |
+    xargs -0 -n 1 -P "$jobs" "clang-tidy-$clang_version" -p "$build_dir/lint" --quiet --warnings-as-errors='*' ||
+    { say "error: clang-tidy found something" && return 1; }
+}
+
+main() {
+  parse_options "$@"
+  cd "$repo_root"
+  local program status=0
+  for program in "clang-format-$clang_version" "clang-tidy-$clang_version"; do
+    command -v "$program" >/dev/null 2>&1 || die 4 "no $program; tools/setup.sh --tests installs it"
+  done
+  check_format || status=1
+  if [[ $tidy == yes && $fix == no ]]; then
+    check_tidy || status=1
+  fi
+  return "$status"
+}
+
+# On one line: bash reads a script as it goes, and this one may be replaced while it runs.
+main "$@"; exit
