@@ -68,7 +68,7 @@ void add_text(CLI::App& verb, TextOptions& options, const std::string& prefix, c
                   use +
                       " text: wikitext2 or ptb[:test|:validation|:train], c4[:validation|:train], or a .txt, .raw or "
                       ".jsonl file "
-                      "(the \"text\" of each line); a name alone is its " +
+                      "(the \"text\" of each line); a bare name means its " +
                       split)
       ->type_name(kTextType)
       ->option_text("TEXT")
@@ -96,7 +96,7 @@ void add_text(CLI::App& verb, TextOptions& options, const std::string& prefix, c
 
 void add_calibration(CLI::App& verb, TextOptions& options) {
   options.samples = 32;
-  add_text(verb, options, "calib", "calibration", "training split, else validation where training is not at hand", "32",
+  add_text(verb, options, "calib", "calibration", "training split, or validation if there is no training split", "32",
            "1024, or the model's maximum if less");
 }
 

@@ -25,10 +25,9 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
       ->default_str("heads");
   verb.add_option(
           "--refit", options.refit,
-          "what least squares fit to the calibration text. Of --method modular, self: the matrices that lose columns, "
-          "towards what they added before, dense: those and all down projections, towards the dense model's stream, "
-          "all: all that write to the stream or read it; of --method slice none, dense (those that write to the "
-          "stream) or all")
+          "which matrices are refitted by least squares on the calibration text. modular: self (pruned matrices, to "
+          "their own former output), dense (those and all down projections, to the dense model's stream), all (every "
+          "matrix that reads or writes the stream). slice: none, dense (those that write to the stream), all")
       ->check(CLI::IsMember({"none", "dense", "self", "all"}))
       ->default_str("all, with --basis block and layer none");
   verb.add_option("--neurons", options.neurons,
@@ -116,7 +115,8 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
                   "softmax: more where layers change the stream less (MoDeGPT), spectrum (of --method slice): more "
                   "where the stream has little energy in its least directions and layers change it less, loss: by what "
                   "a layer's neurons, heads or directions cost the loss, blend: halfway between loss and softmax, "
-                  "search: what trials on held-out text come to from the best of loss, softmax, lr and blend on")
+                  "search: start from the best of loss, softmax, lr and blend, then improve it by trials on held-out "
+                  "text")
       ->check(CLI::IsMember({"lr", "constant", "softmax", "spectrum", "loss", "blend", "search"}))
       ->default_str("lr, with --method modular blend, with --basis global constant");
   verb.add_option("--epsilon", options.epsilon,

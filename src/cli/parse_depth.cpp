@@ -15,7 +15,7 @@ void add_depth(CLI::App& verb, DepthOptions& options, const std::string& samples
       ->type_name("FOLDER")
       ->default_str("./NAME-" + verb.get_name() + "-LAYERS");
   add_text(verb, options.calibration, "calib", "calibration",
-           "training split, else validation where training is not at hand", samples, seqlen);
+           "training split, or validation if there is no training split", samples, seqlen);
 }
 
 // How many layers go, by number or by share.

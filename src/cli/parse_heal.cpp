@@ -118,7 +118,7 @@ void define_heal(CLI::App& app, HealOptions& options) {
   verb->add_option("-o,--output", options.output, "folder of the healed checkpoint, or of the adapter")
       ->type_name("FOLDER")
       ->default_str("./NAME-healed");
-  add_text(*verb, options.text, "text", "training", "training split, else validation where training is not at hand",
+  add_text(*verb, options.text, "text", "training", "training split, or validation if there is no training split",
            "all", "1024, or the model's maximum if less");
   for (const char* other : {"--text", "--text-range", "--shuffle", "--distill"})
     instructions->excludes(verb->get_option(other));

@@ -87,8 +87,8 @@ void add_sweep(CLI::App& verb, QuantizeOptions& options) {
           ->type_name("FILE");
   options.measured.samples = 8;
   verb.add_option("--ppl", options.measured.spec,
-                  "text that --sweep measures on, as --calib takes it; a name alone is its "
-                  "test split, of c4 validation")
+                  "text that --sweep measures on, as --calib takes it; a bare name means its test split, of c4 "
+                  "validation")
       ->type_name("TEXT")
       ->needs(sweep)
       ->capture_default_str();
@@ -151,7 +151,7 @@ void define_quantize(CLI::App& app, QuantizeOptions& options) {
       ->type_name("FOLDER")
       ->default_str("./NAME-quantized-BITS");
   add_text(*verb, options.calibration, "calib", "calibration",
-           "training split, else validation where training is not at hand", "32",
+           "training split, or validation if there is no training split", "32",
            "1024, or the model's maximum if less");
   add_sweep(*verb, options);
 }
