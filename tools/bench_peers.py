@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The measuring part of tools/bench.sh, which says what the options mean. Needs nothing beyond Python itself."""
 import argparse
 import json

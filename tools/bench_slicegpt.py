@@ -27,7 +27,11 @@ def parse_arguments():
     parser.add_argument("--width", type=int, default=432, help="new embedding dimension (default 432)")
     parser.add_argument("--batch", type=int, default=1, help="windows a batch (default 1, the procedure's own: 16)")
     parser.add_argument("--eval-samples", type=int, default=0, help="windows of the second half to evaluate (default 0)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not (args.slicegpt / "src" / "slicegpt" / "rotate.py").is_file():
+        parser.exit(4, f"bench_slicegpt: error: {args.slicegpt} is no checkout of TransformerCompression: "
+                       "src/slicegpt/rotate.py is not there\n")
+    return args
 
 
 def stand_in(name, **attributes):
@@ -56,11 +60,8 @@ def import_slicegpt(folder):
     stand_in("ml_collections", ConfigDict=ConfigDict)
     stand_in("tqdm", tqdm=lambda items, **_: items)
     stand_in("datasets", Dataset=object)
-    source = folder / "src" / "slicegpt"
-    if not (source / "rotate.py").is_file():
-        sys.exit(f"{folder}: is no checkout of TransformerCompression: src/slicegpt/rotate.py is not there")
     package = types.ModuleType("slicegpt")
-    package.__path__ = [str(source)]
+    package.__path__ = [str(folder / "src" / "slicegpt")]
     sys.modules["slicegpt"] = package
     from slicegpt import config, layernorm_fusion, rotate, slicing_scheduler, utils
     from slicegpt.adapters import llama_adapter

@@ -32,7 +32,13 @@ def parse_arguments():
     parser.add_argument("--batch-sizes", default="1,4,16,64", help="that lm-eval may choose from")
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--json", help="also write the figures to this file")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("neither --data nor DYNSLICE_DATA_DIR names the folder with arc/ and piqa/")
+    for name, path in (("--dynslice", arguments.dynslice), ("--model", arguments.model), ("--data", arguments.data)):
+        if not pathlib.Path(path).exists():
+            parser.exit(4, f"compare_lm_eval: error: {name} {path} is not there\n")
+    return arguments
 
 
 def run_ours(arguments, task):
@@ -64,7 +70,11 @@ def fastest_batch_size(model, task, data, sizes):
 
 def main():
     arguments = parse_arguments()
-    data = harness_tasks.published_data(arguments.data)
+    try:
+        data = harness_tasks.published_data(arguments.data)
+    except FileNotFoundError as error:
+        print(f"compare_lm_eval: error: {error.filename} is not there", file=sys.stderr)
+        return 4
     sizes = [int(size) for size in arguments.batch_sizes.split(",")]
     report = {}
     print(f"{'task':14} {'n':>5} {'same':>7} {'norm':>7} {'largest':>8}   {'acc':>13}   {'acc_norm':>13}   questions/s: ours, lm-eval, ratio; processor seconds")
@@ -87,7 +97,8 @@ def main():
                   f" {our_work:.0f} {work:.0f} {work / our_work:.1f}", flush=True)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Makes a model smaller by every way of dynslice at equal parameters, and tabulates perplexity and tokens a second.
 
-The split is that of docs/methods.md: calibration on the first half of WikiText-2's test split (32 windows of
-1024 tokens), healing on its
-validation split, perplexity on windows of the second half. Every model is kept in WORK, and what is measured there is
-not measured again: a run that was stopped goes on. Folders of models may be deleted; their figures stay.
+The split is that of docs/methods.md unless options say otherwise: calibration on the first half of WikiText-2's test
+split (32 windows of 1024 tokens), healing on its validation split, perplexity on windows of the second half. Every model
+is kept in WORK, and what is measured there is not measured again: a run that was stopped goes on. Folders of models may
+be deleted; their figures stay.
 """
 
 import argparse
@@ -17,25 +17,25 @@ import sys
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
-CALIBRATION = ["--calib", "wikitext2:test", "--calib-range", "0:152493", "--seqlen", "1024"]
-PERPLEXITY = ["--ppl", "wikitext2:test", "--ppl-range", "152493:185261", "--seqlen", "1024"]
-HEALING = ["heal", "--text", "wikitext2:validation", "--learning-rate", "4e-3"]
+# The texts of docs/methods.md, and what an option of the same name replaces.
+TEXTS = {"calib": "wikitext2:test", "calib_range": "0:152493", "ppl": "wikitext2:test", "ppl_range": "152493:185261",
+         "heal_text": "wikitext2:validation", "seqlen": 1024}
 
 
 def slice_by(*options):
     """A step: width by `slice`, down to the parameters that are asked for."""
-    return lambda target, source: ["slice", "--target", f"params={target.share_of(source):.6f}", *CALIBRATION, *options]
+    return lambda target, source: ["slice", "--target", f"params={target.share_of(source):.6f}", *options]
 
 
 def streamline(*options, part=1.0):
     """A step: depth by `depth streamline`, `part` of what is to go."""
-    return lambda target, source: ["depth", "streamline", "--layers", target.layers(source, part), *CALIBRATION, *options]
+    return lambda target, source: ["depth", "streamline", "--layers", target.layers(source, part), *options]
 
 
 def merge(part=1.0):
     def step(target, source):
         layers = source["layers"] - target.layers(source, part)
-        return ["depth", "merge", "--target-layers", layers, *CALIBRATION]
+        return ["depth", "merge", "--target-layers", layers]
 
     return step
 
@@ -110,7 +110,12 @@ class Bench:
         self.work.mkdir(parents=True, exist_ok=True)
         self.results_file = self.work / "results.json"
         kept = json.loads(self.results_file.read_text()) if self.results_file.exists() else {}
-        self.made_with = {"model": str(pathlib.Path(arguments.model).resolve()), "updates": arguments.updates, "options": arguments.compute}
+        texts = {name: getattr(arguments, name) for name in TEXTS}
+        self.calibration = ["--calib", texts["calib"], "--calib-range", texts["calib_range"], "--seqlen", texts["seqlen"]]
+        self.perplexity = ["--ppl", texts["ppl"], "--ppl-range", texts["ppl_range"], "--seqlen", texts["seqlen"]]
+        self.healing = ["--text", texts["heal_text"], "--learning-rate", "4e-3"]
+        self.made_with = {"model": str(pathlib.Path(arguments.model).resolve()), "updates": arguments.updates, "options": arguments.compute,
+                          **{name: value for name, value in texts.items() if value != TEXTS[name]}}
         if kept and kept.get("made_with") != self.made_with:
             sys.exit(f"{self.results_file} was made with {kept.get('made_with')}, not with {self.made_with}; give another --work")
         self.results = kept.get("figures", {})
@@ -126,7 +131,10 @@ class Bench:
 
     def inspect(self, model):
         words = [str(self.arguments.dynslice), "inspect", str(model), "--json"]
-        return json.loads(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout)
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            sys.exit(done.returncode)  # dynslice has said why
+        return json.loads(done.stdout)
 
     def make(self, name, share, healed):
         """The folder of a model, which is made unless it is there."""
@@ -134,14 +142,14 @@ class Bench:
         if folder.exists():
             return folder
         if healed:
-            self.run(*HEALING, self.make(name, share, False), "--updates", self.arguments.updates, "-o", folder, "--resume")
+            self.run("heal", *self.healing, self.make(name, share, False), "--updates", self.arguments.updates, "-o", folder, "--resume")
             return folder
         target, source = Target(self.dense, share), self.arguments.model
         steps = METHODS[name]
         for number, step in enumerate(steps):
             out = folder if number + 1 == len(steps) else self.work / f"{folder.name}-step-{number + 1}"
             if not out.exists():
-                self.run(*step(target, self.inspect(source)), source, "-o", out, "--resume")
+                self.run(*step(target, self.inspect(source)), *self.calibration, source, "-o", out, "--resume")
             source = out
         return folder
 
@@ -151,7 +159,7 @@ class Bench:
         if "perplexity" not in figures or (self.arguments.speed and "speed" not in figures):
             model = self.make(name, share, healed) if share > 0 else self.arguments.model
             if "perplexity" not in figures:
-                loss = self.run("eval", model, *PERPLEXITY)
+                loss = self.run("eval", model, *self.perplexity)
                 figures.update(perplexity=next(iter(loss["perplexity"].values()))["value"], parameters=self.inspect(model)["parameters"])
             if self.arguments.speed:
                 figures["speed"] = self.speed(model)
@@ -189,8 +197,14 @@ def main():
     parser.add_argument("--updates", type=int, default=24, help="of healing, of 8 windows each")
     parser.add_argument("--speed", action="store_true", help="also measure tokens a second beside the dense model; wants a calm machine")
     parser.add_argument("--drop-models", action="store_true", help="delete models when they are measured")
+    for name, text in [("calib", "text to calibrate on, as dynslice takes it"), ("calib-range", "tokens of it"),
+                       ("ppl", "text to evaluate on"), ("ppl-range", "tokens of it"), ("heal-text", "text to heal on")]:
+        parser.add_argument("--" + name, default=TEXTS[name.replace("-", "_")], help=f"{text} (default %(default)s)")
+    parser.add_argument("--seqlen", type=int, default=TEXTS["seqlen"], help="tokens a window (default %(default)s)")
     parser.add_argument("compute", nargs="*", help="behind --: options for every command, such as --device cuda --dtype bf16")
     arguments = parser.parse_args()
+    if not pathlib.Path(arguments.dynslice).exists():
+        parser.exit(4, f"compare_methods: error: --dynslice {arguments.dynslice} is not there; run tools/setup.sh\n")
     names = list(METHODS) if arguments.methods == "all" else arguments.methods.split(";")
     unknown = [name for name in names if name not in METHODS]
     if unknown:

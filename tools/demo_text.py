@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """Turns a folder of HTML documentation into two files of plain English prose, one to calibrate on, one to evaluate on.
 
-usage: demo_text.py HTML_FOLDER OUTPUT_FOLDER
-
 Writes OUTPUT_FOLDER/calibration.txt (the first half) and OUTPUT_FOLDER/evaluation.txt (the second): the paragraphs
 of the pages in reading order, without markup, navigation, listings and tables. Standard library only.
 """
+import argparse
 import pathlib
 import re
 import sys
@@ -111,11 +110,16 @@ def split_in_half(paragraphs):
     return first, paragraphs[len(first):]
 
 
-def main(arguments):
-    if len(arguments) != 2 or arguments[0] in ("-h", "--help"):
-        print(__doc__.strip(), file=sys.stderr)
-        return 2
-    folder, output = map(pathlib.Path, arguments)
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=pathlib.Path, metavar="HTML_FOLDER", help="its .html files are read")
+    parser.add_argument("output", type=pathlib.Path, metavar="OUTPUT_FOLDER", help="made when it is not there")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    folder, output = arguments.folder, arguments.output
     paragraphs = prose_of(folder)
     if not paragraphs:
         print(f"demo_text: error: {folder}: no prose in its .html files", file=sys.stderr)
@@ -128,4 +132,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

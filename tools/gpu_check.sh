@@ -64,6 +64,7 @@ parse_options() {
   done
   output=${output:-$build_dir/gpu-check}
   model=${model:-$(model_path)}
+  has_nvidia_driver || die 4 "no NVIDIA driver here (neither /proc/driver/nvidia nor nvidia-smi); this needs a CUDA device"
   [[ $with_model == no || -e $model ]] || die 4 "$model is not there; run tools/fetch_model.sh, or give --model"
 }
 
