@@ -33,7 +33,7 @@ def parse_arguments():
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--json", help="also write the figures to this file")
     arguments = parser.parse_args()
-    if arguments.data is None:
+    if not arguments.data:
         parser.error("neither --data nor DYNSLICE_DATA_DIR names the folder with arc/ and piqa/")
     for name, path in (("--dynslice", arguments.dynslice), ("--model", arguments.model), ("--data", arguments.data)):
         if not pathlib.Path(path).exists():
@@ -61,6 +61,8 @@ def run_ours(arguments, task):
 
 def fastest_batch_size(model, task, data, sizes):
     """By the first questions; the seconds are those of the evaluation alone, the model being loaded."""
+    if len(sizes) == 1:
+        return sizes[0]
     seconds = {}
     for size in sizes:
         model.batch_size_per_gpu = size

@@ -1,6 +1,7 @@
 """lm-evaluation-harness on local data: its own task files and its `hf` model, with only the download replaced."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -63,6 +64,14 @@ def hf_model(model, batch_size, dtype="float32"):
     return HFLM(**options, device="cpu", dtype=dtype, batch_size=batch_size)
 
 
+@functools.cache
+def task_manager():
+    """The index of the harness' task files, which takes seconds to make: it reads thousands of them."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
 def evaluate(model, tasks, data, **options):
     """(results, seconds) of lm_eval.simple_evaluate; `data` is {(path, name): {split: rows}}."""
     import datasets
@@ -71,7 +80,7 @@ def evaluate(model, tasks, data, **options):
     def load_dataset(path, name=None, **_):
         return AllSplits({split: datasets.Dataset.from_list(rows) for split, rows in data[path, name].items()})
 
-    options = {"bootstrap_iters": 0, "log_samples": True, "verbosity": "ERROR", **options}
+    options = {"bootstrap_iters": 0, "log_samples": True, "verbosity": "ERROR", "task_manager": task_manager(), **options}
     with mock.patch("lm_eval.api.task.datasets.load_dataset", load_dataset):
         start = time.perf_counter()
         results = lm_eval.simple_evaluate(model=model, tasks=list(tasks), **options)
