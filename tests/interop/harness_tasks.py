@@ -66,7 +66,7 @@ def hf_model(model, batch_size, dtype="float32"):
 
 @functools.cache
 def task_manager():
-    """The index of the harness' task files, which takes seconds to make: it reads thousands of them."""
+    """The index of the harness' task files, for several evaluations: it takes seconds to make, from thousands of files."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
@@ -80,7 +80,7 @@ def evaluate(model, tasks, data, **options):
     def load_dataset(path, name=None, **_):
         return AllSplits({split: datasets.Dataset.from_list(rows) for split, rows in data[path, name].items()})
 
-    options = {"bootstrap_iters": 0, "log_samples": True, "verbosity": "ERROR", "task_manager": task_manager(), **options}
+    options = {"bootstrap_iters": 0, "log_samples": True, "verbosity": "ERROR", **options}
     with mock.patch("lm_eval.api.task.datasets.load_dataset", load_dataset):
         start = time.perf_counter()
         results = lm_eval.simple_evaluate(model=model, tasks=list(tasks), **options)
