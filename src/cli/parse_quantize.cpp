@@ -151,8 +151,7 @@ void define_quantize(CLI::App& app, QuantizeOptions& options) {
       ->type_name("FOLDER")
       ->default_str("./NAME-quantized-BITS");
   add_text(*verb, options.calibration, "calib", "calibration",
-           "training split, or validation if there is no training split", "32",
-           "1024, or the model's maximum if less");
+           "training split, or validation if there is no training split", "32", "1024, or the model's maximum if less");
   add_sweep(*verb, options);
 }
 
