@@ -16,7 +16,7 @@ Installs what is missing, builds, gets SmolLM2-135M, and removes SHARE of its pa
 Evaluates the dense model and all three, and prints a table.
 
   --quick          8 windows of 512 tokens to calibrate and to evaluate on (default: 16 to calibrate, 12 to evaluate)
-  --full           the figures of docs/demo.md: 32 windows of 1024 tokens to calibrate ('best': 128, as the preset has
+  --full           figures to compare: 32 windows of 1024 tokens to calibrate ('best': 128, as the preset has
                    it), the whole test split to evaluate (about an hour)
   --target SHARE   how many of the parameters to remove (default: 25%)
   --output DIR     where results go (default: demo-out/); what an earlier run left there is replaced
@@ -198,8 +198,11 @@ print_next() {
   cat <<NEXT
 
 Next:
-  $dynslice generate $output/best --prompt "The city of"    # what it still writes
-  $dynslice heal $output/best -o $output/healed             # train for some minutes: wins most of the loss back
+  # What the best of them still writes:
+  $dynslice generate $output/best --prompt "The city of" --max-tokens 40
+  # Some minutes of training win much of the loss back:
+  $dynslice heal $output/best --text $calibration_text --updates 24 --learning-rate 4e-3 -o $output/healed
+  # The same with your model, and the preset's own amount of text:
   $dynslice slice YOUR_MODEL --preset best --target params=$target -o OUT
 README.md says which command serves which wish.
 NEXT

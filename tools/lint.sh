@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<USAGE
-usage: tools/lint.sh [--fix] [--format-only] [--since REV | --all] [--build-dir DIR] [--jobs N] [--help]
+usage: tools/lint.sh [--fix] [--format-only] [--since REV | --all] [--most N] [--build-dir DIR] [--jobs N] [--help]
 
 Checks with clang-format $clang_version that every C++ file is formatted as .clang-format says, and with clang-tidy
 $clang_version the source files that differ from REV, committed or not. Exit code 1: something is to be mended.
@@ -16,6 +16,7 @@ $clang_version the source files that differ from REV, committed or not. Exit cod
   --format-only    no clang-tidy
   --since REV      what clang-tidy looks at: files changed since this commit (default: HEAD~1)
   --all            clang-tidy looks at all source files (about an hour)
+  --most N         clang-tidy looks at N files at the most, those with most changed lines, and says how many it left out
   --build-dir DIR  a configured build, for the place of LibTorch (default: build/)
   --jobs N         clang-tidy processes at a time (default: one a core, fewer when memory is short)
 
@@ -26,6 +27,7 @@ USAGE
 fix=no
 tidy=yes
 since=HEAD~1
+most=
 build_dir=$repo_root/build
 jobs=$(default_jobs)
 
@@ -36,6 +38,7 @@ parse_options() {
       --format-only) tidy=no ;;
       --since) needs_value "$1" "$@" && since=$2 && shift ;;
       --all) since= ;;
+      --most) needs_value "$1" "$@" && most=$2 && shift ;;
       --build-dir) needs_value "$1" "$@" && build_dir=$(realpath -m "$2") && shift ;;
       --jobs) needs_value "$1" "$@" && jobs=$2 && shift ;;
       -h | --help) usage && exit 0 ;;
@@ -43,6 +46,7 @@ parse_options() {
     esac
     shift
   done
+  [[ $most =~ ^([1-9][0-9]*)?$ ]] || die 2 "--most is '$most'; it must be a whole number above 0"
 }
 
 check_format() {
@@ -63,7 +67,7 @@ changed_sources() {
   if [[ -z $since ]]; then
     git ls-files 'src/*.cpp' 'tests/unit/*.cpp'
   else
-    git diff --name-only --diff-filter=d "$since" -- 'src/*.cpp' 'tests/unit/*.cpp'
+    git diff --numstat --diff-filter=d "$since" -- 'src/*.cpp' 'tests/unit/*.cpp' | sort -k1,1nr | cut -f3
   fi
 }
 
@@ -74,6 +78,10 @@ check_tidy() {
   if [[ ${#sources[@]} -eq 0 ]]; then
     say "clang-tidy: no source file changed since $since"
     return
+  fi
+  if [[ -n $most && ${#sources[@]} -gt $most ]]; then
+    say "clang-tidy: $((${#sources[@]} - most)) changed files are left out (--most $most)"
+    sources=("${sources[@]:0:$most}")
   fi
   libtorch=$(sed -n 's/^LibTorch_INCLUDE_DIR:[A-Z]*=//p' "$build_dir/CMakeCache.txt" 2>/dev/null) ||
     die 2 "$build_dir is not configured; run tools/setup.sh --tests"
