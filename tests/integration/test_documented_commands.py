@@ -183,10 +183,10 @@ def data(page, tmp_path_factory):
     """The data sets that the pages name, tiny, in the layout that a user has them in."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "wikitext-2-raw").mkdir()
-    # About 15 tokens a sentence: the default of 32 windows of up to 640 tokens to calibrate on, little to evaluate on. One
-    # page evaluates on tokens 152,493 to 185,261 of the test split.
-    test_sentences = 13000 if page == "docs/performance.md" else 400
-    for split, sentences, seed in (("test", test_sentences, 11), ("valid", 600, 12), ("train", 1500, 13)):
+    # About 15 tokens a sentence: the default of 32 windows of 576 tokens to calibrate on, little to evaluate on. One page
+    # evaluates on tokens 152,493 to 185,261 of the test split.
+    test_sentences = 13000 if page == "docs/performance.md" else 600
+    for split, sentences, seed in (("test", test_sentences, 11), ("valid", 600, 12), ("train", 1250, 13)):
         (folder / "wikitext-2-raw" / f"wiki.{split}.raw").write_text(make_text(sentences, seed), encoding="utf-8")
     piqa = [{"goal": f"the river {i} was in the", "sol1": "city", "sol2": "old house"} for i in range(12)]
     write_lines(folder / "piqa" / "valid.jsonl", map(json.dumps, piqa))
@@ -199,26 +199,28 @@ def data(page, tmp_path_factory):
     return folder
 
 
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+
+
 @pytest.fixture(scope="module")
 def my_model(tiny_model):
     """Layers enough that six may go, and room for the 576 tokens of `bench`."""
-    return tiny_model("llama", num_hidden_layers=8, intermediate_size=96, max_position_embeddings=640)
+    return tiny_model("llama", num_hidden_layers=7, max_position_embeddings=576, **SMALL)
 
 
 @pytest.fixture(scope="module")
 def default_model(tiny_model, tmp_path_factory):
     """In the place of SmolLM2: layers enough that 24 of them may remain, and a chat template."""
-    shape = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 64, "tie_word_embeddings": True}
     folder = tmp_path_factory.mktemp("default") / "SmolLM2-135M-Instruct"
-    shutil.copytree(tiny_model("llama", num_hidden_layers=26, **shape), folder)
+    shutil.copytree(tiny_model("llama", num_hidden_layers=26, max_position_embeddings=64, tie_word_embeddings=True, **SMALL), folder)
     (folder / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}\n{% endfor %}")
     return folder
 
 
 @pytest.fixture
 def gguf_file(run, page, tiny_model, tmp_path_factory):
-    positions = 1024 if page == "docs/performance.md" else 640  # the windows of that page
-    model = tiny_model("llama", num_hidden_layers=2, intermediate_size=96, max_position_embeddings=positions)
+    positions = 1024 if page == "docs/performance.md" else 576  # the windows of that page
+    model = tiny_model("llama", num_hidden_layers=2, max_position_embeddings=positions, **SMALL)
     path = tmp_path_factory.mktemp("gguf") / "SmolLM2-135M-Instruct.Q4_1.gguf"
     run("export", model, "--gguf", "--type", "q4_1", "-o", path)
     return path
