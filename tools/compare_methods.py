@@ -197,9 +197,9 @@ def main():
     parser.add_argument("--updates", type=int, default=24, help="of healing, of 8 windows each")
     parser.add_argument("--speed", action="store_true", help="also measure tokens a second beside the dense model; wants a calm machine")
     parser.add_argument("--drop-models", action="store_true", help="delete models when they are measured")
-    for name, text in [("calib", "text to calibrate on, as dynslice takes it"), ("calib-range", "tokens of it"),
-                       ("ppl", "text to evaluate on"), ("ppl-range", "tokens of it"), ("heal-text", "text to heal on")]:
-        parser.add_argument("--" + name, default=TEXTS[name.replace("-", "_")], help=f"{text} (default %(default)s)")
+    for name, text in [("--calib", "text to calibrate on, as dynslice takes it"), ("--calib-range", "tokens of it"),
+                       ("--ppl", "text to evaluate on"), ("--ppl-range", "tokens of it"), ("--heal-text", "text to heal on")]:
+        parser.add_argument(name, default=TEXTS[name[2:].replace("-", "_")], help=f"{text} (default %(default)s)")
     parser.add_argument("--seqlen", type=int, default=TEXTS["seqlen"], help="tokens a window (default %(default)s)")
     parser.add_argument("compute", nargs="*", help="behind --: options for every command, such as --device cuda --dtype bf16")
     arguments = parser.parse_args()
