@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the slowest tests of a run, and how long each room and each file took.
+"""Prints the slowest tests of a run, how long each room and each file took, and what tests recorded of themselves.
 
 usage: durations.py [--most N] JUNIT_FOLDER
 
@@ -34,6 +34,9 @@ def main():
     print(f"{len(tests)} tests took {sum(groups.values()):,.0f} s. The slowest:")
     for group, name, seconds in tests[: options.most]:
         print(f"{seconds:8.1f} s  {group}: {name}")
+    for path in sorted(options.folder.glob("*.xml")):
+        for recorded in xml.parse(path).iter("property"):
+            print(f"{recorded.get('name').replace('_', ' ')}: {recorded.get('value')}")
     print("By room and file:")
     for group, seconds in sorted(groups.items(), key=lambda item: -item[1]):
         print(f"{seconds:8.1f} s  {group}")
