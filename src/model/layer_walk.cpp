@@ -150,6 +150,7 @@ void LayerWalk::run(const std::string& task, int64_t tokens, const std::function
     LayerStep step(index, load_decoder_layer(checkpoint_, index, weights.value_or(options_.dtype), options_.device),
                    context_, progress);
     visit(step);
+    progress.advance_to(tokens * (index + 1));
     if (span.after_layer) span.after_layer(index + 1);
   }
 }

@@ -34,6 +34,16 @@ ProgressTask::~ProgressTask() { sink_.finish(); }
 void ProgressTask::advance(int64_t amount) {
   check_interrupt();
   sink_.advance(amount);
+  done_ += amount;
+}
+
+void ProgressTask::advance_to(int64_t done) {
+  if (done > done_) advance(done - done_);
+}
+
+void ProgressTask::skip(int64_t amount) {
+  sink_.skip(amount);
+  done_ += amount;
 }
 
 void request_interrupt() noexcept { interrupted.store(true); }

@@ -34,11 +34,14 @@ class ProgressTask {
   ProgressTask(const ProgressTask&) = delete;
   ProgressTask& operator=(const ProgressTask&) = delete;
   void advance(int64_t amount);
-  void skip(int64_t amount) { sink_.skip(amount); }
+  // Advances by what is missing up to `done`, if anything is: the end of a step whose parts were only guessed.
+  void advance_to(int64_t done);
+  void skip(int64_t amount);
   void note(const std::string& words) { sink_.note(words); }
 
  private:
   ProgressSink& sink_;
+  int64_t done_ = 0;
 };
 
 // Asks running tasks to stop; safe to call from a signal handler.
