@@ -28,11 +28,16 @@ function(dynslice_python_tests label timeout workers)
             --dist worksteal --rootdir "${CMAKE_CURRENT_SOURCE_DIR}" --junitxml "${CMAKE_BINARY_DIR}/junit/${label}.xml"
             "${CMAKE_CURRENT_SOURCE_DIR}/${label}"
     WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+  # A process a core: threads on top of that would wait for each other.
+  set(_threads "")
+  if(workers GREATER 0)
+    set(_threads "OMP_NUM_THREADS=1;")
+  endif()
   # Skipped: pytest's code for "nothing collected" (all deselected), or a summary of skips alone.
   set_tests_properties(${label} PROPERTIES
     LABELS ${label} TIMEOUT ${timeout} RUN_SERIAL ON
     SKIP_RETURN_CODE 5 SKIP_REGULAR_EXPRESSION "\n[0-9]+ skipped in "
-    ENVIRONMENT "DYNSLICE_BUILD_DIR=${CMAKE_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1;PYTEST_DISABLE_PLUGIN_AUTOLOAD=1;OMP_WAIT_POLICY=passive")
+    ENVIRONMENT "${_threads}DYNSLICE_BUILD_DIR=${CMAKE_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1;PYTEST_DISABLE_PLUGIN_AUTOLOAD=1;OMP_WAIT_POLICY=passive")
 endfunction()
 
 include(ProcessorCount)
