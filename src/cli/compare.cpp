@@ -6,6 +6,7 @@
 #include "cli/comparison.h"
 #include "cli/eval_tasks.h"
 #include "cli/evaluating.h"
+#include "cli/journaling.h"
 #include "cli/resources.h"
 #include "cli/verbs.h"
 #include "dynslice/support/environment.h"
@@ -112,11 +113,14 @@ bool measure_all(const CompareOptions& options, Comparison& comparison, const Re
   }
   if (options.common.dry_run) return plan_dry_run(options, comparison, missing, progress);
   check_speed(options, comparison, missing);
+  FaultPoint fault = fault_point();
   size_t done = 0;
   try {
     for (Measurement* measurement : missing) {
       measure(options, comparison, *measurement, cache, progress);
       ++done;
+      fault.begin("measuring");
+      fault.reached(SaveMoment::kSaved);
     }
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kInterrupted || done == 0 || !cache.is_enabled()) throw;

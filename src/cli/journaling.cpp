@@ -7,6 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <csignal>
+#include <map>
+#include <regex>
+#include <sstream>
 
 #include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
@@ -113,10 +117,32 @@ void add_file(OrderedJson& fingerprint, const std::string& option, const std::st
   if (!file.empty()) fingerprint[option + " sha256"] = sha256(read_file(file));
 }
 
+FaultPoint fault_point() {
+  static const std::regex form("(?:(.+):)?([1-9][0-9]{0,8})(?::(data|state|saved))?((?::(?:KILL|INT|TERM))*)");
+  static const std::map<std::string, SaveMoment> moments = {
+      {"", SaveMoment::kSaved}, {"data", SaveMoment::kData}, {"state", SaveMoment::kState}, {"saved", SaveMoment::kSaved}};
+  static const std::map<std::string, int> numbers = {{"KILL", SIGKILL}, {"INT", SIGINT}, {"TERM", SIGTERM}};
+  const std::string text = environment("DYNSLICE_STOP_AFTER");
+  if (text.empty()) return {};
+  std::smatch parts;
+  if (!std::regex_match(text, parts, form)) {
+    throw_error(ErrorKind::kUsage, "DYNSLICE_STOP_AFTER=", text,
+                ": is not of the form [PHASE:]N[:data|state|saved][:KILL|INT|TERM]..., with N from 1 on");
+  }
+  std::vector<int> signals;
+  std::istringstream names(parts.str(4));
+  for (std::string name; std::getline(names, name, ':');) {
+    if (!name.empty()) signals.push_back(numbers.at(name));
+  }
+  if (signals.empty()) signals = {SIGKILL};
+  return {parts.str(1), std::stoll(parts.str(2)), moments.at(parts.str(3)), signals};
+}
+
 JournalOptions journal_options(const CommonOptions& common) {
   JournalOptions options;
   options.resume = common.resume;
   options.start_over = common.force;
+  options.fault = fault_point();
   const std::string pace = environment("DYNSLICE_JOURNAL");
   if (pace == "every") {
     options.pace = JournalPace::kEvery;

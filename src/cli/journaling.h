@@ -9,6 +9,7 @@
 #include "cli/inputs.h"
 #include "cli/options.h"
 #include "dynslice/model/journal.h"
+#include "dynslice/support/fault_point.h"
 
 namespace dynslice::cli {
 
@@ -21,7 +22,14 @@ void add_model_files(OrderedJson& fingerprint, const std::string& name, const Ch
 // Adds the content of a file that an option names, when it names one.
 void add_file(OrderedJson& fingerprint, const std::string& option, const std::string& file);
 
-// What --resume, --force and $DYNSLICE_JOURNAL (auto, every, off) ask for. Throws kUsage for another value of that.
+// What $DYNSLICE_STOP_AFTER asks for, for tests: [PHASE:]N[:MOMENT][:SIGNAL]..., the N-th save, from 1 on, of every
+// journal, or its N-th save of PHASE ("slicing"); MOMENT is data, state or saved (the default); SIGNAL is KILL (the
+// default), INT or TERM, and several are raised one after the other. `compare`, which has no journal, counts the
+// measurements that it keeps, as phase "measuring". Throws kUsage for anything else.
+FaultPoint fault_point();
+
+// What --resume, --force, $DYNSLICE_STOP_AFTER and $DYNSLICE_JOURNAL (auto, every, off) ask for. Throws kUsage for
+// another value of these variables.
 JournalOptions journal_options(const CommonOptions& common);
 
 // The journal of a command that writes `output` (a file; empty: nothing): in OUTPUT.partial, else in the cache folder

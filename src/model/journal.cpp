@@ -260,7 +260,7 @@ std::optional<OrderedJson> Journal::result(const std::string& phase) const {
 void Journal::finish(const std::string& phase, OrderedJson result) {
   results_[phase] = std::move(result);
   results_unsaved_ = true;
-  if (is_due(0)) write(std::nullopt, nullptr);
+  if (is_due(0)) write(phase, std::nullopt, nullptr);
 }
 
 std::optional<RestoredWalk> Journal::restore(const std::string& phase, const WalkState& state,
@@ -323,7 +323,7 @@ void Journal::save(const std::string& phase, int64_t next, int64_t layers, const
   walk.phase = phase;
   walk.next = next;
   walk.layers = layers;
-  write(std::move(walk), &state);
+  write(phase, std::move(walk), &state);
 }
 
 bool Journal::is_due(uint64_t bytes) const {
@@ -338,7 +338,8 @@ double Journal::seconds_so_far() const {
 }
 
 // With `state`, the walk's data are written anew; without, `walk` is one that is on disk, or nothing.
-void Journal::write(std::optional<Walk> walk, const WalkState* state) {
+void Journal::write(const std::string& phase, std::optional<Walk> walk, const WalkState* state) {
+  options_.fault.begin(phase);
   const auto begin = Clock::now();
   const std::string previous = position_;
   ++sequence_;
@@ -346,6 +347,7 @@ void Journal::write(std::optional<Walk> walk, const WalkState* state) {
     folder_->open();
     if (attachment_) attached_ = attachment_();
     if (walk && state != nullptr) write_data(*walk, *state);
+    options_.fault.reached(SaveMoment::kData);
     position_ = walk ? describe_position(walk->phase, walk->next, walk->layers)
                      : "the step after " + (results_.empty() ? "" : std::prev(results_.end()).key());
     write_state(walk);
@@ -371,6 +373,7 @@ void Journal::write(std::optional<Walk> walk, const WalkState* state) {
   } else {
     seconds_per_save_ = seconds;
   }
+  options_.fault.reached(SaveMoment::kSaved);
 }
 
 void Journal::write_data(Walk& walk, const WalkState& state) const {
@@ -436,7 +439,7 @@ void Journal::write_state(const std::optional<Walk>& walk) const {
   }
   const std::string checksum = checksum_of(dump(state));
   const OrderedJson whole = {{"kind", "dynslice.journal"}, {"checksum", checksum}, {"state", std::move(state)}};
-  write_file_atomically(state_path(), dump(whole) + "\n");
+  write_file_atomically(state_path(), dump(whole) + "\n", [this] { options_.fault.reached(SaveMoment::kState); });
 }
 
 // Also what a killed run left of a state file it was writing.
@@ -452,7 +455,7 @@ bool Journal::keep() {
   if (results_unsaved_ && !broken_ && options_.pace != JournalPace::kOff) {
     const bool superseded = walk_ && results_.contains(walk_->phase);
     attachment_ = nullptr;  // what was attached at the last save belongs to the walk that was
-    write(superseded ? std::nullopt : walk_, nullptr);
+    write("", superseded ? std::nullopt : walk_, nullptr);
   }
   if (has_state()) folder_->keep();
   return has_state();

@@ -75,7 +75,8 @@ std::string read_file(const std::filesystem::path& path, uint64_t max_bytes) {
   return content;
 }
 
-void write_file_atomically(const std::filesystem::path& target, std::string_view content) {
+void write_file_atomically(const std::filesystem::path& target, std::string_view content,
+                           const std::function<void()>& before_rename) {
   std::error_code error;
   // A link stays one: what it points to is replaced. A device or pipe (/dev/stdout) is written to, not replaced.
   const std::filesystem::path path =
@@ -107,6 +108,7 @@ void write_file_atomically(const std::filesystem::path& target, std::string_view
       throw_write_error(path);
     }
   }
+  if (before_rename) before_rename();
   if (::rename(temporary.c_str(), path.c_str()) != 0) {
     ::unlink(temporary.c_str());
     throw_write_error(path);

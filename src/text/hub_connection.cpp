@@ -172,6 +172,14 @@ class PieceSink {
 
 }  // namespace
 
+void Backoff::sleep_for(std::chrono::milliseconds pause) {
+  const auto until = std::chrono::steady_clock::now() + pause;
+  while (std::chrono::steady_clock::now() < until) {
+    check_interrupt();
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
 bool Backoff::wait(const HttpReply& reply) {
   if (left_ <= 0) return false;
   const int attempt = std::min(retries_ - left_, 16);
@@ -180,11 +188,7 @@ bool Backoff::wait(const HttpReply& reply) {
   if (const auto seconds = parse_number(reply.header("retry-after"))) {
     pause = std::chrono::seconds(std::min<uint64_t>(*seconds, kMaxRetryAfterSeconds));
   }
-  const auto until = std::chrono::steady_clock::now() + pause;
-  while (std::chrono::steady_clock::now() < until) {
-    check_interrupt();
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
+  sleep_(pause);
   return true;
 }
 

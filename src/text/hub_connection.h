@@ -1,10 +1,13 @@
 // Talks to one hub: asks what a file is, lists a repository, and brings blobs into the cache whole.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "dynslice/support/progress.h"
 #include "dynslice/text/hub.h"
@@ -32,14 +35,21 @@ struct HubTransfer {
 // Sleeps between attempts: 0.5 s, 1 s, 2 s ... up to 30 s, or what the server's Retry-After says, up to 60 s.
 class Backoff {
  public:
-  explicit Backoff(int retries) : retries_(retries), left_(retries) {}
-  // Waits, interruptibly, and returns true; false when no retry is left.
+  using Sleep = std::function<void(std::chrono::milliseconds)>;
+  // Sleeps as long as it is told; throws Error(kInterrupted) once interruption was requested.
+  static void sleep_for(std::chrono::milliseconds pause);
+
+  // `sleep` is another one in tests only.
+  explicit Backoff(int retries, Sleep sleep = Backoff::sleep_for)
+      : retries_(retries), left_(retries), sleep_(std::move(sleep)) {}
+  // Sleeps and returns true; false when no retry is left.
   bool wait(const HttpReply& reply);
   void reset() { left_ = retries_; }
 
  private:
   int retries_;
   int left_;
+  Sleep sleep_;
 };
 
 class HubConnection {

@@ -15,6 +15,20 @@ namespace {
 
 using namespace dynslice;
 
+// Tells how far a download has come.
+class Notes final : public ProgressSink {
+ public:
+  void start(const std::string&, int64_t, const std::string&) override { done_ = 0; }
+  void advance(int64_t amount) override {
+    done_ += amount;
+    std::cerr << "note: " + std::to_string(done_) + " bytes are there\n";
+  }
+  void finish() override {}
+
+ private:
+  int64_t done_ = 0;
+};
+
 void on_interrupt(int) { request_interrupt(); }
 
 std::filesystem::path fetch(const std::vector<std::string>& arguments) {
@@ -27,9 +41,10 @@ std::filesystem::path fetch(const std::vector<std::string>& arguments) {
     throw_error(ErrorKind::kUsage, "\"", arguments[1], "\" is no hub id; it must be of the form org/name[@revision]");
   const HubOptions options = HubOptions::from_environment();
   const HubRepoKind kind = arguments[0] == "model" ? HubRepoKind::kModel : HubRepoKind::kDataset;
-  if (arguments.size() == 3) return hub_file(options, kind, *id, arguments[2], no_progress());
+  Notes notes;
+  if (arguments.size() == 3) return hub_file(options, kind, *id, arguments[2], notes);
   if (kind == HubRepoKind::kDataset) throw_error(ErrorKind::kUsage, "a data set needs a FILE");
-  return hub_model(options, *id, no_progress());
+  return hub_model(options, *id, notes);
 }
 
 }  // namespace

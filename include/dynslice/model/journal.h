@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "dynslice/model/residual_stream.h"
+#include "dynslice/support/fault_point.h"
 #include "dynslice/support/json.h"
 #include "dynslice/support/work_folder.h"
 
@@ -31,6 +32,7 @@ struct JournalOptions {
   bool resume = false;      // go on from what is in the folder
   bool start_over = false;  // drop what is in the folder
   JournalPace pace = JournalPace::kAuto;
+  FaultPoint fault{};  // among the saves of this run, the results of phases included
 };
 
 // What a walk must remember between two layers. It is saved from where the pointers point and restored to there.
@@ -131,7 +133,7 @@ class Journal {
   void read_walk(const Json& json, const OrderedJson& ordered);
   at::Tensor read_entry(int descriptor, const Entry& entry) const;
   bool is_due(uint64_t bytes) const;
-  void write(std::optional<Walk> walk, const WalkState* state);
+  void write(const std::string& phase, std::optional<Walk> walk, const WalkState* state);
   void write_data(Walk& walk, const WalkState& state) const;
   void write_state(const std::optional<Walk>& walk) const;
   void remove_data_files(const std::string& except) const;

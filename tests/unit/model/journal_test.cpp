@@ -1,9 +1,14 @@
 #include "dynslice/model/journal.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <fstream>
 #include <iterator>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "tensor/aten.h"
 #include "unit/support/error_matchers.h"
@@ -34,10 +39,11 @@ struct Held {
   }
 };
 
+const OrderedJson kFingerprint = {{"--avg", "25%"}, {"seqlen", 64}};
+
 class JournalOf : public ::testing::Test {
  protected:
-  std::unique_ptr<Journal> open(bool resume, bool start_over = false,
-                                OrderedJson fingerprint = {{"--avg", "25%"}, {"seqlen", 64}}) {
+  std::unique_ptr<Journal> open(bool resume, bool start_over = false, const OrderedJson& fingerprint = kFingerprint) {
     return std::make_unique<Journal>(std::make_shared<WorkFolder>(place_), fingerprint, OrderedJson{{"argv", "x"}},
                                      JournalOptions{resume, start_over, JournalPace::kEvery});
   }
@@ -153,6 +159,38 @@ TEST_F(JournalOf, WhatAKilledSaveLeftIsRemoved) {
   const auto journal = open(true);
   EXPECT_EQ(journal->restore("slicing", found.state(), at::kCPU)->next_layer, 2);
   EXPECT_EQ(std::distance(fs::directory_iterator(place_), {}), 2);
+}
+
+// At every moment of a save the old state is there or the new one, and what was written of the new one is no harm.
+TEST_F(JournalOf, AKillWithinASaveLeavesTheOldStateOrTheNew) {
+  struct Case {
+    SaveMoment moment;
+    int64_t next;
+    std::vector<std::string> files;
+  };
+  const std::vector<Case> cases = {{SaveMoment::kData, 2, {"journal-3.bin", "journal-4.bin", "journal.json"}},
+                                   {SaveMoment::kState, 2, {"journal-3.bin", "journal-4.bin", "journal.json", "partial"}},
+                                   {SaveMoment::kSaved, 3, {"journal-4.bin", "journal.json"}}};
+  for (const Case& expected : cases) {
+    fs::remove_all(place_);
+    Held held, found;
+    keep_two_layers(held);
+    const FaultPoint fault("slicing", 1, expected.moment, {SIGKILL});
+    const auto save = [&] {
+      Journal journal(std::make_shared<WorkFolder>(place_), kFingerprint, {}, {.resume = true, .pace = JournalPace::kEvery, .fault = fault});
+      journal.save("slicing", 3, 9, held.state());
+    };
+    EXPECT_EXIT(save(), ::testing::KilledBySignal(SIGKILL), "");
+    std::set<std::string> files;
+    for (const auto& entry : fs::directory_iterator(place_)) {
+      const std::string name = entry.path().filename();
+      files.insert(name.starts_with("journal.json.") ? "partial" : name);
+    }
+    EXPECT_THAT(files, ::testing::UnorderedElementsAreArray(expected.files));
+    const auto journal = open(true);
+    EXPECT_EQ(journal->restore("slicing", found.state(), at::kCPU)->next_layer, expected.next);
+    EXPECT_EQ(std::distance(fs::directory_iterator(place_), {}), 2);
+  }
 }
 
 TEST_F(JournalOf, ResultsThatWereNotDueAreKeptWhenTheCommandEndsEarly) {

@@ -1,13 +1,21 @@
+#include <ATen/record_function.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <chrono>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "model/kernels.h"
 #include "tensor/aten.h"
 
 namespace dynslice {
 namespace {
+
+using ::testing::Each;
+using ::testing::Ge;
+using ::testing::SizeIs;
 
 // bf16 keeps 8 bits: a rounding is off by 2^-9 of its value at most. Whether the processor or fp32 makes up for it, the
 // sum before that rounding is fp32.
@@ -48,20 +56,51 @@ TEST(Products, OfBf16WithManyRowsAreComplete) {
   EXPECT_LT((found.to(at::kDouble) - wide).norm().item<double>(), 0.003 * wide.norm().item<double>());
 }
 
-// Loops instead of them took over a thousand times as long.
-TEST(Products, OfBf16AreNotMuchSlowerThanOfFp32) {
-  const Factors of = factors(512, 1024, 1024);
-  const Factors wide = {of.x.to(at::kFloat), of.weight.to(at::kFloat), {}};
-  const auto quickest = [](const Factors& these) {
-    double best = 1e9;
-    for (int repeat = 0; repeat < 5; ++repeat) {
-      const auto start = std::chrono::steady_clock::now();
-      kernels::linear(these.x, these.weight, {});
-      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+// The dtypes of the first factors that reach LibTorch's operators for products during its lifetime.
+class FactorDtypes {
+ public:
+  FactorDtypes() {
+    seen().clear();
+    handle_ = at::addThreadLocalCallback(at::RecordFunctionCallback(&note).needsInputs(true));
+  }
+  ~FactorDtypes() { at::removeCallback(handle_); }
+  FactorDtypes(const FactorDtypes&) = delete;
+  FactorDtypes& operator=(const FactorDtypes&) = delete;
+
+  const std::vector<at::ScalarType>& values() const { return seen(); }
+
+ private:
+  // Operators are plain functions to their observers, so what they saw is kept beside the object.
+  static std::vector<at::ScalarType>& seen() {
+    static std::vector<at::ScalarType> dtypes;
+    return dtypes;
+  }
+  static std::unique_ptr<at::ObserverContext> note(const at::RecordFunction& call) {
+    static const std::set<std::string> products = {"aten::linear", "aten::matmul", "aten::mm",
+                                                   "aten::addmm",  "aten::bmm",    "mkldnn::_linear_pointwise"};
+    if (products.count(call.name()) == 0) return nullptr;
+    for (const c10::IValue& input : call.inputs()) {
+      if (!input.isTensor()) continue;
+      seen().push_back(input.toTensor().scalar_type());
+      break;
     }
-    return best;
-  };
-  EXPECT_LT(quickest(of), 10 * quickest(wide));
+    return nullptr;
+  }
+
+  at::CallbackHandle handle_;
+};
+
+// LibTorch multiplies bf16 in loops, which take over a thousand times as long, where oneDNN does not do it.
+TEST(Products, OfBf16AreNotLeftToLoops) {
+  const Factors of = factors(48, 96, 80);
+  const at::Tensor columns = of.x.t().contiguous().t();
+  const FactorDtypes dtypes;
+  kernels::linear(of.x, of.weight, of.bias);
+  kernels::linear(of.x.view({2, 24, 96}), of.weight, {});
+  kernels::matmul(of.x, of.weight.t());
+  kernels::matmul(columns, of.weight.t());
+  EXPECT_THAT(dtypes.values(), SizeIs(Ge(4U)));
+  EXPECT_THAT(dtypes.values(), Each(kernels::multiplies(at::kBFloat16) ? at::kBFloat16 : at::kFloat));
 }
 
 }  // namespace

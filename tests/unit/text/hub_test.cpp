@@ -8,12 +8,15 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "dynslice/support/error.h"
+#include "dynslice/support/log.h"
 #include "text/http_client.h"
 #include "text/hub_cache.h"
 #include "text/hub_connection.h"
@@ -24,6 +27,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::AllOf;
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 // A commit as the hub names it.
@@ -239,17 +243,44 @@ TEST_F(HubTest, LinksOfSubfoldersClimbHighEnough) {
 TEST_F(HubTest, SecondHolderWaitsForTheLock) {
   const fs::path path = folder_ / ".locks" / "x" / "a.lock";
   auto first = std::make_unique<HubLock>(path, "a");
-  std::atomic<bool> taken{false};
+  // What the second holder did first: it said that it waits, or it held a lock that another one holds.
+  std::promise<std::string> happened;
+  std::atomic_flag has_happened;
+  const auto happens = [&](const std::string& what) {
+    if (!has_happened.test_and_set()) happened.set_value(what);
+  };
+  set_log_handler([&](LogLevel, const std::string& message) { happens(message); });
   std::thread other([&] {
     const HubLock second(path, "a");
-    taken = true;
+    happens("taken");
   });
-  // Long enough for a lock that does not hold to be taken; a slow machine can only make the test pass.
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));
-  EXPECT_FALSE(taken);
+  EXPECT_THAT(happened.get_future().get(), HasSubstr("waiting for it"));
   first.reset();
-  other.join();
-  EXPECT_TRUE(taken);
+  other.join();  // it holds the lock at last
+  set_log_handler({});
+}
+
+TEST(Backoff, WaitsTwiceAsLongEachTimeUpToALimit) {
+  std::vector<int64_t> pauses;
+  Backoff backoff(9, [&](std::chrono::milliseconds pause) { pauses.push_back(pause.count()); });
+  while (backoff.wait(HttpReply())) {
+  }
+  EXPECT_THAT(pauses, ElementsAre(500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000));
+  backoff.reset();
+  EXPECT_TRUE(backoff.wait(HttpReply()));
+  EXPECT_EQ(pauses.back(), 500);
+}
+
+TEST(Backoff, WaitsAsLongAsTheServerSaysUpToALimit) {
+  std::vector<int64_t> pauses;
+  Backoff backoff(4, [&](std::chrono::milliseconds pause) { pauses.push_back(pause.count()); });
+  for (const char* said : {"2", "0", "3600", "Wed, 21 Oct 2015 07:28:00 GMT"}) {
+    HttpReply reply;
+    reply.status = 429;
+    reply.headers = {{"retry-after", said}};
+    EXPECT_TRUE(backoff.wait(reply)) << said;
+  }
+  EXPECT_THAT(pauses, ElementsAre(2000, 0, 60000, 4000));  // a date is not read
 }
 
 TEST(HubFileInfo, PrefersTheHeadersOfTheLinkedFile) {
