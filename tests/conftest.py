@@ -1,10 +1,13 @@
 """What the integration and interoperability tests share: the program, the data, and tiny models of every family."""
+import itertools
 import json
 import os
 import pathlib
 import random
+import re
+import select
+import signal
 import subprocess
-import time
 from dataclasses import dataclass
 
 import pytest
@@ -106,42 +109,75 @@ def run(binary):
     return lambda *arguments, **options: run_program([binary, *arguments], **options)
 
 
-@pytest.fixture(scope="session")
-def kill_and_resume(binary):
-    """kill_and_resume(command, out): what dynslice, killed again and again on its way to OUT, says on all its runs.
+@dataclass
+class KilledRuns:
+    """What came of a command that was killed at its saves until it was done."""
 
-    A run is killed some time after its journal went on, however fast or busy the machine is.
+    kills: int
+    places: list  # where the runs after the first one resumed: "layer 3 of 6 (slicing)"
+    done: Result  # the last run's, which was not killed
+
+
+@pytest.fixture(scope="session")
+def kill_and_resume(run):
+    """kill_and_resume(command, ...) -> KilledRuns: dynslice with --resume, killed and started again until it is done.
+
+    The journal is saved at every layer boundary, and the next element of `stops`, which are taken over and over again,
+    says at which save a run is killed (DYNSLICE_STOP_AFTER). With the default ones each run keeps exactly one save more
+    than the run before it: it is killed behind its first save, or within its second. Every run but the first must say
+    where it resumes. `after_kill` is called after each kill.
     """
 
-    def run_until_done(command, out, delays=(0, 0.02, 0.1, 0.3), folder=None):
-        state = (folder or out.with_name(out.name + ".partial")) / "journal.json"
-        call = [binary, *map(str, command), "-o", out, "--resume"]
-        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": {"DYNSLICE_JOURNAL": "every", "PATH": ""}}
-
-        def content():
-            try:
-                return state.read_bytes()
-            except FileNotFoundError:
-                return b""
-
-        said = ""
-        for delay in delays:
-            before, running = content(), subprocess.Popen(call, **options)
-            while running.poll() is None and content() in (before, b""):
-                time.sleep(0.001)
-            time.sleep(delay)
-            finished = running.poll() is not None
-            running.kill()
-            said += running.communicate()[1]
-            if finished:
-                break
-        else:
-            running = subprocess.Popen(call, **options)
-            said += running.communicate(timeout=300)[1]
-        assert running.returncode == 0, said
-        return said
+    def run_until_done(command, stops=("1", "2:data", "2:state"), env=None, after_kill=lambda: None):
+        kills, places = 0, []
+        for stop in itertools.islice(itertools.cycle(stops), 300):
+            done = run(*command, "--resume", expect=None,
+                       env={**(env or {}), "DYNSLICE_JOURNAL": "every", "DYNSLICE_STOP_AFTER": stop})  # fmt: skip
+            resumed = re.findall("^Resuming at (.*)", done.stderr, re.MULTILINE)
+            assert bool(resumed) == (kills > 0), done.stderr
+            places += resumed
+            if done.code == 0:
+                return KilledRuns(kills, places, done)
+            assert done.code == -signal.SIGKILL, done.stderr
+            kills += 1
+            after_kill()
+        pytest.fail(f"not done after {kills} kills; resumed at {places}")
 
     return run_until_done
+
+
+class Reader:
+    """Reads what a program writes into a pipe or onto a terminal, as it comes."""
+
+    def __init__(self, descriptor):
+        self.descriptor = descriptor
+        self.unread = ""  # read from the descriptor, and not by a test
+
+    def wait_for(self, pattern):
+        """Returns once the pattern is there, with everything up to it; fails when the program ends, or hangs."""
+        while not (found := re.search(pattern, self.unread)):
+            if not self._read():
+                pytest.fail(f"no {pattern!r} in {self.unread!r}")
+        text, self.unread = self.unread[:found.end()], self.unread[found.end():]
+        return text
+
+    def rest(self):
+        """Everything until the program ends."""
+        while self._read():
+            pass
+        text, self.unread = self.unread, ""
+        return text
+
+    def _read(self):
+        ready, _, _ = select.select([self.descriptor], [], [], 120)
+        if not ready:
+            pytest.fail(f"nothing came for two minutes after {self.unread!r}")
+        try:
+            piece = os.read(self.descriptor, 65536)
+        except OSError:  # how a terminal says that its other side is closed
+            return False
+        self.unread += piece.decode(errors="replace")
+        return bool(piece)
 
 
 @pytest.fixture(scope="session")

@@ -119,8 +119,10 @@ void add_file(OrderedJson& fingerprint, const std::string& option, const std::st
 
 FaultPoint fault_point() {
   static const std::regex form("(?:(.+):)?([1-9][0-9]{0,8})(?::(data|state|saved))?((?::(?:KILL|INT|TERM))*)");
-  static const std::map<std::string, SaveMoment> moments = {
-      {"", SaveMoment::kSaved}, {"data", SaveMoment::kData}, {"state", SaveMoment::kState}, {"saved", SaveMoment::kSaved}};
+  static const std::map<std::string, SaveMoment> moments = {{"", SaveMoment::kSaved},
+                                                            {"data", SaveMoment::kData},
+                                                            {"state", SaveMoment::kState},
+                                                            {"saved", SaveMoment::kSaved}};
   static const std::map<std::string, int> numbers = {{"KILL", SIGKILL}, {"INT", SIGINT}, {"TERM", SIGTERM}};
   const std::string text = environment("DYNSLICE_STOP_AFTER");
   if (text.empty()) return {};

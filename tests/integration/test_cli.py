@@ -1,16 +1,19 @@
 """The program as a user meets it: what it prints, what it writes, how it fails."""
 
 import json
+import os
 import pathlib
+import pty
 import resource
 import shutil
 import signal
 import struct
 import subprocess
-import time
 
 import numpy as np
 import pytest
+
+from conftest import Reader
 
 CALIBRATION = ["--samples", "4", "--seqlen", "64"]
 
@@ -429,16 +432,21 @@ def test_output_may_go_to_a_device(run, llama, text_file):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
 def test_a_stopped_slice_leaves_no_checkpoint_and_says_so(binary, tiny_model, text_file, tmp_path, number):
+    """Without a journal to go on from; test_resume.py has runs with one."""
     folder = tiny_model("llama", num_hidden_layers=64)
-    command = [binary, "slice", folder, "--avg", "25%", "--calib", text_file, "--samples", "200", "--seqlen", "128", "-o", tmp_path / "out"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "out.partial").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    command = [binary, "slice", folder, "--avg", "25%", "--allocate", "constant", "--calib", text_file, "--samples", "200", "--seqlen", "128",
+               "-o", tmp_path / "out"]  # fmt: skip
+    leader, follower = pty.openpty()  # where progress is shown at once
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, env={**os.environ, "DYNSLICE_JOURNAL": "off"})
+    os.close(follower)
+    shown = Reader(leader)
+    shown.wait_for("Slicing .*token-layers/s")
     running.send_signal(number)
-    _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 130 and stderr.splitlines()[-1].startswith("dynslice: interrupted")
-    assert not (tmp_path / "out").exists()
+    assert shown.rest().splitlines()[-1] == "dynslice: interrupted"
+    os.close(leader)
+    stdout, _ = running.communicate(timeout=60)
+    assert running.returncode == 130 and stdout == b""
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_of_another_model_is_exit_code_3(run, llama, text_file, tmp_path):

@@ -4,8 +4,6 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -245,36 +243,21 @@ def test_damaged_results_are_measured_again_with_a_warning(compare, models, smal
     assert "is damaged" not in compare(*command).stderr
 
 
-def test_a_run_that_was_killed_goes_on_from_what_it_had(binary, compare, models, small, tasks, tmp_path):
+def test_a_run_that_was_killed_goes_on_from_what_it_had(compare, models, small, tmp_path):
     command = [models["dense"], models["sliced-25"], models["sliced-10"], *small, "--tasks", "piqa", "--kl", "--json"]
-    expected = figures(compare(*command, env={"DYNSLICE_CACHE": tmp_path / "other"}))
-    call = [binary, "compare", *map(str, command), "--data-dir", tasks, *map(str, TEXT)]
-    running = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env={"DYNSLICE_CACHE": str(tmp_path / "cache"), "OMP_WAIT_POLICY": "passive"})
-    deadline = time.monotonic() + 60
-    while len(results(tmp_path)) < 2 and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    running.send_signal(signal.SIGKILL)
-    running.communicate()
-    kept = len(results(tmp_path))
-    assert kept >= 2
+    whole = compare(*command, env={"DYNSLICE_CACHE": tmp_path / "other"})
+    assert whole.stderr.count("Measuring the") == 5
+    compare(*command, env={"DYNSLICE_STOP_AFTER": "2"}, expect=-signal.SIGKILL)
+    assert len(results(tmp_path)) == 2
     again = compare(*command)
-    assert again.stderr.count("Measuring the") == 5 - kept and figures(again) == expected
+    assert again.stderr.count("Measuring the") == 3 and figures(again) == figures(whole)
 
 
-def test_an_interrupted_run_says_what_is_kept(binary, models, small, tasks, tmp_path):
-    call = [binary, "compare", models["dense"], models["sliced-25"], models["sliced-10"], *small, "--data-dir", tasks, "--seqlen", "128"]
-    running = subprocess.Popen([*map(str, call)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={"DYNSLICE_CACHE": str(tmp_path / "cache"), "OMP_WAIT_POLICY": "passive"})
-    deadline = time.monotonic() + 60
-    while not results(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
-    if running.returncode == 0:
-        pytest.skip("SKIPPED: it was done before it could be interrupted")
-    assert running.returncode == 130 and out == ""
-    assert "measurements are kept: the same command goes on from there" in err.splitlines()[-1]
+def test_an_interrupted_run_says_what_is_kept(compare, models, small, tmp_path):
+    command = [models["dense"], models["sliced-25"], models["sliced-10"], *small]
+    stopped = compare(*command, env={"DYNSLICE_STOP_AFTER": "1:INT"}, expect=130)
+    assert stopped.stdout == "" and len(results(tmp_path)) == 1
+    assert "interrupted; 1 of 3 measurements are kept: the same command goes on from there" in stopped.stderr.splitlines()[-1]
 
 
 # --- before the work --------------------------------------------------------------------------------------------

@@ -3,13 +3,13 @@
 import os
 import pty
 import re
-import select
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
+
+from conftest import Reader
 
 SHELLS = ["bash", "zsh", "fish"]
 
@@ -64,32 +64,33 @@ def complete_in_fish(scripts, line, folder):
 
 
 class Terminal:
-    """An interactive shell, typed into."""
+    """An interactive shell, typed into. `told` is what it writes to its descriptor number TOLD."""
 
     def __init__(self, command, folder, environment):
+        told, tells = os.pipe()
         self.pid, self.file = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
+            os.dup2(tells, TOLD)  # which is inherited
             os.execve(command[0], [str(part) for part in command], environment)
-        self.seen = ""
+        os.close(tells)
+        self.shown, self.told = Reader(self.file), Reader(told)
 
     def type(self, text):
         os.write(self.file, text.encode())
-
-    def wait_for(self, pattern, seconds=30):
-        until = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.seen)):
-            left = until - time.monotonic()
-            assert left > 0, f"no {pattern!r} in {self.seen!r}"
-            if select.select([self.file], [], [], left)[0]:
-                self.seen += os.read(self.file, 4096).decode(errors="replace")
-        self.seen = self.seen[found.end():]
-        return found
 
     def close(self):
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self.file)
+        os.close(self.told.descriptor)
+
+
+TOLD = 9
+# A tab completes as ever, and the shell tells when that is done: keys that come while a completion runs could be taken
+# for its menu.
+BASH_TELLS = rf"""bind '"\C-x1": complete'; bind -x '"\C-x2": echo completed >&{TOLD}'; bind '"\t": "\C-x1\C-x2"'"""
+ZSH_TELLS = rf"complete-and-tell() {{ zle expand-or-complete; print -u {TOLD} completed }}; zle -N complete-and-tell; bindkey '^I' complete-and-tell"
 
 
 def type_in(command, folder, scripts, line, home):
@@ -99,20 +100,18 @@ def type_in(command, folder, scripts, line, home):
     try:
         if "zsh" in str(command[0]):
             terminal.type(f"PS1='ready> '; unsetopt zle_bracketed_paste beep; fpath=({scripts} $fpath); autoload -Uz "
-                          "compinit && compinit -u -D && print is''set\r")
+                          f"compinit && compinit -u -D; {ZSH_TELLS}; print is''set\r")
         else:
-            terminal.type(f"PS1='ready> '; bind 'set bell-style none'; source {scripts}/dynslice; echo is''set\r")
-        terminal.wait_for("isset\r?\n")
-        terminal.wait_for("ready> ")
+            terminal.type(f"PS1='ready> '; bind 'set bell-style none'; source {scripts}/dynslice; {BASH_TELLS}; echo is''set\r")
+        terminal.shown.wait_for("isset\r?\n")
+        terminal.shown.wait_for("ready> ")
         for part in re.split("(\t)", line):
             terminal.type(part)
-            if part != "\t":
-                # Typed keys that come while a completion runs could be taken for its menu.
-                terminal.wait_for(re.escape(part[-1:]) if part else "")
-            else:
-                time.sleep(0.5)
+            if part == "\t":
+                terminal.told.wait_for("completed\n")
         terminal.type("\x01echo 'made of it:' \r")
-        return terminal.wait_for(r"made of it: ([^\r\n']*)\r?\n").group(1).strip()
+        shown = terminal.shown.wait_for(r"made of it: [^\r\n']*\r?\n")
+        return re.search(r"made of it: ([^\r\n']*)\r?\n$", shown).group(1).strip()
     finally:
         terminal.close()
 

@@ -1,12 +1,14 @@
 """dynslice generate: text on standard output, its JSON, its errors, and how it ends when it is cut short."""
+import fcntl
 import json
 import os
 import pty
 import signal
 import subprocess
-import time
 
 import pytest
+
+from conftest import Reader
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
@@ -208,11 +210,16 @@ def test_ctrl_c_ends_it_in_the_middle(binary, llama, tmp_path):
     assert process.returncode == 130 and rest.endswith(b"\n")
     assert stderr.decode().strip().splitlines()[-1] == "dynslice: interrupted"
 
-    process = subprocess.Popen([*command, "--json", "-q"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(3)
+    leader, follower = pty.openpty()  # where progress is shown at once
+    process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=follower)
+    os.close(follower)
+    shown = Reader(leader)
+    shown.wait_for("Writing .*bytes/s")
     process.send_signal(signal.SIGINT)
-    out, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130 and out == b"" and stderr == b"dynslice: interrupted\n"
+    assert shown.rest().splitlines()[-1] == "dynslice: interrupted"
+    os.close(leader)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == b""
 
 
 def test_text_comes_while_it_is_written_in_whole_characters(binary, llama):
@@ -239,9 +246,12 @@ def test_text_comes_while_it_is_written_in_whole_characters(binary, llama):
 def test_ctrl_c_ends_the_wait_for_standard_input(binary, llama):
     process = subprocess.Popen([binary, "generate", llama, "--prompt-file", "-", "-q"], stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(2)
+    room = fcntl.fcntl(process.stdin, fcntl.F_GETPIPE_SZ)
+    os.write(process.stdin.fileno(), b"a" * (room + 1))  # returns once the program reads
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=60) == 130  # standard input is still open
+    process.stdin.close()
+    assert process.stdout.read() == b"" and process.stderr.read() == b"dynslice: interrupted\n"
 
 
 def test_a_recipe_may_write_with_what_it_made(run, llama, tmp_path):

@@ -10,11 +10,10 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 
 import pytest
 
-from conftest import make_text
+from conftest import Reader, make_text
 
 MAIN = "a" * 40
 OLDER = "b" * 40
@@ -499,11 +498,22 @@ def test_a_busy_hub_is_asked_again(hub, client, status):
     assert client.path("model", "org/name", "config.json").read_bytes() == MODEL["config.json"]
 
 
-def test_retry_after_is_waited_for(hub, client):
-    hub.statuses = [(429, {"Retry-After": "2"})]
-    start = time.monotonic()
-    client.path("model", "org/name", "config.json")
-    assert time.monotonic() - start >= 2
+def test_an_interrupt_ends_the_wait_for_the_next_attempt(hub, client):
+    """How long is waited, Backoff's own tests know."""
+    asked = threading.Event()
+    answer = hub.answer
+
+    def busy(request, server):
+        answer(request, server)
+        asked.set()
+
+    hub.answer = busy
+    hub.statuses = [(429, {"Retry-After": "60"})] * 2
+    process = client.start("model", "org/name", "config.json")
+    assert asked.wait(timeout=60)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130 and len(hub.requests) == 1
 
 
 def test_a_redirect_to_another_host_does_not_get_the_token(hub, client):
@@ -615,10 +625,7 @@ def test_an_interrupted_model_leaves_the_old_revision_in_force(hub, client):
 def test_an_interrupt_ends_a_stalled_download_and_keeps_what_came(hub, client):
     hub.stall = 100_000
     process = client.start("model", "org/name", "model.safetensors")
-    deadline = time.monotonic() + 20
-    while not any(path.stat().st_size == 100_000 for path in client.incomplete()):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
+    Reader(process.stderr.fileno()).wait_for("note: 100000 bytes are there\n")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
     assert process.returncode == 130
@@ -628,16 +635,23 @@ def test_an_interrupt_ends_a_stalled_download_and_keeps_what_came(hub, client):
 
 
 def test_two_processes_download_a_blob_once(hub, client):
-    send = hub.send_file
+    """The hub sends nothing before the other processes wait for the one that downloads."""
+    send, asked, may_send = hub.send_file, threading.Event(), threading.Event()
 
-    def slowly(request, content, headers):
+    def send_when_told(request, content, headers):
         if request.command == "GET":
-            time.sleep(0.5)
+            asked.set()
+            assert may_send.wait(timeout=60)
         return send(request, content, headers)
 
-    hub.send_file = slowly
-    processes = [client.start("model", "org/name", "model.safetensors") for _ in range(3)]
-    for process in processes:
+    hub.send_file = send_when_told
+    first = client.start("model", "org/name", "model.safetensors")
+    assert asked.wait(timeout=60)
+    others = [client.start("model", "org/name", "model.safetensors") for _ in range(2)]
+    for other in others:
+        Reader(other.stderr.fileno()).wait_for("is being downloaded by another process; waiting for it\n")
+    may_send.set()
+    for process in (first, *others):
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
     assert len(hub.paths("GET")) == 1

@@ -156,7 +156,8 @@ def test_a_dry_run_says_what_it_would_take(quantize, tmp_path):
 def test_killed_again_and_again_it_leaves_the_same_bytes(kill_and_resume, run, llama, text_file, tmp_path, options):
     text = ["--calib", text_file, *CALIBRATION]
     run("quantize", llama, *options, *text, "-o", tmp_path / "whole")
-    kill_and_resume(["quantize", llama, *options, *text], tmp_path / "killed")
+    killed = kill_and_resume(["quantize", llama, *options, *text, "-o", tmp_path / "killed"])
+    assert killed.kills >= 5
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -164,7 +165,8 @@ def test_killed_again_and_again_it_leaves_the_same_bytes(kill_and_resume, run, l
 def test_a_gguf_file_survives_kills_too(kill_and_resume, run, llama, text_file, tmp_path):
     command = ["quantize", llama, "--gguf", "--bits", "8,4", "--calib", text_file, *CALIBRATION]
     run(*command, "-o", tmp_path / "whole.gguf")
-    kill_and_resume(command, tmp_path / "killed.gguf", folder=tmp_path / "killed.gguf.blocks.partial")
+    killed = kill_and_resume([*command, "-o", tmp_path / "killed.gguf"])
+    assert killed.kills >= 5
     whole, killed = (run("inspect", tmp_path / f"{name}.gguf", "--json").json() for name in ("whole", "killed"))
     assert killed["bytes_by_dtype"] == whole["bytes_by_dtype"]
     assert perplexity(run, tmp_path / "killed.gguf", text_file) == perplexity(run, tmp_path / "whole.gguf", text_file)

@@ -6,7 +6,6 @@ import pathlib
 import re
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -279,39 +278,26 @@ def test_dry_run_foretells_every_step_and_writes_nothing(run, llama, both, tmp_p
 
 
 @pytest.fixture
-def long(tiny_model, text_file, tmp_path):
-    """The command line of a recipe whose steps take long enough to be stopped within."""
-    work = {"samples": 24, "seqlen": 128}
-    recipe = write(tmp_path / "long.json", step("depth streamline", text_file, layers=2, **work), step("eval", text_file, **work),
-                   step("slice", text_file, avg="25%", **work), step("eval", text_file, **work))  # fmt: skip
-    return ["run", recipe, tiny_model("llama", num_hidden_layers=20, max_shard_size="1GB")]
+def long(llama, text_file, tmp_path):
+    """The command line of a recipe of four steps, in each of which a run can be stopped."""
+    recipe = write(tmp_path / "long.json", step("depth streamline", text_file, layers=2, window="cosine"), step("eval", text_file),
+                   step("slice", text_file, avg="25%"), step("eval", text_file))  # fmt: skip
+    return ["run", recipe, llama, "-o", tmp_path / "out"]
 
 
 @pytest.fixture
-def start(binary, tmp_path):
-    """start(arguments) -> the running program."""
-    environment = {**os.environ, "DYNSLICE_JOURNAL": "every", "DYNSLICE_CACHE": str(tmp_path / "cache"), "OMP_WAIT_POLICY": "passive"}
-
-    def begin(arguments):
-        return subprocess.Popen([binary, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True, env=environment)  # fmt: skip
-
-    return begin
+def cache(tmp_path):
+    return {"DYNSLICE_CACHE": tmp_path / "cache"}
 
 
-def finish(running, expect=0):
-    stdout, stderr = running.communicate(timeout=300)
-    assert running.returncode == expect, stderr
-    return stdout, stderr
+@pytest.fixture
+def stop(run, cache):
+    """stop(command, "slicing:2") -> Result of a run that was killed behind the second save of slicing."""
 
+    def until(command, after, expect=-signal.SIGKILL):
+        return run(*command, env={**cache, "DYNSLICE_JOURNAL": "every", "DYNSLICE_STOP_AFTER": after}, expect=expect)
 
-def stop_when(running, path, number):
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert running.poll() is None and time.monotonic() < deadline, running.stderr.read()
-        time.sleep(0.002)
-    running.send_signal(number)
-    return running.communicate(timeout=60)
+    return until
 
 
 def weights(folder):
@@ -324,92 +310,78 @@ def record(folder):
     return re.sub(r'"(--resume|--json)",? ?', "", json.dumps(whole))
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bytes(start, long, tmp_path):
+def test_killed_again_and_again_it_ends_with_the_same_bytes(run, kill_and_resume, long, cache, tmp_path):
     out = tmp_path / "out"
-    began = time.monotonic()
-    finish(start([*long, "-o", out]))
-    seconds = time.monotonic() - began
+    run(*long, env=cache)
     expected = weights(out), record(out)
     out.rename(tmp_path / "whole")
-    kills, patience = 0, 0.3 * seconds
-    for _ in range(60):
-        running = start([*long, "-o", out, "--resume"])
-        try:
-            running.communicate(timeout=patience)
-            assert running.returncode == 0
-            break
-        except subprocess.TimeoutExpired:
-            running.send_signal(signal.SIGKILL)
-            running.communicate()
-            kills += 1
-            patience *= 1.1  # a step must get through its longest part at last
-            if out.exists():  # whole or not there
-                assert weights(out) == expected[0]
-    else:
-        pytest.fail("never finished")
-    assert kills >= 2
+
+    def the_checkpoint_is_whole_or_not_there():
+        if out.exists():
+            assert weights(out) == expected[0]
+
+    killed = kill_and_resume(long, env=cache, after_kill=the_checkpoint_is_whole_or_not_there)
+    assert killed.kills >= 10
+    for place in ("the step after step 2", "layer 3 of 6 (scoring)", "layer 3 of 4 (slicing)"):
+        assert place in killed.places
     assert (weights(out), record(out)) == expected
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"]
 
 
-@pytest.mark.parametrize("within", ["1-depth-streamline.partial", "journal-of-slice"])
-def test_ctrl_c_says_which_step_and_how_to_go_on(start, long, tmp_path, within):
+@pytest.mark.parametrize("after, title, place", [("scoring:2", "step 1 of 4 (depth streamline)", "layer 3 of 6 (scoring)"),
+                                                 ("slicing:2", "step 3 of 4 (slice)", "layer 3 of 4 (slicing)")])  # fmt: skip
+def test_ctrl_c_says_which_step_and_how_to_go_on(stop, long, cache, tmp_path, after, title, place):
     out = tmp_path / "out"
-    running = start([*long, "-o", out])
-    partial = tmp_path / "out.partial" if "slice" in within else tmp_path / "out.steps" / within
-    _, stderr = stop_when(running, partial / "journal.json", signal.SIGINT)
-    assert running.returncode == 130
-    said = stderr.splitlines()[-1]
-    title = "step 3 of 4 (slice)" if "slice" in within else "step 1 of 4 (depth streamline)"
-    assert said.startswith(f"dynslice: {title}: interrupted; to go on from ") and said.endswith(" --resume"), said
+    stopped = stop(long, f"{after}:INT", expect=130)
+    said = stopped.stderr.splitlines()[-1]
+    beginning = f"dynslice: {title}: interrupted; to go on from {place}: "
+    assert said.startswith(beginning) and said.endswith(" --resume"), said
     assert not out.exists()
-    told = said[said.index("/"):]  # the program's path
-    again = subprocess.run(told, shell=True, capture_output=True, text=True, timeout=300,
-                           env={**os.environ, "DYNSLICE_CACHE": str(tmp_path / "cache")})  # fmt: skip
-    assert again.returncode == 0 and "Resuming at" in again.stderr, again.stderr
+    again = subprocess.run(said[len(beginning):], shell=True, capture_output=True, text=True, timeout=300,
+                           env={**os.environ, **{name: str(value) for name, value in cache.items()}})  # fmt: skip
+    assert again.returncode == 0 and f"Resuming at {place}" in again.stderr, again.stderr
     assert again.stdout.count("== step") == 4 and again.stdout.count("perplexity") >= 2  # earlier steps are shown again
     assert (out / "config.json").exists() and not (tmp_path / "out.steps").exists()
 
 
 @pytest.fixture
-def stopped(start, long, tmp_path):
-    """A run that was killed in its third step."""
-    running = start([*long, "-o", tmp_path / "out"])
-    stop_when(running, tmp_path / "out.partial" / "journal.json", signal.SIGKILL)
-    return [*long, "-o", tmp_path / "out"]
+def stopped(stop, long):
+    """The command line of a run that was killed in its third step."""
+    stop(long, "slicing:1")
+    return long
 
 
-def test_a_stopped_run_is_not_dropped_silently(start, stopped, tmp_path):
-    _, stderr = finish(start(stopped), expect=2)
-    assert "--resume" in stderr and "--force" in stderr and "step 2" in stderr
-    _, stderr = finish(start([*stopped, "--force"]))
-    assert "Starting over" in stderr and (tmp_path / "out" / "config.json").exists()
+def test_a_stopped_run_is_not_dropped_silently(run, stopped, cache, tmp_path):
+    refused = run(*stopped, env=cache, expect=2)
+    assert all(word in last_line(refused) for word in ("--resume", "--force", "stopped at the step after step 2;"))
+    again = run(*stopped, "--force", env=cache)
+    assert "Starting over" in again.stderr and (tmp_path / "out" / "config.json").exists()
     assert not (tmp_path / "out.steps").exists() and not (tmp_path / "out.partial").exists()
 
 
-def test_finished_steps_are_not_done_again_and_their_results_are_kept(start, stopped, tmp_path):
-    stdout, stderr = finish(start([*stopped, "--resume", "--json"]))
-    assert "Resuming at the step after step 2" in stderr
-    shown = json.loads(stdout)["steps"]
+def test_finished_steps_are_not_done_again_and_their_results_are_kept(run, stopped, cache, tmp_path):
+    again = run(*stopped, "--resume", "--json", env=cache)
+    assert "Resuming at the step after step 2" in again.stderr
+    shown = again.json()["steps"]
     assert shown[0]["result"]["removed"] and shown[1]["result"]["perplexity"]  # printed for people in the run before
     assert (tmp_path / "out" / "config.json").exists()
 
 
-def test_steps_that_were_done_may_not_change_but_later_ones_may(start, stopped, tmp_path):
+def test_steps_that_were_done_may_not_change_but_later_ones_may(run, stopped, cache, tmp_path):
     path = pathlib.Path(stopped[1])
     recipe = json.loads(path.read_text())
-    recipe["steps"][3]["seqlen"] = 64
+    recipe["steps"][3]["seqlen"] = 32
     path.write_text(json.dumps(recipe))
     recipe["steps"][0]["layers"] = 3
     path.with_name("other.json").write_text(json.dumps(recipe))
-    _, stderr = finish(start([stopped[0], path.with_name("other.json"), *stopped[2:], "--resume"]), expect=2)
-    assert "step 1 of 4 (depth streamline)" in stderr and "--layers 3" in stderr and "--layers 2" in stderr
-    finish(start([*stopped, "--resume"]))
+    refused = run(stopped[0], path.with_name("other.json"), *stopped[2:], "--resume", env=cache, expect=2)
+    assert all(word in last_line(refused) for word in ("step 1 of 4 (depth streamline)", "--layers 3", "--layers 2"))
+    run(*stopped, "--resume", env=cache)
 
 
-def test_another_model_is_refused(start, stopped, tiny_model):
-    _, stderr = finish(start([*stopped[:2], tiny_model("llama"), *stopped[3:], "--resume"]), expect=2)
-    assert "another job" in stderr and "model" in stderr
+def test_another_model_is_refused(run, stopped, tiny_model, cache):
+    refused = run(*stopped[:2], tiny_model("llama"), *stopped[3:], "--resume", env=cache, expect=2)
+    assert "another job" in last_line(refused) and "model" in last_line(refused)
 
 
 def test_a_step_that_fails_leaves_those_before_it_to_go_on_from(run, llama, text_file, tmp_path):

@@ -1,40 +1,32 @@
 """Runs that are killed or stopped, and go on: they end with the bytes of a run that nobody disturbed."""
 
 import json
-import pathlib
 import random
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 
-# A journal at every layer boundary: the runs here are too short for the usual pace.
-EVERY = {"DYNSLICE_JOURNAL": "every"}
-WORK = ["--samples", "24", "--seqlen", "128"]
+LAYERS = 3
+# Two chunks of the residual stream, of 2048 tokens at most.
+WORK = ["--samples", "18", "--seqlen", "128"]
+SHORT = ["--samples", "12", "--seqlen", "64"]
 
 
 @pytest.fixture(scope="module")
 def model(tiny_model):
-    return tiny_model("llama", num_hidden_layers=20, max_shard_size="1GB")
+    return tiny_model("llama", num_hidden_layers=LAYERS)
 
 
 @pytest.fixture
-def cache(tmp_path):
-    return {**EVERY, "DYNSLICE_CACHE": str(tmp_path / "cache")}
+def stop(run):
+    """stop(arguments, "slicing:2") -> Result of a run that was killed behind the second save of slicing."""
 
+    def until(arguments, after, expect=-signal.SIGKILL):
+        return run(*arguments, env={"DYNSLICE_JOURNAL": "every", "DYNSLICE_STOP_AFTER": after}, expect=expect)
 
-@pytest.fixture
-def start(binary):
-    """start(arguments, env) -> the running program."""
-    import os
-
-    def begin(arguments, env):
-        return subprocess.Popen([binary, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_WAIT_POLICY": "passive", **env})
-
-    return begin
+    return until
 
 
 def content(path):
@@ -44,175 +36,151 @@ def content(path):
     return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
 
 
-def kill_and_resume(start, arguments, env, moments):
-    """Starts the command with --resume again and again and kills it after these times; returns the last, whole run."""
-    killed, resumed = 0, 0
-    for moment in moments:
-        running = start([*arguments, "--resume"], env)
-        try:
-            _, stderr = running.communicate(timeout=moment)
-            assert running.returncode == 0, stderr
-            return killed, resumed, running
-        except subprocess.TimeoutExpired:
-            running.send_signal(signal.SIGKILL)
-            _, stderr = running.communicate()
-            resumed += "Resuming at" in stderr
-            killed += running.returncode == -signal.SIGKILL
-    running = start([*arguments, "--resume"], env)
-    running.stdout_text, stderr = running.communicate(timeout=300)
-    assert running.returncode == 0, stderr
-    resumed += "Resuming at" in stderr
-    return killed, resumed, running
-
-
-def wait_for(path, running):
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert running.poll() is None and time.monotonic() < deadline, running.stderr.read()
-        time.sleep(0.002)
-
-
-def stop_midway(start, arguments, env, journal, number=signal.SIGKILL, until="journal.json"):
-    """Starts the command and sends the signal as soon as something is in its journal. -> exit code, stderr"""
-    running = start(arguments, env)
-    wait_for(journal / until, running)
-    running.send_signal(number)
-    _, stderr = running.communicate(timeout=60)
-    return running.returncode, stderr
-
-
 def message(stderr):
     last = stderr.splitlines()[-1]
     assert last.startswith("dynslice: "), stderr
     return last
 
 
-# --- kills at random moments ------------------------------------------------------------------------------------
+def walk(phase, layers=LAYERS):
+    """Where runs resume that were killed at every layer boundary of a walk."""
+    return [f"layer {k} of {layers} ({phase})" for k in range(2, layers + 1)] + [f"the end of layer {layers} ({phase})"]
 
 
-def test_slice_killed_twenty_times_at_random_moments_writes_the_same_bytes(run, start, model, text_file, tmp_path):
-    arguments = ["slice", model, "--avg", "25%", "--calib", text_file, *WORK, "-o", tmp_path / "out"]
-    began = time.monotonic()
-    run(*arguments, env=EVERY)
-    seconds = time.monotonic() - began
-    expected = content(tmp_path / "out")
+# --- kills at every save ----------------------------------------------------------------------------------------
+
+
+def test_slice_killed_at_every_save_writes_the_same_bytes(run, kill_and_resume, tiny_model, text_file, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["slice", tiny_model("llama", num_hidden_layers=12), "--avg", "25%", "--calib", text_file, *WORK, "-o", out]
+    run(*arguments)
+    expected = content(out)
     assert set(expected) >= {"model.safetensors", "config.json", "dynslice.json"}
     assert not any(name.startswith("journal") for name in expected)
+    shutil.rmtree(out)
+
+    def there_is_no_half_checkpoint():
+        assert not out.exists() and (tmp_path / "out.partial").exists()
+
+    killed = kill_and_resume(arguments, after_kill=there_is_no_half_checkpoint)
+    assert killed.places == [*walk("scoring", 12), "the step after scoring", *walk("slicing", 12)]  # 25 kills
+    assert content(out) == expected and not (tmp_path / "out.partial").exists()
+
+
+SCORING = [*walk("scoring"), "the step after scoring"]
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--basis", "layer"], [*SCORING, *walk("slicing")]),
+        (["--refit", "all"], [*SCORING, *walk("slicing")]),
+        (["--basis", "global"], walk("slicing", 2 * LAYERS)),  # to the basis, and from it on
+    ],
+    ids=["layer", "refit", "global"],
+)
+def test_slice_in_fewer_bases_goes_on_with_the_walk_it_was_in(run, kill_and_resume, model, text_file, tmp_path, options, expected):
+    arguments = ["slice", model, "--avg", "25%", *options, "--calib", text_file, *SHORT, "-o", tmp_path / "out"]
+    run(*arguments)
+    whole = content(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-
-    chosen = random.Random(20)
-    kills = resumes = rounds = 0
-    while kills < 20 or resumes < 5:
-        # Start-up is a good part of such a short run: kills in it meet a journal that nothing was added to.
-        moments = [chosen.uniform(0.3, 1.0) * seconds for _ in range(max(1, min(5, 20 - kills)))]
-        killed, resumed, _ = kill_and_resume(start, arguments, EVERY, moments)
-        kills, resumes, rounds = kills + killed, resumes + resumed, rounds + 1
-        # How long a run takes depends on what else the machine does: too late for most, or too early for a journal.
-        seconds *= 0.8 if killed < len(moments) else 1.1 if resumed == 0 else 1
-        assert content(tmp_path / "out") == expected, f"after {kills} kills"
-        assert not (tmp_path / "out.partial").exists()
-        shutil.rmtree(tmp_path / "out")
-        assert rounds < 60, f"{kills} kills and {resumes} resumed runs only"
+    assert kill_and_resume(arguments, stops=("1",)).places == expected
+    assert content(tmp_path / "out") == whole
 
 
-def test_slice_with_base_auto_and_shards_goes_on_from_its_trials(run, start, model, text_file, tmp_path):
-    arguments = ["slice", model, "--avg", "7%", "--base", "auto", "--calib", text_file, "--samples", "12", "--seqlen", "64", "-o", tmp_path / "out"]
-    began = time.monotonic()
-    run(*arguments, env=EVERY)
-    seconds = time.monotonic() - began
-    expected = content(tmp_path / "out")
+def test_slice_by_the_loss_goes_on_with_its_gradients_and_its_walk(run, kill_and_resume, model, text_file, tmp_path):
+    options = ["--avg", "25%", "--basis", "global", "--directions", "loss", "--refit", "dense"]
+    arguments = ["slice", model, *options, "--calib", text_file, *SHORT, "-o", tmp_path / "out"]
+    run(*arguments)
+    whole = content(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    chosen = random.Random(4)
-    kill_and_resume(start, arguments, EVERY, [chosen.uniform(0.2, 0.9) * seconds for _ in range(4)])
-    assert content(tmp_path / "out") == expected
+    killed = kill_and_resume(arguments, stops=("1",))
+    assert killed.places[-2 * LAYERS:] == walk("slicing", 2 * LAYERS) and any("gradients" in place for place in killed.places)
+    assert content(tmp_path / "out") == whole
 
 
-@pytest.mark.parametrize("options", [["--basis", "layer"], ["--refit", "all"], ["--basis", "global"], ["--basis", "global", "--directions", "loss", "--refit", "dense"]],
-                         ids=" ".join)  # fmt: skip
-def test_slice_in_fewer_bases_goes_on_with_the_walk_it_was_in(run, start, model, text_file, tmp_path, options):
-    arguments = ["slice", model, "--avg", "25%", *options, "--calib", text_file, *WORK, "-o", tmp_path / "out"]
-    began = time.monotonic()
-    run(*arguments, env=EVERY)
-    seconds = time.monotonic() - began
-    expected = content(tmp_path / "out")
+def test_slice_with_base_auto_goes_on_from_its_trials(run, kill_and_resume, model, text_file, tmp_path):
+    arguments = ["slice", model, "--avg", "7%", "--base", "auto", "--calib", text_file, *SHORT, "-o", tmp_path / "out"]
+    run(*arguments)
+    whole = content(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    chosen = random.Random(6)
-    kill_and_resume(start, arguments, EVERY, [chosen.uniform(0.3, 0.95) * seconds for _ in range(5)])
-    assert content(tmp_path / "out") == expected
+    killed = kill_and_resume(arguments, stops=("3", "4:data", "4:state"))
+    assert killed.kills >= 4 and any("base trial" in place for place in killed.places)
+    assert content(tmp_path / "out") == whole
 
 
 @pytest.mark.parametrize("metric", ["lr", "window:3"])
-def test_score_killed_writes_the_same_file(run, start, model, text_file, tmp_path, metric):
+def test_score_killed_writes_the_same_file(run, kill_and_resume, model, text_file, tmp_path, metric):
     file = tmp_path / "scores.json"
     arguments = ["score", model, "--metric", metric, "--calib", text_file, *WORK, "-o", file]
-    run(*arguments, env=EVERY)
+    run(*arguments)
     expected = content(file)
     file.unlink()
-    code, _ = stop_midway(start, arguments, EVERY, tmp_path / "scores.json.partial")
-    assert code == -signal.SIGKILL and not file.exists()
-    again = run(*arguments, "--resume", env=EVERY)
-    assert "Resuming at" in again.stderr and content(file) == expected
-    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+    killed = kill_and_resume(arguments, after_kill=lambda: file.exists() and pytest.fail("half a file"))
+    assert killed.places == [*walk("scoring"), "the step after scoring"]
+    assert content(file) == expected and [path.name for path in tmp_path.iterdir()] == ["scores.json"]
 
 
-def test_plan_base_auto_killed_writes_the_same_file(run, start, model, text_file, tmp_path):
+def test_plan_base_auto_killed_writes_the_same_file(run, kill_and_resume, model, text_file, tmp_path):
     file = tmp_path / "plan.json"
-    arguments = ["plan", model, "--avg", "5%", "--base", "auto", "--calib", text_file, "--samples", "12", "--seqlen", "64", "-o", file]
-    began = time.monotonic()
-    run(*arguments, env=EVERY)
-    seconds = time.monotonic() - began
+    arguments = ["plan", model, "--avg", "5%", "--base", "auto", "--calib", text_file, *SHORT, "-o", file]
+    run(*arguments)
     expected = content(file)
     file.unlink()
-    chosen = random.Random(5)
-    kill_and_resume(start, arguments, EVERY, [chosen.uniform(0.3, 0.9) * seconds for _ in range(3)])
+    killed = kill_and_resume(arguments, stops=("3", "4:data", "4:state"))
+    assert killed.kills >= 4 and any("base trial" in place for place in killed.places)
     assert content(file) == expected and [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 @pytest.mark.parametrize("against", [False, True])
-def test_eval_killed_gives_the_same_figures_and_leaves_nothing(run, start, model, tiny_model, text_file, tmp_path, cache, against):
+def test_eval_killed_gives_the_same_figures_and_leaves_nothing(run, kill_and_resume, model, tiny_model, text_file, tmp_path, against):
     more = ["--against", tiny_model("llama", seed=1)] if against else []
     arguments = ["eval", model, "--ppl", text_file, *WORK, *more, "--json"]
-    expected = json.loads(run(*arguments, env=cache).stdout)
+    cache = {"DYNSLICE_CACHE": tmp_path / "cache"}
     journals = tmp_path / "cache" / "journals"
-    assert not list(journals.iterdir())
-    running = start(arguments, cache)
-    deadline = time.monotonic() + 60
-    while not list(journals.glob("eval-*/journal.json")) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    running.kill()
-    running.communicate()
-    assert list(journals.glob("eval-*/journal.json"))
-    again = run(*arguments, "--resume", env=cache)
-    found = json.loads(again.stdout)
-    assert "Resuming at" in again.stderr
+    expected = run(*arguments, env=cache).json()
+    assert not journals.exists() or not list(journals.iterdir())
+    killed = kill_and_resume(arguments, stops=("1",), env=cache, after_kill=lambda: list(journals.glob("eval-*/journal.json")) or pytest.fail("no journal"))
+    assert killed.places == walk("evaluation", 2 * LAYERS if against else LAYERS)
+    found = killed.done.json()
     assert found["perplexity"] == expected["perplexity"] and found["provenance"] == expected["provenance"]
     assert found.get("divergence") == expected.get("divergence")
     assert not list(journals.iterdir())
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "slicing", "slicing:", ":2", "1:late", "1:INT:data", "2:HUP", "1:", "1:saved:", "9999999999"])
+def test_a_fault_point_that_cannot_be_is_wrong_usage(run, model, text_file, tmp_path, value):
+    refused = run("slice", model, "--avg", "25%", "--calib", text_file, *SHORT, "-o", tmp_path / "out", env={"DYNSLICE_STOP_AFTER": value}, expect=2)
+    assert f"DYNSLICE_STOP_AFTER={value}: " in message(refused.stderr) and "[PHASE:]N" in message(refused.stderr)
+    assert not list(tmp_path.iterdir())
 
 
 # --- what resuming asks for -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def stopped(start, model, text_file, tmp_path):
-    """A slice that was killed, and its arguments."""
-    arguments = ["slice", model, "--avg", "25%", "--calib", text_file, *WORK, "-o", tmp_path / "out"]
-    code, _ = stop_midway(start, arguments, EVERY, tmp_path / "out.partial")
-    assert code == -signal.SIGKILL
-    return arguments
+def sliced(model, text_file, tmp_path):
+    """The arguments of a slice."""
+    return ["slice", model, "--avg", "25%", "--calib", text_file, *WORK, "-o", tmp_path / "out"]
+
+
+@pytest.fixture
+def stopped(stop, sliced):
+    """The arguments of a slice that was killed behind the second of its layers, when weights had been written."""
+    stop(sliced, "slicing:2")
+    return sliced
 
 
 def test_a_stopped_run_is_not_dropped_silently(run, stopped, tmp_path):
-    refused = run(*stopped, env=EVERY, expect=2)
+    refused = run(*stopped, expect=2)
     assert "--resume" in message(refused.stderr) and "--force" in message(refused.stderr)
-    assert "of 20" in message(refused.stderr)
-    assert "Resuming at" in run(*stopped, "--resume", env=EVERY).stderr
-
+    assert f"stopped at layer 3 of {LAYERS} (slicing);" in message(refused.stderr)
+    assert f"Resuming at layer 3 of {LAYERS} (slicing)" in run(*stopped, "--resume").stderr
     assert not (tmp_path / "out.partial").exists()
 
 
 def test_force_starts_over(run, stopped, tmp_path):
-    again = run(*stopped, "--force", env=EVERY)
+    again = run(*stopped, "--force")
     assert "Starting over" in again.stderr and "Resuming" not in again.stderr
     assert not (tmp_path / "out.partial").exists() and (tmp_path / "out" / "config.json").exists()
 
@@ -230,7 +198,7 @@ def test_another_job_is_refused_by_the_option_that_differs(run, stopped, tmp_pat
     other = [new[0] if old and argument == old[0] else argument for argument in stopped] if old else [*stopped, *new]
     if new[0] == "--threads":
         other = [*stopped, "--threads", "3"]
-    refused = run(*other, "--resume", env=EVERY, expect=2)
+    refused = run(*other, "--resume", expect=2)
     for word in [*words, "another job"]:
         assert word in message(refused.stderr), refused.stderr
     assert (tmp_path / "out.partial" / "journal.json").exists()
@@ -240,10 +208,10 @@ def test_another_text_and_another_model_are_refused(run, stopped, text_file, mod
     longer = tmp_path / "text.txt"
     longer.write_text("The river. " + text_file.read_text())
     other = [longer if argument == text_file else argument for argument in stopped]
-    assert "--calib" in message(run(*other, "--resume", env=EVERY, expect=2).stderr)
+    assert "--calib" in message(run(*other, "--resume", expect=2).stderr)
     copied = shutil.copytree(model, tmp_path / "model")
     other = [copied if argument == model else argument for argument in stopped]
-    assert "model" in message(run(*other, "--resume", env=EVERY, expect=2).stderr)
+    assert "model" in message(run(*other, "--resume", expect=2).stderr)
 
 
 def test_resume_without_anything_to_resume_starts_from_the_beginning(run, model, text_file, tmp_path):
@@ -274,17 +242,8 @@ def flip(path, position):
         file.write(bytes([byte[0] ^ 1]))
 
 
-def test_a_damaged_journal_is_one_clear_line(run, start, model, text_file, tmp_path):
-    stopped = ["slice", model, "--avg", "25%", "--calib", text_file, *WORK, "-o", tmp_path / "out"]
+def test_a_damaged_journal_is_one_clear_line(run, stopped, tmp_path):
     partial = tmp_path / "out.partial"
-    running = start(stopped, EVERY)
-    wait_for(partial / "model.safetensors", running)  # slicing has begun: what is damaged may be a weight, too
-    first = (partial / "journal.json").read_bytes()
-    deadline = time.monotonic() + 60
-    while (partial / "journal.json").read_bytes() == first and time.monotonic() < deadline:
-        time.sleep(0.002)
-    running.send_signal(signal.SIGKILL)
-    running.communicate(timeout=60)
     kept = shutil.copytree(partial, tmp_path / "kept")
     [stream] = [path.name for path in partial.glob("journal-*.bin")]
     state_size, stream_size = (kept / "journal.json").stat().st_size, (kept / stream).stat().st_size
@@ -302,40 +261,37 @@ def test_a_damaged_journal_is_one_clear_line(run, start, model, text_file, tmp_p
             flip(partial / "model.safetensors", 8 + int.from_bytes((partial / "model.safetensors").read_bytes()[:8], "little"))
         else:
             flip(partial / name, position)
-        refused = run(*stopped, "--resume", env=EVERY, expect=3)
+        refused = run(*stopped, "--resume", expect=3)
         assert "damaged" in message(refused.stderr) and "without --resume" in message(refused.stderr), (name, position)
-    again = run(*stopped, env=EVERY, expect=None)  # what cannot be resumed may be dropped
-    assert again.code == 2 or "Starting over" in again.stderr
+    assert "--resume" in message(run(*stopped, expect=2).stderr)  # weights are looked at by a run that goes on
+    flip(partial / "journal.json", state_size // 2)
+    again = run(*stopped)  # what cannot be resumed may be dropped
+    assert "Starting over" in again.stderr and "its journal is damaged" in again.stderr
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
-def test_a_stopped_slice_says_how_to_go_on(run, start, model, text_file, tmp_path, number):
-    arguments = ["slice", model, "--avg", "25%", "--calib", text_file, *WORK, "-o", tmp_path / "out"]
-    run(*arguments, env=EVERY)
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_a_stopped_slice_says_how_to_go_on(run, stop, sliced, tmp_path, name):
+    run(*sliced)
     expected = content(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    code, stderr = stop_midway(start, arguments, EVERY, tmp_path / "out.partial", number)
-    assert code == 130
-    said = message(stderr)
-    assert said.startswith("dynslice: interrupted") and "of 20" in said and said.endswith("--resume")
-    command = said[said.index(": ", said.index("go on")) + 2:]
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)  # as it was told
-    assert done.returncode == 0 and "Resuming at" in done.stderr, done.stderr
+    stopped = stop(sliced, f"slicing:2:{name}", expect=130)
+    assert stopped.stdout == "" and not (tmp_path / "out").exists()
+    place = f"layer 3 of {LAYERS} (slicing)"
+    said = message(stopped.stderr)
+    assert said.startswith(f"dynslice: interrupted; to go on from {place}: ") and said.endswith(" --resume")
+    told = said[said.index(f"{place}: ") + len(f"{place}: "):]
+    done = subprocess.run(told, shell=True, capture_output=True, text=True, timeout=120)  # as it was told
+    assert done.returncode == 0 and f"Resuming at {place}" in done.stderr, done.stderr
     assert content(tmp_path / "out") == expected
 
 
-def test_a_second_ctrl_c_ends_at_once_and_can_be_resumed(run, start, model, text_file, tmp_path):
-    arguments = ["slice", model, "--avg", "25%", "--calib", text_file, *WORK, "-o", tmp_path / "out"]
-    running = start(arguments, EVERY)
-    wait_for(tmp_path / "out.partial" / "journal.json", running)
-    running.send_signal(signal.SIGINT)
-    running.send_signal(signal.SIGINT)
-    running.communicate(timeout=60)
-    assert running.returncode in (130, -signal.SIGINT)
-    assert "Resuming at" in run(*arguments, "--resume", env=EVERY).stderr
+@pytest.mark.parametrize("moment, place", [("data", 2), ("state", 2), ("saved", 3)])
+def test_a_second_ctrl_c_ends_at_once_and_can_be_resumed(run, stop, sliced, moment, place):
+    stop(sliced, f"slicing:2:{moment}:INT:INT", expect=-signal.SIGINT)
+    assert f"Resuming at layer {place} of {LAYERS} (slicing)" in run(*sliced, "--resume").stderr
 
 
 # --- determinism ------------------------------------------------------------------------------------------------

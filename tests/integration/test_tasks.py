@@ -4,11 +4,8 @@ import hashlib
 import http.server
 import json
 import math
-import os
 import shutil
-import subprocess
 import threading
-import time
 import urllib.parse
 
 import pytest
@@ -161,25 +158,12 @@ def test_against_tells_what_flipped(evaluate, tiny_model, tmp_path):
     assert same["stability"] == pytest.approx(1) and same["flipped"] == {"lost": [], "gained": [], "changed": []}
 
 
-def test_a_killed_run_goes_on(binary, run, tiny_model, data, clean, tmp_path):
-    """Stopped at a layer boundary again and again; the result is an undisturbed run's."""
+def test_a_killed_run_goes_on(kill_and_resume, run, tiny_model, data, clean, tmp_path):
+    """Stopped at every layer boundary of both models' walks; the result is an undisturbed run's."""
     command = ["eval", tiny_model("llama"), "--tasks", "piqa", "--against", tiny_model("llama", seed=9), "--data-dir", data, "--log-samples"]
     run(*command, tmp_path / "whole", env=clean)
-    env = {**os.environ, **{key: str(value) for key, value in clean.items()}, "DYNSLICE_JOURNAL": "every"}
-    said = ""
-    for delay in (0.0, 0.02, 0.05, None):
-        running = subprocess.Popen([binary, *map(str, command), tmp_path / "parts", "--resume"], stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, text=True, env=env)
-        journals = lambda: {path: path.read_bytes() for path in (clean["DYNSLICE_CACHE"] / "journals").glob("eval-tasks-*/journal.json")}  # noqa: E731
-        if delay is not None:
-            before = journals()
-            while running.poll() is None and journals() == before:
-                time.sleep(0.001)
-            time.sleep(delay)
-            running.kill()
-        said += running.communicate(timeout=120)[1]
-    assert running.returncode == 0
-    assert "Resuming at" in said and "answers" in said
+    killed = kill_and_resume([*command, tmp_path / "parts"], env=clean)
+    assert killed.kills >= 7
     assert (tmp_path / "parts").read_text() == (tmp_path / "whole").read_text()
     assert not list((clean["DYNSLICE_CACHE"] / "journals").glob("eval-tasks-*"))
 

@@ -17,8 +17,8 @@ namespace dynslice {
 // or is larger than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
-// Writes `content` to a temporary file beside `path`, syncs it, calls `before_rename` when there is one, and renames the
-// file to `path`. Throws kOutOfResources when the disk is full, kMissingData when the folder cannot be written.
+// Writes `content` to a temporary file beside `path`, syncs it, calls `before_rename` when there is one, and renames
+// the file to `path`. Throws kOutOfResources when the disk is full, kMissingData when the folder cannot be written.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content,
                            const std::function<void()>& before_rename = {});
 

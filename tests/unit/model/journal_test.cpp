@@ -168,16 +168,18 @@ TEST_F(JournalOf, AKillWithinASaveLeavesTheOldStateOrTheNew) {
     int64_t next;
     std::vector<std::string> files;
   };
-  const std::vector<Case> cases = {{SaveMoment::kData, 2, {"journal-3.bin", "journal-4.bin", "journal.json"}},
-                                   {SaveMoment::kState, 2, {"journal-3.bin", "journal-4.bin", "journal.json", "partial"}},
-                                   {SaveMoment::kSaved, 3, {"journal-4.bin", "journal.json"}}};
+  const std::vector<Case> cases = {
+      {SaveMoment::kData, 2, {"journal-3.bin", "journal-4.bin", "journal.json"}},
+      {SaveMoment::kState, 2, {"journal-3.bin", "journal-4.bin", "journal.json", "partial"}},
+      {SaveMoment::kSaved, 3, {"journal-4.bin", "journal.json"}}};
   for (const Case& expected : cases) {
     fs::remove_all(place_);
     Held held, found;
     keep_two_layers(held);
     const FaultPoint fault("slicing", 1, expected.moment, {SIGKILL});
     const auto save = [&] {
-      Journal journal(std::make_shared<WorkFolder>(place_), kFingerprint, {}, {.resume = true, .pace = JournalPace::kEvery, .fault = fault});
+      Journal journal(std::make_shared<WorkFolder>(place_), kFingerprint, {},
+                      {.resume = true, .pace = JournalPace::kEvery, .fault = fault});
       journal.save("slicing", 3, 9, held.state());
     };
     EXPECT_EXIT(save(), ::testing::KilledBySignal(SIGKILL), "");
