@@ -134,7 +134,7 @@ def test_plan_base_auto_killed_writes_the_same_file(run, kill_and_resume, model,
 
 @pytest.mark.parametrize("against", [False, True])
 def test_eval_killed_gives_the_same_figures_and_leaves_nothing(run, kill_and_resume, model, tiny_model, text_file, tmp_path, against):
-    more = ["--against", tiny_model("llama", seed=1)] if against else []
+    more = ["--against", tiny_model("llama", seed=1, num_hidden_layers=LAYERS)] if against else []
     arguments = ["eval", model, "--ppl", text_file, *WORK, *more, "--json"]
     cache = {"DYNSLICE_CACHE": tmp_path / "cache"}
     journals = tmp_path / "cache" / "journals"
