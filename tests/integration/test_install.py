@@ -38,7 +38,7 @@ def clean_environment():
 
 def run_clean(command, environment, **options):
     done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          env=environment, timeout=800, **options)
+                          env=environment, timeout=1800, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
 
