@@ -68,8 +68,8 @@ export_peers() {
   say "llama.cpp: ${DYNSLICE_LLAMA_PERPLEXITY:-none (tools/setup.sh --tests builds it)}"
 }
 
-# The names of skipped tests, from the JUnit files of CTest and of every pytest run; without an NVIDIA driver not those
-# that need a CUDA device (tools/gpu_check.sh runs them).
+# The names of skipped tests, from the JUnit files of CTest, of every room's unit tests and of every pytest run; without
+# an NVIDIA driver not those that need a CUDA device (tools/gpu_check.sh runs them).
 skipped_tests() {
   local device=no
   has_nvidia_driver && device=yes
@@ -80,9 +80,9 @@ import xml.etree.ElementTree as xml
 for path in sorted(pathlib.Path(sys.argv[1]).glob("*.xml")):
     for case in xml.parse(path).iter("testcase"):
         skip = case.find("skipped")
-        if skip is not None and not (sys.argv[2] == "no" and ".Cuda" in case.get("name")):
-            prefix = "" if path.name == "ctest.xml" else path.stem + ": "
-            print(prefix + case.get("name"), "-", (skip.get("message") or "no reason given").splitlines()[0])
+        name = case.get("name") if path.name == "ctest.xml" else f"{path.stem}: {case.get('classname')}.{case.get('name')}"
+        if skip is not None and not (sys.argv[2] == "no" and " Cuda" in name):
+            print(name, "-", (skip.get("message") or "no reason given").splitlines()[-1])
 PYTHON
 }
 
