@@ -214,7 +214,7 @@ def test_ctrl_c_ends_it_in_the_middle(binary, llama, tmp_path):
     process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=follower)
     os.close(follower)
     shown = Reader(leader)
-    shown.wait_for("Writing .*bytes/s")
+    shown.wait_for("Writing .*B/s")
     process.send_signal(signal.SIGINT)
     assert shown.rest().splitlines()[-1] == "dynslice: interrupted"
     os.close(leader)
