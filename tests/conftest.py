@@ -233,9 +233,8 @@ def text_file(tmp_path_factory):
 VOCABULARY = 512
 
 
-@pytest.fixture(scope="session")
-def tiny_tokenizer():
-    """A byte-level BPE tokenizer of 512 entries, trained here."""
+def train_tokenizer():
+    """A byte-level BPE tokenizer of 512 entries."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -246,6 +245,11 @@ def tiny_tokenizer():
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator([make_text(3000, seed=2)], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    return train_tokenizer()
 
 
 def tiny_config(family, **overrides):
@@ -274,27 +278,31 @@ def randomize(model, seed):
                 parameter.copy_(noise * parameter.shape[-1] ** -0.5)
 
 
+def save_tiny_model(folder, tokenizer, family, seed=0, dtype="float32", max_shard_size="1GB", **config):
+    """A random model as transformers saves it, with a tokenizer."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_config(tiny_config(family, **config))
+    randomize(model, seed)
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
+    tokenizer.save_pretrained(folder)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_tokenizer):
     """tiny_model("llama" | "mistral" | "qwen2", seed=0, dtype="float32", max_shard_size="1GB", **config) -> folder.
 
-    A random model as transformers saves it, with a tokenizer. The same arguments give the same folder: tests read
-    it and write elsewhere. Load the tokenizer with PreTrainedTokenizerFast: AutoTokenizer puts Qwen2's own
-    pre-tokenizer in the place of the one in tokenizer.json.
+    The same arguments give the same folder: tests read it and write elsewhere. Load the tokenizer with
+    PreTrainedTokenizerFast: AutoTokenizer puts Qwen2's own pre-tokenizer in the place of the one in tokenizer.json.
     """
     made = {}
 
     def make(family="llama", seed=0, dtype="float32", max_shard_size="1GB", **config):
         key = json.dumps([family, seed, dtype, max_shard_size, config], sort_keys=True)
         if key not in made:
-            import torch
-            import transformers
-
-            model = transformers.AutoModelForCausalLM.from_config(tiny_config(family, **config))
-            randomize(model, seed)
             made[key] = tmp_path_factory.mktemp(family)
-            model.to(getattr(torch, dtype)).save_pretrained(made[key], max_shard_size=max_shard_size)
-            tiny_tokenizer.save_pretrained(made[key])
+            save_tiny_model(made[key], tiny_tokenizer, family, seed, dtype, max_shard_size, **config)
         return made[key]
 
     return make

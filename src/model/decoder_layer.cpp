@@ -1,5 +1,8 @@
 #include "dynslice/model/decoder_layer.h"
 
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -255,6 +258,9 @@ LayerContext make_position_context(const ModelConfig& config, int64_t positions,
 }
 
 LayerContext make_layer_context(const ModelConfig& config, int64_t window_length, at::Device device) {
+  // A walk makes it once, and may take gradients later: autograd refuses to save tensors of inference mode.
+  const c10::InferenceMode may_be_saved_for_backward(false);
+  const c10::NoGradGuard no_gradients;
   LayerContext context = make_position_context(config, window_length, device);
   if (config.sliding_window.value_or(window_length) < window_length) {
     context.sliding_mask = attention_mask(0, window_length, *config.sliding_window, device);

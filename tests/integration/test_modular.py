@@ -41,6 +41,13 @@ def test_equal_sizes_give_an_ordinary_checkpoint(modular, run, text_file, tmp_pa
     assert shown["parameters"] == done["parameters"]["after"] == done["parameters"]["before"] - 6 * 3 * 40 * 64
 
 
+def test_gradients_pass_through_windows_that_slide(modular, tiny_model, tmp_path):
+    """The mask of a sliding window is made before gradients are asked for."""
+    sliding = tiny_model("mistral", sliding_window=32)
+    done = modular(tmp_path / "out", "--avg", "25%", model=sliding)
+    assert done["plan"]["allocator"] == "blend" and sizes(tmp_path / "out") == done["plan"]["dims"]
+
+
 def test_the_loss_decides_which_layer_loses_how_much(modular, tmp_path):
     done = modular(tmp_path / "out", "--avg", "25%", "--allocate", "loss", "--attention", "keep")
     assert done["plan"]["allocator"] == "loss" and len(set(done["plan"]["dims"])) > 1 and "heads" not in done["plan"]

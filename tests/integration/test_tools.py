@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import runpy
 import shutil
 import sys
@@ -11,7 +12,7 @@ import zipfile
 
 import pytest
 
-from conftest import REPOSITORY, make_text
+from conftest import BUILD, REPOSITORY, make_text
 
 TOOLS = REPOSITORY / "tools"
 
@@ -21,6 +22,8 @@ RUN_BY = {
     "bench_peers.py": ["test_bench_makes_all_tables_without_peers", "test_bench_measures_its_peers_and_updates_the_page"],
     "bench_slicegpt.py": ["test_bench_measures_its_peers_and_updates_the_page", "test_bench_slicegpt_says_that_the_checkout_is_missing"],
     "bench_transformers.py": ["test_bench_measures_its_peers_and_updates_the_page"],
+    "compare_builds.py": ["test_compare_builds_sees_what_differs", "test_compare_builds_passes_over_times"],
+    "compare_builds.sh": ["test_compare_builds_needs_the_python_of_the_tests"],
     "compare_lm_eval.py": ["test_compare_lm_eval_finds_the_harness_in_agreement"],
     "compare_methods.py": ["test_compare_methods_tabulates_and_keeps_what_it_measured"],
     "demo.sh": ["test_the_demo_ends_with_a_table_and_what_to_do_next"],
@@ -40,6 +43,8 @@ REQUIRED = {
     "bench_peers.py": ["--dynslice", "D", "--model", "M", "--text", "T", "--llama", "L", "--python", "P"],
     "bench_slicegpt.py": ["--slicegpt", "S", "--model", "M", "--text", "T"],
     "bench_transformers.py": ["--model", "M", "--text", "T"],
+    "compare_builds.py": ["test_compare_builds_sees_what_differs", "test_compare_builds_passes_over_times"],
+    "compare_builds.sh": ["test_compare_builds_needs_the_python_of_the_tests"],
     "compare_lm_eval.py": ["--model", "M"],
     "compare_methods.py": ["--model", "M", "--work", "W"],
     "demo_text.py": ["HTML_FOLDER", "OUTPUT_FOLDER"],
@@ -75,14 +80,17 @@ def tool_in_this_process(monkeypatch, capfd):
     For those that import transformers, which takes many times as long as what they do here.
     """
 
-    def run(name, *arguments):
+    def run(name, *arguments, expect=0):
         monkeypatch.setattr(sys, "argv", [str(TOOLS / name), *map(str, arguments)])
         capfd.readouterr()
+        code = 0
         try:
             runpy.run_path(str(TOOLS / name), run_name="__main__")
         except SystemExit as end:
-            assert not end.code, f"{name}: exit code {end.code}"
-        return capfd.readouterr().out
+            code = end.code or 0
+        printed = capfd.readouterr()
+        assert code == expect, f"{name}: exit code {code}\n{printed.out}{printed.err}"
+        return printed.out
 
     return run
 
@@ -384,6 +392,43 @@ def test_the_tests_are_set_up_first(tool, fresh_machine, calls, scratch_tests, t
     assert calls("ninja") == [f"-C {scratch_tests} -j 2"]
     assert result.code == 0 and "unit.good" in result.stdout
     assert f"test: older transformers: {old_transformers}" in result.stderr.splitlines()
+
+
+# ---- compare_builds ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compare_builds(tool_in_this_process, monkeypatch):
+    """compare_builds(PROGRAM, regex) -> what is printed when our build is compared with this program."""
+    monkeypatch.delenv("DYNSLICE_TEST_MODEL", raising=False)
+    return lambda program, only, expect=0: tool_in_this_process("compare_builds.py", BUILD, program, "--only", only, expect=expect)
+
+
+def test_compare_builds_passes_over_times(compare_builds):
+    printed = compare_builds(BUILD, "^score llama.*lr|^slice mistral --avg 25% --basis")
+    lines = printed.splitlines()
+    assert lines[0].startswith("same: score llama") and lines[0].endswith("(1 files)")
+    assert lines[1].startswith("same: slice mistral") and lines[-1] == "2 commands, 0 differ"
+    assert re.match(r"left out: \d+ commands on a real model", lines[-2])
+
+
+def test_compare_builds_sees_what_differs(compare_builds, tmp_path, binary):
+    """A build that prints one word more, and one whose weights differ in one bit."""
+    chatty, wrong = tmp_path / "chatty", tmp_path / "wrong"
+    chatty.write_text(f'#!/bin/sh\n"{binary}" "$@" && echo more\n')
+    flip = 'f = open("sliced-mistral/model.safetensors", "r+b"); f.seek(-9, 2); b = f.read(1)[0]; f.seek(-9, 2); f.write(bytes([b ^ 1]))'
+    wrong.write_text(f'#!/bin/sh\n"{binary}" "$@"; [ "$1" != slice ] || python3 -c \'{flip}\'\n')
+    for program in (chatty, wrong):
+        program.chmod(0o755)
+    printed = compare_builds(chatty, "^inspect mistral$", expect=1)
+    assert "DIFFERS: inspect mistral" in printed and "+more" in printed and printed.endswith("1 commands, 1 differ\n")
+    printed = compare_builds(wrong, "^slice mistral --avg 25% --basis", expect=1)
+    assert re.search(r"^  sliced-mistral/model.safetensors: differs \([\d,]+ and [\d,]+ bytes\)$", printed, re.MULTILINE)
+
+
+def test_compare_builds_needs_the_python_of_the_tests(tool, tmp_path):
+    refused = tool("compare_builds.sh", BUILD, BUILD, expect=4, env={"DYNSLICE_TEST_PYTHON": tmp_path / "none"})
+    assert last_line(refused.stderr) == "compare_builds: error: there is no Python of the tests; run tools/setup.sh --tests"
 
 
 # ---- durations.py and lint.sh ----------------------------------------------------------------------------------
