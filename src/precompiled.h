@@ -32,4 +32,4 @@
 #include <variant>
 #include <vector>
 
-#include "tensor/aten.h"
+#include "aten.h"

@@ -5,7 +5,7 @@
 
 #include <cstdlib>
 
-#include "tensor/aten.h"
+#include "aten.h"
 #include "unit/support/tensors.h"
 
 namespace dynslice::testing {

@@ -10,11 +10,11 @@
 #include <utility>
 #include <vector>
 
+#include "aten.h"
 #include "dynslice/model/checkpoint.h"
-#include "dynslice/model/head.h"
-#include "dynslice/model/layer_walk.h"
 #include "dynslice/model/tensor_layout.h"
-#include "tensor/aten.h"
+#include "dynslice/walk/head.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice::testing {
 

@@ -4,14 +4,14 @@
 #include <iostream>
 
 #include "cli/journaling.h"
-#include "dynslice/model/modeling_files.h"
+#include "dynslice/checkpoint/modeling_files.h"
+#include "dynslice/hub/hub.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
 #include "dynslice/support/log.h"
 #include "dynslice/support/machine.h"
-#include "dynslice/text/hub.h"
-#include "dynslice/text/tokenizer.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
 
 namespace dynslice::cli {
 namespace {

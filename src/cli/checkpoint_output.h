@@ -7,8 +7,8 @@
 #include <string>
 
 #include "cli/inputs.h"
-#include "cli/options.h"
-#include "dynslice/model/checkpoint_writer.h"
+#include "cli/options/options.h"
+#include "dynslice/checkpoint/checkpoint_writer.h"
 
 namespace dynslice::cli {
 

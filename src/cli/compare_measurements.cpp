@@ -7,13 +7,17 @@
 #include <array>
 
 #include "cli/comparison.h"
-#include "cli/eval_against.h"
 #include "cli/evaluating.h"
-#include "cli/resources.h"
+#include "cli/verbs/eval_against.h"
+#include "cli/verbs/resources.h"
 #include "dynslice/evaluate/divergence.h"
+#include "dynslice/evaluate/estimate.h"
 #include "dynslice/evaluate/speed.h"
 #include "dynslice/evaluate/task_run.h"
+#include "dynslice/resources/estimate.h"
 #include "dynslice/support/hash.h"
+#include "dynslice/walk/memory_plan.h"
+#include "dynslice/walk/walk_estimate.h"
 
 namespace dynslice::cli {
 namespace {

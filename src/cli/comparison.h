@@ -9,11 +9,12 @@
 #include <vector>
 
 #include "cli/inputs.h"
-#include "cli/options.h"
+#include "cli/options/options.h"
 #include "dynslice/evaluate/statistics.h"
 #include "dynslice/evaluate/tasks.h"
-#include "dynslice/model/resources.h"
+#include "dynslice/resources/estimate.h"
 #include "dynslice/support/result_cache.h"
+#include "dynslice/walk/memory_plan.h"
 
 namespace dynslice::cli {
 

@@ -6,10 +6,12 @@
 
 #include "cli/checkpoint_output.h"
 #include "cli/journaling.h"
-#include "cli/resources.h"
 #include "cli/sizes.h"
+#include "cli/verbs/resources.h"
+#include "dynslice/depth/estimate.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
+#include "dynslice/walk/walk_estimate.h"
 
 namespace dynslice::cli {
 namespace {

@@ -7,11 +7,12 @@
 #include <vector>
 
 #include "cli/inputs.h"
-#include "cli/options.h"
-#include "cli/terminal.h"
+#include "cli/options/options.h"
+#include "cli/show/terminal.h"
 #include "dynslice/depth/depth_plan.h"
-#include "dynslice/model/journal.h"
-#include "dynslice/model/resources.h"
+#include "dynslice/depth/estimate.h"
+#include "dynslice/resources/estimate.h"
+#include "dynslice/walk/journal.h"
 
 namespace dynslice::cli {
 

@@ -3,8 +3,8 @@
 #include <array>
 #include <vector>
 
-#include "cli/resources.h"
-#include "cli/terminal.h"
+#include "cli/show/terminal.h"
+#include "cli/verbs/resources.h"
 
 namespace dynslice::cli {
 namespace {

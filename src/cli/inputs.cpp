@@ -6,11 +6,12 @@
 #include <algorithm>
 
 #include "cli/journaling.h"
+#include "dynslice/checkpoint/open_checkpoint.h"
+#include "dynslice/hub/hub.h"
 #include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
-#include "dynslice/text/hub.h"
-#include "dynslice/text/tokenizer.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
 
 namespace dynslice::cli {
 namespace {

@@ -5,12 +5,12 @@
 #include <memory>
 #include <string>
 
-#include "cli/options.h"
+#include "cli/options/options.h"
 #include "dynslice/model/checkpoint.h"
-#include "dynslice/model/layer_walk.h"
 #include "dynslice/support/json.h"
 #include "dynslice/support/progress.h"
-#include "dynslice/text/dataset.h"
+#include "dynslice/text/datasets/dataset.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice::cli {
 

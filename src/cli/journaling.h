@@ -7,9 +7,9 @@
 #include <string>
 
 #include "cli/inputs.h"
-#include "cli/options.h"
-#include "dynslice/model/journal.h"
+#include "cli/options/options.h"
 #include "dynslice/support/fault_point.h"
+#include "dynslice/walk/journal.h"
 
 namespace dynslice::cli {
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <system_error>
 
-#include "cli/parse.h"
+#include "cli/options/parse.h"
 #include "cli/run.h"
 
 namespace {

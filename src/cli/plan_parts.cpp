@@ -4,8 +4,8 @@
 #include <limits>
 #include <utility>
 
-#include "cli/terminal.h"
-#include "dynslice/allocate/target.h"
+#include "cli/show/terminal.h"
+#include "dynslice/plan/target.h"
 #include "dynslice/score/score.h"
 #include "dynslice/support/error.h"
 

@@ -7,7 +7,7 @@
 
 #include "cli/planning.h"
 #include "cli/sizes.h"
-#include "dynslice/allocate/allocate.h"
+#include "dynslice/plan/allocate.h"
 
 namespace dynslice::cli {
 

@@ -4,8 +4,11 @@
 
 #include "cli/modular_planning.h"
 #include "cli/plan_parts.h"
-#include "cli/resources.h"
 #include "cli/trials.h"
+#include "cli/verbs/resources.h"
+#include "dynslice/modular/estimate.h"
+#include "dynslice/score/estimate.h"
+#include "dynslice/slice/estimate.h"
 
 namespace dynslice::cli {
 namespace {

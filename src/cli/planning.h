@@ -4,14 +4,14 @@
 #include <optional>
 
 #include "cli/inputs.h"
-#include "cli/options.h"
+#include "cli/options/options.h"
 #include "cli/sizes.h"
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_scores.h"
-#include "dynslice/model/resources.h"
-#include "dynslice/model/slice_plan.h"
 #include "dynslice/modular/modular.h"
+#include "dynslice/plan/layer_scores.h"
+#include "dynslice/plan/slice_plan.h"
+#include "dynslice/resources/estimate.h"
 #include "dynslice/slice/slice.h"
+#include "dynslice/walk/journal.h"
 
 namespace dynslice::cli {
 

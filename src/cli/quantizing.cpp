@@ -7,8 +7,8 @@
 #include <numeric>
 #include <set>
 
-#include "cli/ggml_types.h"
 #include "cli/sizes.h"
+#include "cli/verbs/ggml_types.h"
 #include "dynslice/quantize/gguf_blocks.h"
 #include "dynslice/support/error.h"
 

@@ -7,14 +7,14 @@
 #include <vector>
 
 #include "cli/inputs.h"
-#include "cli/options.h"
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_scores.h"
-#include "dynslice/model/layer_walk.h"
+#include "cli/options/options.h"
+#include "dynslice/plan/layer_scores.h"
 #include "dynslice/quantize/plan_losses.h"
 #include "dynslice/quantize/quant_plan.h"
 #include "dynslice/quantize/quantize.h"
 #include "dynslice/score/score.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice::cli {
 

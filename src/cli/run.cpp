@@ -12,7 +12,7 @@
 #include <new>
 #include <string>
 
-#include "cli/verbs.h"
+#include "cli/verbs/verbs.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice::cli {

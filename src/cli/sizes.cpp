@@ -2,8 +2,7 @@
 
 #include <iostream>
 
-#include "cli/terminal.h"
-#include "dynslice/model/resources.h"
+#include "cli/show/terminal.h"
 
 namespace dynslice::cli {
 

@@ -2,10 +2,12 @@
 
 #include <map>
 
-#include "cli/eval_tasks.h"
+#include "cli/verbs/eval_tasks.h"
 #include "dynslice/quantize/planned_checkpoint.h"
 #include "dynslice/quantize/quant_plan.h"
-#include "dynslice/text/tokenizer.h"
+#include "dynslice/resources/estimate.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
+#include "dynslice/walk/memory_plan.h"
 
 namespace dynslice::cli {
 SweepTasks::SweepTasks(const QuantizeOptions& options, const Checkpoint& checkpoint, ProgressSink& progress)

@@ -7,7 +7,7 @@
 
 #include "cli/quantizing.h"
 #include "dynslice/evaluate/task_run.h"
-#include "dynslice/model/resources.h"
+#include "dynslice/resources/estimate.h"
 
 namespace dynslice::cli {
 

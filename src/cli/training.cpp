@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cli/terminal.h"
-#include "dynslice/model/device_memory.h"
+#include "cli/show/terminal.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/device_memory.h"
 
 namespace dynslice::cli {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cli/inputs.h"
-#include "cli/options.h"
+#include "cli/options/options.h"
 #include "dynslice/train/training.h"
 
 namespace dynslice::cli {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <functional>
 
-#include "dynslice/model/tensor_copy.h"
+#include "aten.h"
+#include "dynslice/checkpoint/tensor_copy.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

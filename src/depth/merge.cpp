@@ -4,9 +4,9 @@
 #include <cmath>
 #include <map>
 
-#include "dynslice/model/head.h"
+#include "aten.h"
 #include "dynslice/support/error.h"
-#include "tensor/aten.h"
+#include "dynslice/walk/head.h"
 
 namespace dynslice {
 namespace {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "aten.h"
 #include "dynslice/support/error.h"
-#include "model/inverse_norms.h"
-#include "model/kernels.h"
-#include "tensor/aten.h"
+#include "dynslice/tensor/inverse_norms.h"
+#include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
 namespace {

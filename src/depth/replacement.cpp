@@ -1,10 +1,10 @@
 #include "dynslice/depth/replacement.h"
 
+#include "aten.h"
 #include "dynslice/depth/repair.h"
-#include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
 #include "dynslice/train/objectives.h"
-#include "tensor/aten.h"
+#include "dynslice/walk/head.h"
 
 namespace dynslice {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "dynslice/model/head.h"
-#include "tensor/aten.h"
+#include "aten.h"
+#include "dynslice/walk/head.h"
 
 namespace dynslice {
 namespace {

@@ -4,10 +4,12 @@
 #include <numeric>
 #include <span>
 
-#include "dynslice/model/head.h"
-#include "dynslice/model/prefix_tree.h"
-#include "dynslice/model/token_scores.h"
-#include "tensor/aten.h"
+#include "aten.h"
+#include "dynslice/evaluate/estimate.h"
+#include "dynslice/tensor/prefix_tree.h"
+#include "dynslice/walk/head.h"
+#include "dynslice/walk/token_scores.h"
+#include "dynslice/walk/tree_walk.h"
 
 namespace dynslice {
 namespace {

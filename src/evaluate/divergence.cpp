@@ -6,11 +6,11 @@
 #include <span>
 #include <string>
 
-#include "dynslice/model/head.h"
-#include "dynslice/model/resources.h"
+#include "aten.h"
 #include "dynslice/support/error.h"
+#include "dynslice/walk/head.h"
+#include "dynslice/walk/memory_plan.h"
 #include "evaluate/scored_windows.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

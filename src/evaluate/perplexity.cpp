@@ -4,11 +4,11 @@
 #include <chrono>
 #include <cmath>
 
-#include "dynslice/model/head.h"
-#include "dynslice/model/resources.h"
+#include "aten.h"
 #include "dynslice/support/error.h"
+#include "dynslice/walk/head.h"
+#include "dynslice/walk/memory_plan.h"
 #include "evaluate/scored_windows.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

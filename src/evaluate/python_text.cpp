@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "text/python_string.h"
-#include "text/tokenizer_unicode.h"
+#include "dynslice/text/tokenizer/python_string.h"
+#include "dynslice/text/tokenizer/tokenizer_unicode.h"
 
 namespace dynslice {
 namespace {

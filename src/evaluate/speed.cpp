@@ -6,10 +6,10 @@
 #include <chrono>
 #include <cmath>
 
+#include "aten.h"
 #include "dynslice/evaluate/statistics.h"
 #include "dynslice/support/error.h"
-#include "model/kernels.h"
-#include "tensor/aten.h"
+#include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
 namespace {

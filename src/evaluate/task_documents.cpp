@@ -6,8 +6,8 @@
 #include <charconv>
 
 #include "dynslice/support/error.h"
+#include "dynslice/text/tokenizer/python_string.h"
 #include "evaluate/python_text.h"
-#include "text/python_string.h"
 
 namespace dynslice {
 namespace {

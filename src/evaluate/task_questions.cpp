@@ -3,9 +3,9 @@
 
 #include "dynslice/evaluate/tasks.h"
 #include "dynslice/support/error.h"
+#include "dynslice/text/tokenizer/tokenizer_unicode.h"
 #include "evaluate/python_random.h"
 #include "evaluate/task_documents.h"
-#include "text/tokenizer_unicode.h"
 
 namespace dynslice {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "text/tokenizer_unicode.h"
+#include "dynslice/text/tokenizer/tokenizer_unicode.h"
 
 namespace dynslice {
 namespace {

@@ -1,8 +1,8 @@
 #include <set>
 
+#include "dynslice/formats/gguf/gguf_file.h"
 #include "dynslice/generate/generate.h"
 #include "dynslice/support/error.h"
-#include "dynslice/support/gguf_file.h"
 #include "dynslice/support/json.h"
 
 namespace dynslice {

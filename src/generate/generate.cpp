@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <chrono>
 
+#include "aten.h"
 #include "dynslice/generate/text_stream.h"
 #include "dynslice/support/error.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "aten.h"
 #include "dynslice/support/error.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -4,12 +4,12 @@
 
 #include <algorithm>
 
+#include "aten.h"
 #include "dynslice/heal/lora.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/inverse_norms.h"
+#include "dynslice/tensor/kernels.h"
 #include "dynslice/train/objectives.h"
-#include "model/inverse_norms.h"
-#include "model/kernels.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

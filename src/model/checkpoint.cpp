@@ -1,27 +1,13 @@
 #include "dynslice/model/checkpoint.h"
 
-#include <set>
 #include <stdexcept>
 
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
-#include "model/gguf_checkpoint.h"
-#include "model/kernels.h"
-#include "model/safetensors_checkpoint.h"
+#include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
 namespace {
-
-[[noreturn]] void throw_missing(const Checkpoint& checkpoint, const std::string& name) {
-  throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": tensor \"", name,
-              "\" is missing; the checkpoint is incomplete or its configuration belongs to another model");
-}
-
-void check_shape(const std::filesystem::path& file, const TensorInfo& info, const std::vector<int64_t>& expected) {
-  if (info.shape == expected) return;
-  throw_error(ErrorKind::kBadInput, file.string(), ": tensor \"", info.name, "\" has shape ",
-              describe_shape(info.shape), "; the configuration asks for ", describe_shape(expected));
-}
 
 void check_values(const std::filesystem::path& file, const TensorInfo& info, const at::Tensor& values) {
   if (kernels::all_finite(values)) return;
@@ -30,54 +16,19 @@ void check_values(const std::filesystem::path& file, const TensorInfo& info, con
               "; the checkpoint is damaged, or its values need another dtype");
 }
 
-// Fails at once where a long run would fail late. A bias that the configuration does not know of would be left out of
-// every sum in silence, so it is an error too; other tensors that nothing asks for (rotary_emb.inv_freq) are not.
-void check_tensors(const Checkpoint& checkpoint) {
-  std::set<std::string> expected_names;
-  for (const OutputTensor& expected : checkpoint_tensors(checkpoint.config(), checkpoint.storage_dtype())) {
-    const TensorInfo* info = checkpoint.find(expected.name);
-    if (info == nullptr) throw_missing(checkpoint, expected.name);
-    check_shape(checkpoint.path(), *info, expected.shape);
-    expected_names.insert(expected.name);
-  }
-  for (const TensorInfo& info : checkpoint.tensors()) {
-    if (!info.name.ends_with(".bias") || expected_names.contains(info.name)) continue;
-    throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": tensor \"", info.name,
-                "\" is a bias that model_type ", checkpoint.config().model_type,
-                " does not have with this configuration; the model is of another architecture");
-  }
-}
-
-bool is_gguf(const std::filesystem::path& path) { return path.extension() == ".gguf"; }
-
-// The only .gguf file of a folder; empty when there is none or more than one.
-std::filesystem::path only_gguf_in(const std::filesystem::path& folder) {
-  std::error_code error;
-  std::filesystem::path found;
-  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    if (!is_gguf(entry->path())) continue;
-    if (!found.empty()) return {};
-    found = entry->path();
-  }
-  return error ? std::filesystem::path() : found;
-}
-
-std::unique_ptr<Checkpoint> open_any(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto status = std::filesystem::status(path, error);
-  if (!std::filesystem::exists(status)) {
-    throw_error(ErrorKind::kMissingData, path.string(),
-                ": does not exist; give a folder with config.json and safetensors, or a .gguf file");
-  }
-  if (!std::filesystem::is_directory(status)) return std::make_unique<GgufCheckpoint>(path);
-  if (std::filesystem::exists(path / "config.json", error)) return std::make_unique<SafetensorsCheckpoint>(path);
-  const std::filesystem::path gguf = only_gguf_in(path);
-  if (!gguf.empty()) return std::make_unique<GgufCheckpoint>(gguf);
-  throw_error(ErrorKind::kMissingData, path.string(),
-              ": has no config.json and not exactly one .gguf file, so it is no checkpoint");
-}
-
 }  // namespace
+
+void check_tensor_shape(const std::filesystem::path& file, const TensorInfo& info,
+                        const std::vector<int64_t>& expected) {
+  if (info.shape == expected) return;
+  throw_error(ErrorKind::kBadInput, file.string(), ": tensor \"", info.name, "\" has shape ",
+              describe_shape(info.shape), "; the configuration asks for ", describe_shape(expected));
+}
+
+void throw_missing_tensor(const Checkpoint& checkpoint, const std::string& name) {
+  throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": tensor \"", name,
+              "\" is missing; the checkpoint is incomplete or its configuration belongs to another model");
+}
 
 at::Tensor Checkpoint::load(const std::string& name, const std::vector<int64_t>& expected_shape,
                             at::ScalarType dtype) const {
@@ -89,18 +40,18 @@ at::Tensor Checkpoint::load_rows(const std::string& name, const std::vector<int6
   const int64_t rows = expected_shape.empty() ? 1 : expected_shape.front();
   if (begin < 0 || begin > end || end > rows) throw std::logic_error("load_rows: rows outside of tensor " + name);
   const TensorInfo* info = find(name);
-  if (info == nullptr) throw_missing(*this, name);
+  if (info == nullptr) throw_missing_tensor(*this, name);
   const std::filesystem::path file = file_of(*info);
-  check_shape(file, *info, expected_shape);
+  check_tensor_shape(file, *info, expected_shape);
   const at::Tensor values = read_rows(*info, begin, end, dtype);
   check_values(file, *info, values);
   return values;
 }
 
-std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path) {
-  auto checkpoint = open_any(path);
-  check_tensors(*checkpoint);
-  return checkpoint;
+uint64_t stored_bytes(const Checkpoint& checkpoint) {
+  uint64_t bytes = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) bytes += tensor.bytes;
+  return bytes;
 }
 
 }  // namespace dynslice

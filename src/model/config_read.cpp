@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dynslice/model/config_json.h"
 #include "dynslice/support/error.h"
-#include "model/config_json.h"
 
 namespace dynslice {
 namespace {

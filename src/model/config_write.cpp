@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "model/config_json.h"
+#include "dynslice/model/config_json.h"
 
 namespace dynslice {
 namespace {

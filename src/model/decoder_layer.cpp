@@ -8,11 +8,11 @@
 #include <numbers>
 #include <optional>
 
+#include "aten.h"
 #include "dynslice/support/error.h"
-#include "model/attention_kernel.h"
-#include "model/decode_kernels.h"
-#include "model/kernels.h"
-#include "tensor/aten.h"
+#include "dynslice/tensor/attention_kernel.h"
+#include "dynslice/tensor/decode_kernels.h"
+#include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
 namespace {

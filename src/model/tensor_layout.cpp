@@ -85,4 +85,14 @@ std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::Scal
   return tensors;
 }
 
+int64_t count_values(const OutputTensor& tensor) {
+  int64_t values = 1;
+  for (const int64_t size : tensor.shape) values *= size;
+  return values;
+}
+
+uint64_t count_bytes(const OutputTensor& tensor) {
+  return static_cast<uint64_t>(count_values(tensor)) * c10::elementSize(tensor.dtype);
+}
+
 }  // namespace dynslice

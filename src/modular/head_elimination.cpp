@@ -4,7 +4,7 @@
 #include <limits>
 #include <numeric>
 
-#include "tensor/aten.h"
+#include "aten.h"
 
 namespace dynslice {
 

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/allocate/budget.h"
-#include "dynslice/model/slice_plan.h"
-#include "modular/elimination.h"
+#include "dynslice/plan/budget.h"
+#include "dynslice/plan/slice_plan.h"
+#include "dynslice/tensor/elimination.h"
 
 namespace dynslice {
 

@@ -1,13 +1,13 @@
 #include <optional>
 
+#include "aten.h"
 #include "dynslice/modular/modular.h"
-#include "model/kernels.h"
-#include "modular/elimination.h"
+#include "dynslice/tensor/elimination.h"
+#include "dynslice/tensor/inner_moment.h"
+#include "dynslice/tensor/kernels.h"
+#include "dynslice/train/layer_measurement.h"
 #include "modular/head_elimination.h"
-#include "modular/inner_moment.h"
-#include "modular/layer_measurement.h"
 #include "modular/places.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -2,15 +2,15 @@
 
 #include <algorithm>
 
-#include "dynslice/model/head.h"
+#include "aten.h"
 #include "dynslice/support/error.h"
-#include "model/kernels.h"
-#include "modular/elimination.h"
+#include "dynslice/tensor/elimination.h"
+#include "dynslice/tensor/inner_moment.h"
+#include "dynslice/tensor/kernels.h"
+#include "dynslice/tensor/leverage.h"
+#include "dynslice/walk/head.h"
 #include "modular/head_elimination.h"
-#include "modular/inner_moment.h"
-#include "modular/leverage.h"
 #include "modular/places.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -2,11 +2,11 @@
 
 #include <cstring>
 
+#include "aten.h"
+#include "dynslice/formats/gguf/ggml_quantize.h"
+#include "dynslice/formats/safetensors/safetensors_file.h"
 #include "dynslice/model/decoder_layer.h"
 #include "dynslice/support/error.h"
-#include "model/ggml_quantize.h"
-#include "model/safetensors_file.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 

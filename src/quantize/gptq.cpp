@@ -10,11 +10,11 @@
 #include <stdexcept>
 #include <vector>
 
+#include "aten.h"
 #include "dynslice/support/error.h"
-#include "model/kernels.h"
+#include "dynslice/tensor/kernels.h"
+#include "dynslice/tensor/multiversion.h"
 #include "quantize/grid.h"
-#include "support/multiversion.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

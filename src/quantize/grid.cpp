@@ -11,11 +11,11 @@
 #include <limits>
 #include <vector>
 
+#include "aten.h"
+#include "dynslice/formats/gguf/ggml_dequantize.h"
+#include "dynslice/formats/gguf/ggml_quantize.h"
 #include "dynslice/support/error.h"
-#include "model/ggml_dequantize.h"
-#include "model/ggml_quantize.h"
-#include "support/multiversion.h"
-#include "tensor/aten.h"
+#include "dynslice/tensor/multiversion.h"
 
 namespace dynslice {
 namespace {

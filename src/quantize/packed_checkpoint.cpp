@@ -6,10 +6,10 @@
 #include <map>
 #include <span>
 
-#include "dynslice/model/tensor_copy.h"
+#include "aten.h"
+#include "dynslice/checkpoint/tensor_copy.h"
+#include "dynslice/formats/safetensors/packed_weights.h"
 #include "dynslice/model/tensor_layout.h"
-#include "model/packed_weights.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

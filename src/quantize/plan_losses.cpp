@@ -6,12 +6,12 @@
 #include <numeric>
 #include <set>
 
-#include "dynslice/model/head.h"
+#include "aten.h"
 #include "dynslice/quantize/quant_plan.h"
-#include "model/kernels.h"
-#include "model/second_moment.h"
+#include "dynslice/tensor/kernels.h"
+#include "dynslice/tensor/second_moment.h"
+#include "dynslice/walk/head.h"
 #include "quantize/layer_sink.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,8 +1,8 @@
 #include "dynslice/quantize/planned_checkpoint.h"
 
-#include "dynslice/model/tensor_copy.h"
+#include "aten.h"
+#include "dynslice/checkpoint/tensor_copy.h"
 #include "dynslice/model/tensor_layout.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 
+#include "aten.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/quantize/quant_plan.h"
 #include "dynslice/support/error.h"
-#include "model/kernels.h"
-#include "model/second_moment.h"
+#include "dynslice/tensor/kernels.h"
+#include "dynslice/tensor/second_moment.h"
 #include "quantize/layer_sink.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

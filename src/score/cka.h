@@ -7,10 +7,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_walk.h"
 #include "dynslice/score/score.h"
 #include "dynslice/support/token_windows.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

@@ -7,8 +7,8 @@
 #include <limits>
 #include <vector>
 
-#include "support/multiversion.h"
-#include "tensor/aten.h"
+#include "aten.h"
+#include "dynslice/tensor/multiversion.h"
 
 namespace dynslice {
 namespace {

@@ -5,12 +5,12 @@
 #include <deque>
 #include <numbers>
 
-#include "dynslice/model/head.h"
+#include "aten.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
+#include "dynslice/walk/head.h"
 #include "score/cka.h"
 #include "score/cosine.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

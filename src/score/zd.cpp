@@ -6,10 +6,10 @@
 #include <cmath>
 #include <limits>
 
+#include "aten.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/score/score.h"
-#include "support/multiversion.h"
-#include "tensor/aten.h"
+#include "dynslice/tensor/multiversion.h"
 
 namespace dynslice {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "tensor/aten.h"
+#include "aten.h"
 
 namespace dynslice {
 namespace {

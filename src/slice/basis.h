@@ -8,7 +8,7 @@
 #include <string>
 
 #include "dynslice/model/config.h"
-#include "model/second_moment.h"
+#include "dynslice/tensor/second_moment.h"
 
 namespace dynslice {
 

@@ -1,6 +1,6 @@
 #include "slice/directions.h"
 
-#include "tensor/aten.h"
+#include "aten.h"
 
 namespace dynslice {
 namespace {

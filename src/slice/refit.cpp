@@ -1,8 +1,8 @@
 #include "slice/refit.h"
 
+#include "aten.h"
 #include "dynslice/support/progress.h"
-#include "model/kernels.h"
-#include "tensor/aten.h"
+#include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
 

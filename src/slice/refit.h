@@ -7,9 +7,9 @@
 #include <string>
 
 #include "dynslice/model/decoder_layer.h"
-#include "dynslice/model/layer_walk.h"
 #include "dynslice/slice/slice.h"
-#include "modular/inner_moment.h"
+#include "dynslice/tensor/inner_moment.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "model/kernels.h"
-#include "tensor/aten.h"
+#include "aten.h"
+#include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
 namespace {

@@ -6,8 +6,8 @@
 #include <string>
 
 #include "dynslice/model/decoder_layer.h"
-#include "dynslice/model/layer_walk.h"
 #include "dynslice/slice/slice.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

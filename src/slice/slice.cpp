@@ -2,13 +2,13 @@
 
 #include <algorithm>
 
-#include "dynslice/model/head.h"
+#include "aten.h"
 #include "dynslice/support/error.h"
-#include "model/kernels.h"
+#include "dynslice/tensor/kernels.h"
+#include "dynslice/walk/head.h"
 #include "slice/basis.h"
 #include "slice/refit.h"
 #include "slice/rotate.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -1,8 +1,8 @@
 #include "dynslice/slice/spectrum.h"
 
-#include "model/second_moment.h"
-#include "modular/layer_measurement.h"
-#include "tensor/aten.h"
+#include "aten.h"
+#include "dynslice/tensor/second_moment.h"
+#include "dynslice/train/layer_measurement.h"
 
 namespace dynslice {
 namespace {

@@ -93,6 +93,10 @@ void WorkFolder::clear(const std::function<bool(const std::string& name)>& keeps
   if (error) throw_system_error(path_, "cannot be cleared", error.value());
 }
 
+bool is_journal_file(const std::string& name) {
+  return name.starts_with("journal.json") || (name.starts_with("journal-") && name.ends_with(".bin"));
+}
+
 void WorkFolder::release() { ::close(std::exchange(descriptor_, -1)); }
 
 }  // namespace dynslice

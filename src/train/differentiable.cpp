@@ -4,8 +4,8 @@
 
 #include <optional>
 
-#include "model/kernels.h"
-#include "tensor/aten.h"
+#include "aten.h"
+#include "dynslice/tensor/kernels.h"
 
 namespace dynslice::differentiable {
 namespace {

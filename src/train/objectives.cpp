@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "model/kernels.h"
-#include "tensor/aten.h"
+#include "aten.h"
+#include "dynslice/tensor/kernels.h"
 #include "train/differentiable.h"
 
 namespace dynslice {

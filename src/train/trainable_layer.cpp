@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/kernels.h"
-#include "tensor/aten.h"
+#include "aten.h"
+#include "dynslice/tensor/kernels.h"
 #include "train/differentiable.h"
 
 namespace dynslice {

@@ -8,9 +8,9 @@
 #include <numeric>
 #include <random>
 
+#include "aten.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
-#include "tensor/aten.h"
 
 namespace dynslice {
 namespace {

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "dynslice/hub/hub.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
 #include "dynslice/support/progress.h"
-#include "dynslice/text/hub.h"
 
 namespace {
 

@@ -197,7 +197,7 @@ def test_a_dry_run_of_bench_counts_every_model(run, model):
     options = ["--prompt-tokens", "64", "--decode-tokens", "16", "--repeats", "2"]
     one = run("bench", model, *options, "--dry-run", "--json").json()
     two = run("bench", model, "--against", model, *options, "--dry-run", "--json").json()
-    assert one["dry_run"] == "bench" and 0 < one["time"]["seconds"] < two["time"]["seconds"] < 600
+    assert one["dry_run"] == "bench" and two["time"]["work"]["forward_flops"] == 2 * one["time"]["work"]["forward_flops"] > 0
     assert two["memory"]["parts"]["against_weights"] == one["memory"]["parts"]["weights"]
     real = run("bench", model, *options, "--json").json()
     assert one["memory"]["parts"]["weights"] == pytest.approx(real["weight_bytes"], rel=0.02)
@@ -246,7 +246,7 @@ SEARCHES_AND_TRAINING = [["depth", "drop", "--layers", "1", "--order", "ppl"], [
 def test_real_memory_of_searches_and_training_is_foretold(run, sparse_model, letters, tmp_path, verb):
     # What takes layers away needs some; all else holds one at a time.
     layers = 4 if verb[0] == "depth" else 2
-    folder = sparse_model(random=2, layers=layers, hidden=512, intermediate=4096, heads=8, kv_heads=4, vocab=4096)
+    folder = sparse_model(random=2, layers=layers, hidden=512, intermediate=2048, heads=8, kv_heads=4, vocab=4096)
     names = 2 if verb[0] == "depth" else 1
     text = ["--text" if verb[0] == "heal" else "--calib", letters, "--samples", "8", "--seqlen", "256"]
     trains = ["--updates", "2", "--batch", "4"] if verb[0] == "heal" or "--replace" in verb else []

@@ -22,6 +22,7 @@ RUN_BY = {
     "bench_peers.py": ["test_bench_makes_all_tables_without_peers", "test_bench_measures_its_peers_and_updates_the_page"],
     "bench_slicegpt.py": ["test_bench_measures_its_peers_and_updates_the_page", "test_bench_slicegpt_says_that_the_checkout_is_missing"],
     "bench_transformers.py": ["test_bench_measures_its_peers_and_updates_the_page"],
+    "check_includes.py": ["test_includes_point_down", "test_check_includes_names_what_points_up"],
     "compare_builds.py": ["test_compare_builds_sees_what_differs", "test_compare_builds_passes_over_times"],
     "compare_builds.sh": ["test_compare_builds_needs_the_python_of_the_tests"],
     "compare_lm_eval.py": ["test_compare_lm_eval_finds_the_harness_in_agreement"],
@@ -43,6 +44,7 @@ REQUIRED = {
     "bench_peers.py": ["--dynslice", "D", "--model", "M", "--text", "T", "--llama", "L", "--python", "P"],
     "bench_slicegpt.py": ["--slicegpt", "S", "--model", "M", "--text", "T"],
     "bench_transformers.py": ["--model", "M", "--text", "T"],
+    "check_includes.py": ["test_includes_point_down", "test_check_includes_names_what_points_up"],
     "compare_builds.py": ["test_compare_builds_sees_what_differs", "test_compare_builds_passes_over_times"],
     "compare_builds.sh": ["test_compare_builds_needs_the_python_of_the_tests"],
     "compare_lm_eval.py": ["--model", "M"],
@@ -429,6 +431,35 @@ def test_compare_builds_sees_what_differs(compare_builds, tmp_path, binary):
 def test_compare_builds_needs_the_python_of_the_tests(tool, tmp_path):
     refused = tool("compare_builds.sh", BUILD, BUILD, expect=4, env={"DYNSLICE_TEST_PYTHON": tmp_path / "none"})
     assert last_line(refused.stderr) == "compare_builds: error: there is no Python of the tests; run tools/setup.sh --tests"
+
+
+# ---- check_includes.py ------------------------------------------------------------------------------------------
+
+
+def test_includes_point_down(tool):
+    assert tool("check_includes.py").stdout == "every include points down\n"
+    assert "slice -> walk: " in tool("check_includes.py", "--graph").stdout
+
+
+def test_check_includes_names_what_points_up(run_command, tmp_path):
+    files = {
+        "tools/check_includes.py": (TOOLS / "check_includes.py").read_text(),
+        "include/dynslice/walk/walk.h": '#include "dynslice/slice/slice.h"\n',
+        "include/dynslice/slice/slice.h": "",
+        "src/slice/slice.cpp": '#include "dynslice/modular/modular.h"\n#include "tensor/inner.h"\n#include "slice/own.h"\n',
+        "src/walk/walk.cpp": '#include "dynslice/text/text.h"\n#include "dynslice/nowhere/a.h"\n#include "dynslice/support/log.h"\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = run_command([sys.executable, tmp_path / "tools/check_includes.py"], expect=1).stdout.splitlines()
+    assert found == [
+        "include/dynslice/walk/walk.h:1: walk includes slice/slice.h, which is above it",
+        "src/slice/slice.cpp:1: slice includes modular/modular.h, and may not know modular",
+        "src/slice/slice.cpp:2: slice includes src/tensor/inner.h, which is private to tensor",
+        "src/walk/walk.cpp:1: walk includes text/text.h, and may not know text",
+        "src/walk/walk.cpp:2: nowhere/a.h is in no room of the list in tools/check_includes.py",
+    ]
 
 
 # ---- durations.py and lint.sh ----------------------------------------------------------------------------------

@@ -6,12 +6,13 @@
 #include <iostream>
 #include <string>
 
-#include "../../src/model/ggml_dequantize.h"
+#include "aten.h"
+#include "dynslice/checkpoint/checkpoint_writer.h"
+#include "dynslice/checkpoint/open_checkpoint.h"
+#include "dynslice/formats/gguf/ggml_dequantize.h"
+#include "dynslice/formats/gguf/gguf_file.h"
 #include "dynslice/model/checkpoint.h"
-#include "dynslice/model/checkpoint_writer.h"
 #include "dynslice/support/error.h"
-#include "dynslice/support/gguf_file.h"
-#include "tensor/aten.h"
 
 namespace {
 

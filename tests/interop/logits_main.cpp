@@ -4,10 +4,11 @@
 #include <fstream>
 #include <iostream>
 
-#include "dynslice/model/head.h"
+#include "aten.h"
+#include "dynslice/checkpoint/open_checkpoint.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
-#include "tensor/aten.h"
+#include "dynslice/walk/head.h"
 
 namespace {
 

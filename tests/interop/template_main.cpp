@@ -6,7 +6,7 @@
 
 #include "dynslice/support/error.h"
 #include "dynslice/support/json.h"
-#include "dynslice/text/chat_template.h"
+#include "dynslice/text/chat/chat_template.h"
 
 int main() {
   const std::string input{std::istreambuf_iterator<char>(std::cin), {}};

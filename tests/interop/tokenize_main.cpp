@@ -8,7 +8,7 @@
 
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
-#include "dynslice/text/tokenizer.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/model/checkpoint_writer.h"
+#include "dynslice/checkpoint/checkpoint_writer.h"
 #include "dynslice/model/config.h"
 #include "dynslice/model/decoder_layer.h"
 #include "dynslice/support/progress.h"

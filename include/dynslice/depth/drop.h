@@ -6,9 +6,9 @@
 #include <functional>
 #include <vector>
 
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_scores.h"
-#include "dynslice/model/layer_walk.h"
+#include "dynslice/plan/layer_scores.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "dynslice/depth/depth_plan.h"
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_walk.h"
 #include "dynslice/support/token_windows.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_walk.h"
-#include "dynslice/model/resources.h"
-#include "dynslice/text/tokenizer.h"
+#include "dynslice/resources/estimate.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_walk.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/model/resident_model.h"
 #include "dynslice/support/progress.h"
+#include "dynslice/walk/resident_model.h"
 
 namespace dynslice {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "dynslice/support/progress.h"
-#include "dynslice/text/data_rows.h"
+#include "dynslice/text/datasets/data_rows.h"
 
 namespace dynslice {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "dynslice/evaluate/perplexity.h"
-#include "dynslice/text/tokenizer.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
 
 namespace dynslice {
 

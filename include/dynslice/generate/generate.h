@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "dynslice/generate/sampling.h"
-#include "dynslice/model/resident_model.h"
 #include "dynslice/support/progress.h"
-#include "dynslice/text/tokenizer.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
+#include "dynslice/walk/resident_model.h"
 
 namespace dynslice {
 

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "dynslice/text/tokenizer.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
 
 namespace dynslice {
 

@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "dynslice/heal/lora_options.h"
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_walk.h"
 #include "dynslice/support/token_windows.h"
 #include "dynslice/train/trainable_layer.h"
 #include "dynslice/train/training.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

@@ -6,12 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "dynslice/checkpoint/checkpoint_writer.h"
 #include "dynslice/heal/lora_options.h"
 #include "dynslice/model/checkpoint.h"
-#include "dynslice/model/checkpoint_writer.h"
-#include "dynslice/model/journal.h"
-#include "dynslice/model/resident_model.h"
+#include "dynslice/model/tensor_layout.h"
 #include "dynslice/train/objectives.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/resident_model.h"
 
 namespace dynslice {
 

@@ -4,7 +4,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -56,9 +55,13 @@ class Checkpoint {
   std::filesystem::path path_;
 };
 
-// Opens a folder with config.json and safetensors, a .gguf file, or a folder without config.json that holds exactly
-// one .gguf file. Reads headers only, and checks that every tensor the configuration asks for is there in its shape.
-// Throws kMissingData when there is nothing at `path`, kBadInput for what cannot be used.
-std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path);
+// Throws kBadInput, naming the checkpoint: it has no tensor of that name.
+[[noreturn]] void throw_missing_tensor(const Checkpoint& checkpoint, const std::string& name);
+// Throws kBadInput, naming `file` and tensor, when its shape is another one.
+void check_tensor_shape(const std::filesystem::path& file, const TensorInfo& info,
+                        const std::vector<int64_t>& expected);
+
+// Of all tensors, as they are stored.
+uint64_t stored_bytes(const Checkpoint& checkpoint);
 
 }  // namespace dynslice

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/model/weight_packing.h"
-#include "dynslice/support/gguf_file.h"
+#include "dynslice/formats/gguf/gguf_file.h"
+#include "dynslice/formats/safetensors/weight_packing.h"
 #include "dynslice/support/json.h"
 
 namespace dynslice {

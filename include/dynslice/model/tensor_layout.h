@@ -1,13 +1,26 @@
 // The names and shapes of all tensors of a checkpoint, from its configuration alone.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
 #include <string>
 #include <vector>
 
-#include "dynslice/model/checkpoint_writer.h"
 #include "dynslice/model/config.h"
 
 namespace dynslice {
+
+// A tensor that is to be written.
+struct OutputTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  at::ScalarType dtype = at::ScalarType::BFloat16;  // or Float, Half; Int or Long of packed weights and their shapes
+};
+
+// Values, and bytes, of a tensor.
+int64_t count_values(const OutputTensor& tensor);
+uint64_t count_bytes(const OutputTensor& tensor);
 
 // In the order in which a walk finishes them: embedding, layers, final norm, head. All in `dtype`.
 std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::ScalarType dtype);

@@ -11,11 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/allocate/budget.h"
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_walk.h"
-#include "dynslice/model/slice_plan.h"
-#include "dynslice/modular/sensitivity.h"
+#include "dynslice/plan/budget.h"
+#include "dynslice/plan/slice_plan.h"
+#include "dynslice/train/sensitivity.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

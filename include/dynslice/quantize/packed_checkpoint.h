@@ -5,8 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/model/checkpoint_writer.h"
+#include "dynslice/checkpoint/checkpoint_writer.h"
 #include "dynslice/model/config.h"
+#include "dynslice/model/tensor_layout.h"
 #include "dynslice/quantize/quantize.h"
 #include "dynslice/support/json.h"
 

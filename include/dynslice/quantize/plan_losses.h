@@ -6,10 +6,10 @@
 #include <functional>
 #include <vector>
 
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_walk.h"
 #include "dynslice/quantize/gptq.h"
 #include "dynslice/quantize/quantize.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

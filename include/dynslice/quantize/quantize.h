@@ -5,10 +5,10 @@
 #include <functional>
 #include <string>
 
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_walk.h"
 #include "dynslice/quantize/gptq.h"
 #include "dynslice/quantize/quantized_matrix.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

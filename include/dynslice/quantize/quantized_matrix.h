@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "dynslice/support/gguf_file.h"
+#include "dynslice/formats/gguf/gguf_file.h"
 
 namespace dynslice {
 

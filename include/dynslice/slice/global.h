@@ -2,8 +2,8 @@
 // is needed on the residual paths and what comes out is an ordinary model of a smaller hidden size.
 #pragma once
 
-#include "dynslice/modular/sensitivity.h"
 #include "dynslice/slice/slice.h"
+#include "dynslice/train/sensitivity.h"
 
 namespace dynslice {
 

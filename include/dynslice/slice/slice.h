@@ -8,9 +8,9 @@
 #include <optional>
 #include <string>
 
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_walk.h"
-#include "dynslice/model/slice_plan.h"
+#include "dynslice/plan/slice_plan.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "dynslice/allocate/budget.h"
-#include "dynslice/model/journal.h"
-#include "dynslice/model/layer_walk.h"
-#include "dynslice/modular/sensitivity.h"
+#include "dynslice/plan/budget.h"
+#include "dynslice/train/sensitivity.h"
+#include "dynslice/walk/journal.h"
+#include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 

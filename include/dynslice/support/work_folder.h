@@ -40,4 +40,8 @@ class WorkFolder {
   bool kept_ = false;
 };
 
+// Whether the name is that of a file of a journal (journal.json, journal-*.bin), which a run keeps in its folder beside
+// what it makes, for the run that goes on.
+bool is_journal_file(const std::string& name);
+
 }  // namespace dynslice

@@ -12,11 +12,11 @@
 #include <vector>
 
 #include "dynslice/model/decoder_layer.h"
-#include "dynslice/model/head.h"
-#include "dynslice/model/residual_stream.h"
 #include "dynslice/support/token_windows.h"
 #include "dynslice/train/trainable_layer.h"
 #include "dynslice/train/training.h"
+#include "dynslice/walk/head.h"
+#include "dynslice/walk/residual_stream.h"
 
 namespace dynslice {
 

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/model/journal.h"
 #include "dynslice/support/json.h"
 #include "dynslice/support/progress.h"
+#include "dynslice/walk/journal.h"
 
 namespace dynslice {
 

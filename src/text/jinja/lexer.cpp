@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "dynslice/text/tokenizer/python_string.h"
+#include "dynslice/text/tokenizer/tokenizer_unicode.h"
 #include "text/jinja/value.h"
-#include "text/python_string.h"
-#include "text/tokenizer_unicode.h"
 
 namespace dynslice::jinja {
 

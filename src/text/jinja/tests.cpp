@@ -1,5 +1,5 @@
+#include "dynslice/text/tokenizer/python_string.h"
 #include "text/jinja/functions.h"
-#include "text/python_string.h"
 
 namespace dynslice::jinja {
 

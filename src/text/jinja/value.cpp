@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "text/python_string.h"
+#include "dynslice/text/tokenizer/python_string.h"
 
 namespace dynslice::jinja {
 

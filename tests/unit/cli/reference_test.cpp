@@ -1,4 +1,4 @@
-#include "cli/reference.h"
+#include "cli/help/reference.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -4,15 +4,16 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dynslice/checkpoint/modeling_files.h"
+#include "dynslice/checkpoint/open_checkpoint.h"
 #include "dynslice/depth/drop.h"
 #include "dynslice/depth/merge.h"
 #include "dynslice/depth/repair.h"
 #include "dynslice/depth/replacement.h"
 #include "dynslice/depth/shallow_losses.h"
-#include "dynslice/model/head.h"
-#include "dynslice/model/modeling_files.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
+#include "dynslice/walk/head.h"
 #include "tiny_model.h"
 #include "unit/support/temporary_folder.h"
 

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "dynslice/model/head.h"
+#include "dynslice/walk/head.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"
 

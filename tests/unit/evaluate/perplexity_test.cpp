@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
+#include "dynslice/walk/head.h"
 #include "tiny_model.h"
 #include "unit/support/temporary_folder.h"
 

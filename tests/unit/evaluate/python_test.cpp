@@ -1,10 +1,10 @@
 // What is done as Python does it. The expected values are Python 3.11's.
 #include <gtest/gtest.h>
 
+#include "dynslice/text/tokenizer/python_string.h"
+#include "dynslice/text/tokenizer/tokenizer_unicode.h"
 #include "evaluate/python_random.h"
 #include "evaluate/python_text.h"
-#include "text/python_string.h"
-#include "text/tokenizer_unicode.h"
 
 namespace dynslice {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tensor/aten.h"
+#include "aten.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/temporary_folder.h"

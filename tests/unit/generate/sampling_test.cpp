@@ -9,7 +9,7 @@
 #include <map>
 #include <numeric>
 
-#include "tensor/aten.h"
+#include "aten.h"
 #include "unit/support/error_matchers.h"
 
 namespace dynslice {

@@ -5,7 +5,7 @@
 #include <random>
 
 #include "dynslice/support/json.h"
-#include "text/tokenizer_unicode.h"
+#include "dynslice/text/tokenizer/tokenizer_unicode.h"
 #include "unit/support/temporary_folder.h"
 
 namespace dynslice {

@@ -4,10 +4,11 @@
 #include <cmath>
 #include <numeric>
 
+#include "aten.h"
+#include "dynslice/checkpoint/open_checkpoint.h"
 #include "dynslice/heal/distill.h"
 #include "dynslice/heal/lora.h"
 #include "dynslice/model/tensor_layout.h"
-#include "tensor/aten.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/temporary_folder.h"

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
+#include "unit/formats/gguf_builder.h"
 #include "unit/support/error_matchers.h"
-#include "unit/support/gguf_builder.h"
 #include "unit/support/temporary_folder.h"
 
 namespace dynslice {

@@ -1,11 +1,12 @@
 // The forward on a CUDA device against the one on the CPU.
 #include <gtest/gtest.h>
 
-#include "dynslice/model/device_memory.h"
-#include "dynslice/model/head.h"
-#include "dynslice/model/layer_walk.h"
-#include "dynslice/model/resident_model.h"
-#include "dynslice/model/resources.h"
+#include "dynslice/resources/estimate.h"
+#include "dynslice/tensor/device_memory.h"
+#include "dynslice/walk/head.h"
+#include "dynslice/walk/layer_walk.h"
+#include "dynslice/walk/memory_plan.h"
+#include "dynslice/walk/resident_model.h"
 #include "test_device.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "model/kernels.h"
+#include "dynslice/tensor/kernels.h"
 #include "tiny_model.h"
 
 namespace dynslice {

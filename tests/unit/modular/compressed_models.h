@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "dynslice/model/slice_plan.h"
 #include "dynslice/modular/modular.h"
+#include "dynslice/plan/slice_plan.h"
 #include "tiny_model.h"
 
 namespace dynslice::testing {

@@ -4,8 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "aten.h"
 #include "dynslice/support/error.h"
-#include "tensor/aten.h"
 #include "unit/modular/compressed_models.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/tensors.h"

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
+#include "aten.h"
 #include "dynslice/support/error.h"
-#include "tensor/aten.h"
 #include "test_device.h"
 
 namespace dynslice {

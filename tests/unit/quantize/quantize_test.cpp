@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 
+#include "dynslice/checkpoint/open_checkpoint.h"
 #include "dynslice/quantize/packed_checkpoint.h"
 #include "dynslice/quantize/plan_losses.h"
 #include "dynslice/quantize/planned_checkpoint.h"

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <numbers>
 
-#include "dynslice/model/head.h"
 #include "dynslice/support/error.h"
+#include "dynslice/walk/head.h"
 #include "tiny_model.h"
 #include "unit/support/temporary_folder.h"
 

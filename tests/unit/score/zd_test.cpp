@@ -4,9 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "aten.h"
 #include "dynslice/score/score.h"
 #include "dynslice/support/error.h"
-#include "tensor/aten.h"
 #include "tiny_model.h"
 #include "unit/support/temporary_folder.h"
 

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tensor/aten.h"
+#include "aten.h"
 
 namespace dynslice {
 namespace {

@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
-#include "dynslice/model/slice_plan.h"
+#include "aten.h"
+#include "dynslice/plan/slice_plan.h"
 #include "dynslice/slice/slice.h"
-#include "tensor/aten.h"
 #include "tiny_model.h"
 #include "unit/support/tensors.h"
 

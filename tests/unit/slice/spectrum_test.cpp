@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "tensor/aten.h"
+#include "aten.h"
 #include "unit/modular/compressed_models.h"
 
 namespace dynslice {

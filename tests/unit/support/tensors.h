@@ -1,7 +1,7 @@
 // Comparing tensors, on whatever devices.
 #pragma once
 
-#include "tensor/aten.h"
+#include "aten.h"
 
 namespace dynslice::testing {
 

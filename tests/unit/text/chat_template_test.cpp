@@ -1,11 +1,11 @@
-#include "dynslice/text/chat_template.h"
+#include "dynslice/text/chat/chat_template.h"
 
 #include <gtest/gtest.h>
 
 #include <random>
 
+#include "unit/formats/gguf_builder.h"
 #include "unit/support/error_matchers.h"
-#include "unit/support/gguf_builder.h"
 #include "unit/support/temporary_folder.h"
 
 namespace dynslice {

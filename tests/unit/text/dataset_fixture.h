@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "dynslice/text/dataset.h"
+#include "dynslice/text/datasets/dataset.h"
 #include "unit/support/error_of.h"
 
 namespace dynslice {

@@ -1,4 +1,4 @@
-#include "dynslice/text/dataset.h"
+#include "dynslice/text/datasets/dataset.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -18,8 +18,8 @@
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
-#include "text/dataset_wikitext.h"
-#include "text/zip_extract.h"
+#include "text/datasets/dataset_wikitext.h"
+#include "text/datasets/zip_extract.h"
 #include "unit/text/dataset_fixture.h"
 
 namespace dynslice {

@@ -1,11 +1,11 @@
-#include "text/named_dataset.h"
+#include "text/datasets/named_dataset.h"
 
 #include <gmock/gmock.h>
 #include <zlib.h>
 
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
-#include "text/gzip_lines.h"
+#include "text/datasets/gzip_lines.h"
 #include "unit/text/dataset_fixture.h"
 
 namespace dynslice {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "text/bpe_model.h"
-#include "text/tokenizer_unicode.h"
+#include "dynslice/text/tokenizer/tokenizer_unicode.h"
+#include "text/tokenizer/bpe_model.h"
 #include "unit/text/tokenizer_fixture.h"
 
 namespace dynslice {

@@ -11,7 +11,7 @@
 
 #include "dynslice/support/error.h"
 #include "dynslice/support/json.h"
-#include "dynslice/text/tokenizer.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
 
 namespace dynslice {
 

@@ -8,8 +8,8 @@
 #include <variant>
 
 #include "dynslice/support/files.h"
-#include "dynslice/text/tokenizer.h"
-#include "text/pretokenizer.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
+#include "text/tokenizer/pretokenizer.h"
 #include "unit/text/tokenizer_fixture.h"
 
 namespace dynslice {

@@ -1,4 +1,4 @@
-#include "text/tokenizer_regex.h"
+#include "text/tokenizer/tokenizer_regex.h"
 
 #include <gtest/gtest.h>
 

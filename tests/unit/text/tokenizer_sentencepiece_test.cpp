@@ -5,8 +5,8 @@
 #include <cstdlib>
 
 #include "dynslice/support/files.h"
-#include "dynslice/text/tokenizer.h"
-#include "text/sentencepiece_proto.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
+#include "text/tokenizer/sentencepiece_proto.h"
 #include "unit/text/tokenizer_fixture.h"
 
 namespace dynslice {

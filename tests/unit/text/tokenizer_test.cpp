@@ -1,12 +1,12 @@
 // Tokenizers from tokenizer.json: each form that the supported families have.
-#include "dynslice/text/tokenizer.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <set>
 
-#include "text/pretokenizer.h"
+#include "text/tokenizer/pretokenizer.h"
 #include "unit/text/tokenizer_fixture.h"
 
 namespace dynslice {

@@ -1,4 +1,4 @@
-#include "text/tokenizer_unicode.h"
+#include "dynslice/text/tokenizer/tokenizer_unicode.h"
 
 #include <gtest/gtest.h>
 

@@ -6,9 +6,9 @@
 
 #include <functional>
 
+#include "aten.h"
 #include "dynslice/heal/lora.h"
 #include "dynslice/train/objectives.h"
-#include "tensor/aten.h"
 #include "tiny_model.h"
 
 namespace dynslice {

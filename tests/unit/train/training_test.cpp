@@ -6,8 +6,8 @@
 
 #include <cmath>
 
+#include "aten.h"
 #include "dynslice/train/objectives.h"
-#include "tensor/aten.h"
 #include "tiny_model.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/temporary_folder.h"

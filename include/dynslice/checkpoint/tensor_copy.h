@@ -1,0 +1,30 @@
+// Tensors that go from one checkpoint to another as they are.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "dynslice/checkpoint/checkpoint_writer.h"
+#include "dynslice/model/checkpoint.h"
+#include "dynslice/model/tensor_layout.h"
+#include "dynslice/support/progress.h"
+
+namespace dynslice {
+
+// "model.layers.12.mlp.up_proj.weight" → {12, "mlp.up_proj.weight"}; nothing for tensors of no layer.
+std::optional<std::pair<int64_t, std::string>> split_layer_name(const std::string& name);
+
+// Writes the source's tensor `name` as `tensor`, a block of rows at a time; progress counts its values.
+void copy_tensor(const Checkpoint& source, const std::string& name, const OutputTensor& tensor,
+                 CheckpointWriter& writer, ProgressTask& task);
+
+// Copies those of `tensors` that `stays` says stay as they are, under their own names.
+void copy_tensors(const Checkpoint& source, const std::vector<OutputTensor>& tensors,
+                  const std::function<bool(const std::string& name)>& stays, const std::string& title,
+                  CheckpointWriter& writer, ProgressSink& progress);
+
+}  // namespace dynslice

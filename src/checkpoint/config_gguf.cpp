@@ -1,0 +1,259 @@
+// The configuration of a GGUF file: its metadata said in Hugging Face's words, then read like any config.json.
+#include <charconv>
+#include <cmath>
+#include <variant>
+
+#include "dynslice/formats/gguf/ggml_dequantize.h"
+#include "dynslice/model/config_json.h"
+#include "dynslice/support/error.h"
+
+namespace dynslice {
+namespace {
+
+// Metadata of one file, under the prefix of its architecture.
+class Metadata {
+ public:
+  explicit Metadata(const GgufFile& file) : file_(file), architecture_(file.string("general.architecture")) {}
+
+  const GgufFile& file() const { return file_; }
+  const std::string& architecture() const { return architecture_; }
+  std::string key(const std::string& suffix) const { return architecture_ + "." + suffix; }
+  bool has(const std::string& suffix) const { return file_.has(key(suffix)); }
+  int64_t integer(const std::string& suffix) const { return file_.integer(key(suffix)); }
+  // One number, or one a layer.
+  std::vector<int64_t> sizes(const std::string& suffix) const {
+    const auto found = file_.metadata().find(key(suffix));
+    const bool is_list = found != file_.metadata().end() && std::holds_alternative<std::vector<int64_t>>(found->second);
+    return is_list ? file_.integers(key(suffix)) : std::vector<int64_t>{integer(suffix)};
+  }
+
+  // Floats are stored in 32 bits: 1e-5 comes as 9.99999974e-06. The shortest decimal that gives the same 32 bits is
+  // what the model's author wrote.
+  double number(const std::string& suffix) const {
+    const double value = file_.number(key(suffix));
+    const auto narrow = static_cast<float>(value);
+    if (static_cast<double>(narrow) != value) return value;
+    char text[32];
+    const auto end = std::to_chars(text, text + sizeof text, narrow).ptr;
+    double shortest = value;
+    std::from_chars(text, end, shortest);
+    return shortest;
+  }
+
+  [[noreturn]] void fail(const std::string& suffix, const std::string& expected) const {
+    throw_error(ErrorKind::kBadInput, file_.path().string(), ": key \"", key(suffix), "\" must be ", expected);
+  }
+
+ private:
+  const GgufFile& file_;
+  std::string architecture_;
+};
+
+std::string model_type_of(const Metadata& metadata) {
+  const std::string& architecture = metadata.architecture();
+  if (architecture != "llama" && architecture != "deci" && architecture != "qwen2") {
+    throw_error(ErrorKind::kBadInput, metadata.file().path().string(), ": key \"general.architecture\" is ",
+                Json(architecture).dump(-1, ' ', true, Json::error_handler_t::replace),
+                "; supported are llama, deci, qwen2");
+  }
+  if (metadata.has("expert_count") && metadata.integer("expert_count") > 0) {
+    metadata.fail("expert_count", "0 or absent, as mixtures of experts are not supported");
+  }
+  // Mistral goes by the name llama in GGUF; what sets it apart is the window.
+  if (architecture == "qwen2") return architecture;
+  return metadata.has("attention.sliding_window") ? "mistral" : "llama";
+}
+
+bool has_tensor(const Metadata& metadata, const std::string& name) { return metadata.file().find(name) != nullptr; }
+
+constexpr int64_t kMaxSize = int64_t{1} << 20;
+
+void check_size(const Metadata& metadata, const std::string& suffix, int64_t size) {
+  if (size < 1 || size > kMaxSize) metadata.fail(suffix, "from 1 to 2^20; found " + std::to_string(size));
+}
+
+// Sizes that are multiplied before parse_dense_config has seen them.
+int64_t read_size(const Metadata& metadata, const std::string& suffix) {
+  const int64_t size = metadata.integer(suffix);
+  check_size(metadata, suffix, size);
+  return size;
+}
+
+// A size that deci has layer by layer: the first layer's.
+int64_t read_first_size(const Metadata& metadata, const std::string& suffix) {
+  const std::vector<int64_t> sizes = metadata.sizes(suffix);
+  if (sizes.empty()) metadata.fail(suffix, "a list of one size a layer");
+  check_size(metadata, suffix, sizes.front());
+  return sizes.front();
+}
+
+int64_t read_head_dim(const Metadata& metadata, int64_t hidden_size, int64_t heads) {
+  const bool is_said = metadata.has("attention.key_length");
+  const int64_t head_dim = is_said ? read_size(metadata, "attention.key_length") : hidden_size / heads;
+  for (const char* suffix : {"attention.value_length", "rope.dimension_count"}) {
+    if (metadata.has(suffix) && metadata.integer(suffix) != head_dim) {
+      metadata.fail(suffix, "the width of a head (" + std::to_string(head_dim) + "); found " +
+                                std::to_string(metadata.integer(suffix)));
+    }
+  }
+  return head_dim;
+}
+
+std::vector<double> read_frequency_divisors(const Metadata& metadata, int64_t head_dim) {
+  const GgufTensor* tensor = metadata.file().find("rope_freqs.weight");
+  if (tensor == nullptr) return {};
+  const auto fail = [&](const std::string& expected) {
+    throw_error(ErrorKind::kBadInput, metadata.file().path().string(), ": tensor \"rope_freqs.weight\" must ",
+                expected);
+  };
+  if (tensor->shape != std::vector<int64_t>{head_dim / 2}) fail("have " + std::to_string(head_dim / 2) + " values");
+  std::vector<float> values(static_cast<size_t>(head_dim / 2));
+  dequantize(tensor->type, metadata.file().bytes(*tensor), values);
+  for (const float value : values) {
+    if (!std::isfinite(value) || value <= 0) fail("hold positive numbers");
+  }
+  return {values.begin(), values.end()};
+}
+
+// Finds the llama3 scaling (with its usual low and high factors, 1 and 4) that the divisors were made from, so that
+// other programs can be told of it. Leaves kNone when there is none.
+void recognise_llama3(const std::vector<double>& divisors, RopeConfig& rope) {
+  RopeConfig guess = rope;
+  guess.scaling = RopeScalingKind::kLlama3;
+  guess.factor = std::round(divisors.back() * 1e4) / 1e4;
+  if (guess.factor <= 1.0) return;
+  const auto count = static_cast<double>(divisors.size());
+  const auto wavelength = [&](size_t pair) {
+    return 2 * M_PI * std::pow(rope.theta, static_cast<double>(pair) / count);
+  };
+  guess.original_max_position_embeddings = 8192;  // Llama 3's own, when no divisor lies between the ends
+  for (size_t i = 0; i < divisors.size(); ++i) {
+    if (divisors[i] < 1.001 || divisors[i] > guess.factor * 0.999) continue;
+    const double smooth = (1.0 / divisors[i] - 1.0 / guess.factor) / (1.0 - 1.0 / guess.factor);
+    const double turns = smooth * (guess.high_freq_factor - guess.low_freq_factor) + guess.low_freq_factor;
+    guess.original_max_position_embeddings = std::llround(turns * wavelength(i));
+    break;
+  }
+  for (size_t i = 0; i < divisors.size(); ++i) {
+    if (std::abs(llama3_divisor(guess, wavelength(i)) / divisors[i] - 1.0) > 1e-4) return;
+  }
+  if (guess.original_max_position_embeddings > 0) rope = guess;
+}
+
+RopeConfig read_rope(const Metadata& metadata, int64_t head_dim) {
+  RopeConfig rope;
+  if (metadata.has("rope.freq_base")) rope.theta = metadata.number("rope.freq_base");
+  if (!std::isfinite(rope.theta) || rope.theta <= 0) metadata.fail("rope.freq_base", "a positive number");
+  const std::string type =
+      metadata.has("rope.scaling.type") ? metadata.file().string(metadata.key("rope.scaling.type")) : "none";
+  if (type != "none" && type != "linear") {
+    metadata.fail("rope.scaling.type", "none or linear, or a tensor rope_freqs.weight must carry the scaling");
+  }
+  const std::string factor_key = metadata.has("rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear";
+  if ((type == "linear" || factor_key == "rope.scale_linear") && metadata.has(factor_key)) {
+    rope.factor = metadata.number(factor_key);
+    if (!std::isfinite(rope.factor) || rope.factor <= 0) metadata.fail(factor_key, "a positive number");
+    if (rope.factor != 1.0) rope.scaling = RopeScalingKind::kLinear;
+  }
+  rope.frequency_divisors = read_frequency_divisors(metadata, head_dim);
+  if (rope.frequency_divisors.empty()) return rope;
+  if (rope.scaling != RopeScalingKind::kNone)
+    metadata.fail(factor_key, "absent where rope_freqs.weight carries the scaling");
+  recognise_llama3(rope.frequency_divisors, rope);
+  return rope;
+}
+
+LayerShape read_shape(const Metadata& metadata, int64_t hidden_size) {
+  LayerShape shape;
+  shape.input_width = shape.middle_width = shape.output_width = hidden_size;
+  shape.intermediate_size = metadata.sizes("feed_forward_length").at(0);
+  shape.num_attention_heads = read_first_size(metadata, "attention.head_count");
+  shape.num_key_value_heads = metadata.has("attention.head_count_kv")
+                                  ? read_first_size(metadata, "attention.head_count_kv")
+                                  : shape.num_attention_heads;
+  return shape;
+}
+
+// The sizes that deci has layer by layer; what holds of the first layer was checked with everything else.
+void read_layer_sizes(const Metadata& metadata, ModelConfig& config) {
+  const auto read = [&](const std::string& suffix, int64_t LayerShape::* member, bool may_be_none) {
+    if (!metadata.has(suffix)) return;
+    const std::vector<int64_t> sizes = metadata.sizes(suffix);
+    if (sizes.size() == 1) return;
+    if (sizes.size() != config.layers.size())
+      metadata.fail(suffix, "a list of one size for each of the " + std::to_string(config.layers.size()) + " layers");
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      if (!may_be_none || sizes[i] != 0) check_size(metadata, suffix, sizes[i]);
+      config.layers[i].*member = sizes[i];
+    }
+  };
+  read("feed_forward_length", &LayerShape::intermediate_size, /*may_be_none=*/false);
+  read("attention.head_count", &LayerShape::num_attention_heads, /*may_be_none=*/true);
+  read("attention.head_count_kv", &LayerShape::num_key_value_heads, /*may_be_none=*/true);
+  for (const LayerShape& shape : config.layers) {
+    if (shape.num_attention_heads == 0 && shape.num_key_value_heads == 0) continue;
+    if (shape.num_key_value_heads == 0 || shape.num_attention_heads % shape.num_key_value_heads != 0)
+      metadata.fail("attention.head_count_kv", "divisors of attention.head_count, layer by layer");
+    if (shape.num_attention_heads > kMaxSize / config.head_dim)
+      metadata.fail("attention.head_count", "such that all heads together are at most 2^20 wide");
+  }
+}
+
+int64_t read_vocab_size(const Metadata& metadata) {
+  const GgufTensor* embedding = metadata.file().find("token_embd.weight");
+  if (embedding == nullptr || embedding->shape.size() != 2) {
+    throw_error(ErrorKind::kBadInput, metadata.file().path().string(),
+                ": tensor \"token_embd.weight\" is missing or no matrix; the file holds no whole language model");
+  }
+  return embedding->shape.front();
+}
+
+std::optional<int64_t> read_token_id(const GgufFile& file, const std::string& key) {
+  if (!file.has(key)) return std::nullopt;
+  return file.integer(key);
+}
+
+// The metadata as they are; parse_dense_config judges the numbers.
+ModelConfig read_unchecked(const Metadata& metadata) {
+  ModelConfig config;
+  config.model_type = model_type_of(metadata);
+  config.vocab_size = read_vocab_size(metadata);
+  config.hidden_size = read_size(metadata, "embedding_length");
+  const LayerShape shape = read_shape(metadata, config.hidden_size);
+  config.head_dim = read_head_dim(metadata, config.hidden_size, shape.num_attention_heads);
+  const int64_t layers = metadata.integer("block_count");
+  if (layers < 1 || layers > kMaxLayers) metadata.fail("block_count", "from 1 to " + std::to_string(kMaxLayers));
+  config.layers.assign(static_cast<size_t>(layers), shape);
+  config.max_position_embeddings = metadata.integer("context_length");
+  config.rms_norm_eps = metadata.number("attention.layer_norm_rms_epsilon");
+  config.rope = read_rope(metadata, config.head_dim);
+  config.tie_word_embeddings = !has_tensor(metadata, "output.weight");
+  config.qkv_bias = has_tensor(metadata, "blk.0.attn_q.bias");
+  config.mlp_bias = has_tensor(metadata, "blk.0.ffn_gate.bias");
+  if (config.model_type == "mistral") config.sliding_window = metadata.integer("attention.sliding_window");
+  config.bos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.bos_token_id");
+  config.eos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.eos_token_id");
+  return config;
+}
+
+}  // namespace
+
+double llama3_divisor(const RopeConfig& rope, double wavelength) {
+  const double turns = static_cast<double>(rope.original_max_position_embeddings) / wavelength;
+  if (turns > rope.high_freq_factor) return 1.0;
+  if (turns < rope.low_freq_factor) return rope.factor;
+  const double smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+  return 1.0 / ((1.0 - smooth) / rope.factor + smooth);
+}
+
+ModelConfig read_config(const GgufFile& file) {
+  const Metadata metadata(file);
+  const ModelConfig raw = read_unchecked(metadata);
+  ModelConfig config =
+      parse_dense_config(describe_dense_config(raw), raw.model_type, file.path().string() + ": metadata");
+  config.rope.frequency_divisors = raw.rope.frequency_divisors;
+  if (metadata.architecture() == "deci") read_layer_sizes(metadata, config);
+  return config;
+}
+
+}  // namespace dynslice

@@ -1,0 +1,204 @@
+#include "checkpoint/gguf_checkpoint.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+
+#include "aten.h"
+#include "checkpoint/chunks.h"
+#include "dynslice/checkpoint/tensor_copy.h"
+#include "dynslice/formats/gguf/ggml_dequantize.h"
+#include "dynslice/support/error.h"
+
+namespace dynslice {
+namespace {
+
+const std::map<std::string, std::string>& model_modules() {
+  static const std::map<std::string, std::string> kModules = {
+      {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
+  return kModules;
+}
+
+const std::map<std::string, std::string>& layer_modules() {
+  static const std::map<std::string, std::string> kModules = {
+      {"attn_norm", "input_layernorm"}, {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
+      {"attn_v", "self_attn.v_proj"},   {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
+      {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},           {"ffn_down", "mlp.down_proj"}};
+  return kModules;
+}
+
+std::string lookup(const std::map<std::string, std::string>& modules, const std::string& module) {
+  const auto found = modules.find(module);
+  return found == modules.end() ? std::string() : found->second;
+}
+
+// Row of the file that holds row `row` of Hugging Face's tensor: rotary pairs (j, j + width / 2) of a head lie side by
+// side in the file.
+int64_t interleaved_row(int64_t row, int64_t head_width) {
+  const int64_t in_head = row % head_width, half = head_width / 2;
+  return row - in_head + 2 * (in_head % half) + in_head / half;
+}
+
+// Decodes rows of a tensor as the file has them.
+class RowDecoder {
+ public:
+  RowDecoder(const GgufFile& file, const GgufTensor& tensor, int64_t columns)
+      : type_(tensor.type), bytes_(file.bytes(tensor)), columns_(columns) {
+    const GgmlFormat& format = ggml_format(tensor.type);
+    row_bytes_ = static_cast<size_t>(columns / format.values * format.bytes);
+  }
+
+  uint64_t row_bytes() const { return row_bytes_; }
+
+  void decode(int64_t row, float* out) const {
+    dequantize(type_, bytes_.subspan(static_cast<size_t>(row) * row_bytes_, row_bytes_),
+               {out, static_cast<size_t>(columns_)});
+  }
+
+ private:
+  GgmlType type_;
+  std::span<const std::byte> bytes_;
+  int64_t columns_;
+  size_t row_bytes_ = 0;
+};
+
+// Rows [begin, end) into `out`, row_at(i) being the place of row i in the file.
+template <typename RowAt>
+void decode_rows(const RowDecoder& decoder, int64_t begin, int64_t end, int64_t columns, float* out, RowAt row_at) {
+  at::parallel_for(begin, end, std::max<int64_t>(1, kGrainValues / columns), [&](int64_t from, int64_t to) {
+    for (int64_t row = from; row < to; ++row) decoder.decode(row_at(row), out + (row - begin) * columns);
+  });
+}
+
+}  // namespace
+
+std::string hugging_face_name(const std::string& gguf_name) {
+  const size_t dot = gguf_name.rfind('.');
+  if (dot == std::string::npos) return {};
+  const std::string kind = gguf_name.substr(dot), module = gguf_name.substr(0, dot);
+  if (kind != ".weight" && kind != ".bias") return {};
+  if (!module.starts_with("blk.")) {
+    const std::string name = lookup(model_modules(), module);
+    return name.empty() ? name : name + kind;
+  }
+  const size_t second = module.find('.', 4);
+  if (second == std::string::npos) return {};
+  const std::string index = module.substr(4, second - 4), name = lookup(layer_modules(), module.substr(second + 1));
+  const bool is_number = !index.empty() && std::ranges::all_of(index, [](char c) { return c >= '0' && c <= '9'; });
+  return name.empty() || !is_number ? std::string() : "model.layers." + index + "." + name + kind;
+}
+
+std::string gguf_name(const std::string& hugging_face_name) {
+  constexpr std::string_view kLayers = "model.layers.";
+  const size_t dot = hugging_face_name.rfind('.');
+  std::string module = hugging_face_name.substr(0, dot), prefix;
+  const bool in_layer = module.starts_with(kLayers);
+  if (in_layer) {
+    const size_t end = module.find('.', kLayers.size());
+    prefix = "blk." + module.substr(kLayers.size(), end - kLayers.size()) + ".";
+    module = module.substr(end + 1);
+  }
+  for (const auto& [ours, theirs] : in_layer ? layer_modules() : model_modules()) {
+    if (theirs == module) return prefix + ours + hugging_face_name.substr(dot);
+  }
+  throw std::logic_error("gguf_name: " + hugging_face_name + " has no place in GGUF");
+}
+
+GgufCheckpoint::GgufCheckpoint(const std::filesystem::path& file) : file_(file) {
+  path_ = file;
+  config_ = read_config(file_);
+  for (size_t i = 0; i < file_.tensors().size(); ++i) {
+    const std::string name = hugging_face_name(file_.tensors()[i].name);
+    if (!name.empty()) add_tensor(i, name);
+  }
+}
+
+void GgufCheckpoint::add_tensor(size_t index, const std::string& name) {
+  const GgufTensor& tensor = file_.tensors()[index];
+  Location location{{name, tensor.shape, ggml_format(tensor.type).name, tensor.bytes}, index, 0};
+  if (file_.string("general.architecture") != "qwen2") {
+    const auto place = split_layer_name(name);
+    const bool known = place && place->first < config_.num_layers();
+    const LayerShape& shape = config_.layers[known ? static_cast<size_t>(place->first) : 0];
+    if (name.find(".q_proj.") != std::string::npos) location.interleaved_heads = shape.num_attention_heads;
+    if (name.find(".k_proj.") != std::string::npos) location.interleaved_heads = shape.num_key_value_heads;
+  }
+  const int64_t heads = location.interleaved_heads;
+  if (heads > 0 && tensor.shape.front() != heads * config_.head_dim) {
+    throw_error(ErrorKind::kBadInput, path_.string(), ": tensor \"", tensor.name, "\" has ", tensor.shape.front(),
+                " rows; its ", heads, " heads of width ", config_.head_dim, " ask for ", heads * config_.head_dim);
+  }
+  tensors_.emplace(name, std::move(location));
+}
+
+std::vector<TensorInfo> GgufCheckpoint::tensors() const {
+  std::vector<TensorInfo> infos;
+  for (const auto& [name, location] : tensors_) infos.push_back(location.info);
+  return infos;
+}
+
+const TensorInfo* GgufCheckpoint::find(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? nullptr : &found->second.info;
+}
+
+at::ScalarType GgufCheckpoint::storage_dtype() const {
+  std::map<std::string, uint64_t> bytes;
+  for (const auto& [name, location] : tensors_) bytes[location.info.dtype] += location.info.bytes;
+  const std::string type = std::ranges::max_element(bytes, {}, [](const auto& entry) { return entry.second; })->first;
+  if (type == "F32") return at::ScalarType::Float;
+  return type == "F16" ? at::ScalarType::Half : at::ScalarType::BFloat16;
+}
+
+at::Tensor GgufCheckpoint::read_rows(const TensorInfo& info, int64_t begin, int64_t end, at::ScalarType dtype) const {
+  const Location& location = tensors_.at(info.name);
+  return info.shape.size() == 1 ? read_vector(location, begin, end, dtype) : read_matrix(location, begin, end, dtype);
+}
+
+int64_t GgufCheckpoint::row_in_file(const Location& location, int64_t row) const {
+  return location.interleaved_heads > 0 ? interleaved_row(row, config_.head_dim) : row;
+}
+
+// A vector is one row of blocks; its values are what begin and end count.
+at::Tensor GgufCheckpoint::read_vector(const Location& location, int64_t begin, int64_t end,
+                                       at::ScalarType dtype) const {
+  const GgufTensor& tensor = file_.tensors()[location.tensor];
+  const int64_t size = tensor.shape.front();
+  std::vector<float> whole(static_cast<size_t>(size));
+  RowDecoder(file_, tensor, size).decode(0, whole.data());
+  const at::Tensor values = at::empty({end - begin}, at::kFloat);
+  float* out = values.data_ptr<float>();
+  for (int64_t i = begin; i < end; ++i) out[i - begin] = whole[static_cast<size_t>(row_in_file(location, i))];
+  file_.file().release(tensor.offset, tensor.bytes);
+  return values.to(dtype);
+}
+
+// Made chunk by chunk, so that a large matrix is never in memory twice, nor much of the file.
+at::Tensor GgufCheckpoint::read_matrix(const Location& location, int64_t begin, int64_t end,
+                                       at::ScalarType dtype) const {
+  const GgufTensor& tensor = file_.tensors()[location.tensor];
+  std::vector<int64_t> shape = tensor.shape;
+  int64_t columns = 1;
+  for (size_t i = 1; i < shape.size(); ++i) columns *= shape[i];
+  const RowDecoder decoder(file_, tensor, columns);
+  const auto row_at = [&](int64_t row) { return row_in_file(location, row); };
+  shape.front() = end - begin;
+  at::Tensor values = at::empty(shape, dtype);
+  const bool is_float = dtype == at::kFloat;
+  const int64_t step = std::max<int64_t>(1, kChunkValues / columns);
+  for (int64_t row = begin; row < end; row += step) {
+    const int64_t count = std::min(step, end - row);
+    at::Tensor part = values.narrow(0, row - begin, count);
+    at::Tensor decoded = is_float ? part : at::empty_like(part, at::TensorOptions().dtype(at::kFloat));
+    decode_rows(decoder, row, row + count, columns, decoded.data_ptr<float>(), row_at);
+    if (!is_float) part.copy_(decoded);
+    file_.file().release(tensor.offset + static_cast<uint64_t>(row) * decoder.row_bytes(),
+                         static_cast<uint64_t>(count) * decoder.row_bytes());
+  }
+  return values;
+}
+
+}  // namespace dynslice

@@ -1,0 +1,114 @@
+#include "checkpoint/gguf_metadata.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <stdexcept>
+
+#include "dynslice/formats/gguf/ggml_quantize.h"
+#include "dynslice/model/config_json.h"
+
+namespace dynslice {
+namespace {
+
+// llama.cpp's enum llama_ftype, which says what most matrices are. It has mixtures of types only for three of the K
+// formats; those with the letter S come closest to the plain type.
+int64_t file_type(GgmlType type) {
+  switch (type) {
+    case GgmlType::kF32:
+      return 0;
+    case GgmlType::kF16:
+      return 1;
+    case GgmlType::kQ4_0:
+      return 2;
+    case GgmlType::kQ4_1:
+      return 3;
+    case GgmlType::kQ8_0:
+      return 7;
+    case GgmlType::kQ5_0:
+      return 8;
+    case GgmlType::kQ5_1:
+      return 9;
+    case GgmlType::kQ2_K:
+      return 10;
+    case GgmlType::kQ3_K:
+      return 11;
+    case GgmlType::kQ4_K:
+      return 14;
+    case GgmlType::kQ5_K:
+      return 16;
+    case GgmlType::kQ6_K:
+      return 18;
+    case GgmlType::kBF16:
+      return 32;
+  }
+  throw std::logic_error("gguf_model_metadata: no file type for this tensor type");
+}
+
+}  // namespace
+
+std::string gguf_architecture(const ModelConfig& config) {
+  if (config.model_type == "qwen2") return config.model_type;
+  // llama.cpp's llama knows one size for all layers; deci is the same computation with sizes layer by layer.
+  return has_equal_sizes(config) ? "llama" : "deci";
+}
+
+bool has_equal_sizes(const ModelConfig& config) {
+  const LayerShape& first = config.layers.front();
+  return std::ranges::all_of(config.layers, [&](const LayerShape& shape) {
+    return shape.intermediate_size == first.intermediate_size &&
+           shape.num_attention_heads == first.num_attention_heads &&
+           shape.num_key_value_heads == first.num_key_value_heads;
+  });
+}
+
+GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& name, GgmlType type) {
+  const LayerShape& shape = config.layers.front();
+  const std::string architecture = gguf_architecture(config);
+  GgufMetadata metadata = {{"general.architecture", architecture},
+                           {"general.type", std::string("model")},
+                           {"general.name", name},
+                           {"general.file_type", file_type(type)}};
+  if (is_quantized(type)) metadata.emplace_back("general.quantization_version", int64_t{2});
+  const auto add = [&](const std::string& key, GgufValue value) {
+    metadata.emplace_back(architecture + "." + key, std::move(value));
+  };
+  add("block_count", config.num_layers());
+  add("context_length", config.max_position_embeddings);
+  add("embedding_length", config.hidden_size);
+  const bool alike = has_equal_sizes(config);
+  const auto add_size = [&](const std::string& key, int64_t LayerShape::* member) {
+    std::vector<int64_t> sizes;
+    for (const LayerShape& layer : config.layers) sizes.push_back(layer.*member);
+    add(key, alike ? GgufValue(shape.*member) : GgufValue(std::move(sizes)));
+  };
+  add_size("feed_forward_length", &LayerShape::intermediate_size);
+  add("vocab_size", config.vocab_size);
+  add_size("attention.head_count", &LayerShape::num_attention_heads);
+  add_size("attention.head_count_kv", &LayerShape::num_key_value_heads);
+  add("attention.key_length", config.head_dim);
+  add("attention.value_length", config.head_dim);
+  add("attention.layer_norm_rms_epsilon", config.rms_norm_eps);
+  add("rope.dimension_count", config.head_dim);
+  add("rope.freq_base", config.rope.theta);
+  if (config.rope.scaling == RopeScalingKind::kLinear && config.rope.frequency_divisors.empty()) {
+    add("rope.scaling.type", std::string("linear"));
+    add("rope.scaling.factor", config.rope.factor);
+  }
+  // llama.cpp does not heed it for this architecture; readers that know Mistral do.
+  if (config.model_type == "mistral" && config.sliding_window) add("attention.sliding_window", *config.sliding_window);
+  return metadata;
+}
+
+std::vector<float> gguf_rope_divisors(const ModelConfig& config) {
+  const RopeConfig& rope = config.rope;
+  std::vector<float> divisors(rope.frequency_divisors.begin(), rope.frequency_divisors.end());
+  if (!divisors.empty() || rope.scaling != RopeScalingKind::kLlama3) return divisors;
+  for (int64_t pair = 0; pair < config.head_dim / 2; ++pair) {
+    const double exponent = 2.0 * static_cast<double>(pair) / static_cast<double>(config.head_dim);
+    divisors.push_back(static_cast<float>(llama3_divisor(rope, 2 * std::numbers::pi * std::pow(rope.theta, exponent))));
+  }
+  return divisors;
+}
+
+}  // namespace dynslice

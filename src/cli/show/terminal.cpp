@@ -1,0 +1,169 @@
+#include "cli/show/terminal.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+
+#include "dynslice/support/log.h"
+
+namespace dynslice::cli {
+namespace {
+
+using namespace std::chrono_literals;
+
+int terminal_columns() {
+  winsize size{};
+  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+std::string format_rate(double rate, const std::string& unit) {
+  if (unit == "bytes") return format_bytes(static_cast<uint64_t>(rate)) + "/s";
+  return format_fixed(rate, rate < 100 ? 1 : 0) + " " + unit + "/s";
+}
+
+// Cells on a terminal: bytes that begin a character.
+size_t display_width(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
+
+}  // namespace
+
+TerminalProgress::TerminalProgress(bool quiet) : quiet_(quiet), terminal_(::isatty(STDERR_FILENO) != 0) {}
+
+void TerminalProgress::start(const std::string& task, int64_t total, const std::string& unit) {
+  task_ = task;
+  total_ = total;
+  unit_ = unit;
+  note_.clear();
+  done_ = skipped_ = 0;
+  started_ = drawn_ = Clock::now();
+  if (!quiet_ && terminal_) draw(false);
+}
+
+void TerminalProgress::advance(int64_t amount) {
+  done_ += amount;
+  const auto now = Clock::now();
+  const auto pause = terminal_ ? Clock::duration(100ms) : Clock::duration(10s);
+  if (quiet_ || now - drawn_ < pause || done_ == total_) return;
+  drawn_ = now;
+  draw(false);
+}
+
+void TerminalProgress::skip(int64_t amount) {
+  done_ += amount;
+  skipped_ += amount;
+  if (!quiet_ && terminal_) draw(false);
+}
+
+void TerminalProgress::finish() {
+  const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
+  if (quiet_ || (!terminal_ && seconds < 2)) return;
+  draw(true);
+}
+
+void TerminalProgress::draw(bool last) {
+  const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
+  const double rate = seconds > 0 ? static_cast<double>(done_ - skipped_) / seconds : 0;
+  const double share = total_ > 0 ? std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_)) : 0;
+  std::string figures;
+  if (total_ > 0) figures += format_percent(share, 0);
+  if (done_ > skipped_) figures += ", " + format_rate(rate, unit_);
+  if (last) {
+    figures += ", " + format_duration(seconds);
+  } else if (done_ > skipped_ && total_ > done_) {
+    figures += ", " + format_duration(static_cast<double>(total_ - done_) / rate) + " left";
+  }
+  if (!note_.empty()) figures += ", " + note_;
+  if (!terminal_) {
+    std::cerr << task_ << ": " << figures << '\n';
+    return;
+  }
+  const int room = std::clamp(terminal_columns() - static_cast<int>(task_.size() + figures.size()) - 4, 0, 40);
+  std::cerr << "\r\033[K" << task_ << ' ' << (room >= 8 && total_ > 0 ? bar(share, room) + " " : "") << figures;
+  if (last) std::cerr << '\n';
+  std::cerr.flush();
+}
+
+void install_log(bool quiet, bool verbose) {
+  set_log_handler([quiet, verbose](LogLevel level, const std::string& message) {
+    const bool shown = level == LogLevel::kDebug ? verbose : !quiet;
+    if (shown) std::cerr << (level == LogLevel::kWarning ? "warning: " : "") << message << '\n';
+  });
+}
+
+void print_table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const std::string& cell : header) widths.push_back(display_width(cell));
+  for (const auto& row : rows) {
+    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], display_width(row[c]));
+  }
+  const auto print_row = [&](const std::vector<std::string>& row) {
+    std::string line;
+    for (size_t c = 0; c < row.size(); ++c) {
+      const std::string padding(widths[c] - display_width(row[c]), ' ');
+      const bool left = c == 0 || row[c].starts_with("█") || row[c].starts_with("▏") || row[c].starts_with(" ");
+      line += (c > 0 ? "  " : "") + (left ? row[c] + padding : padding + row[c]);
+    }
+    while (line.ends_with(' ')) line.pop_back();
+    std::cout << line << '\n';
+  };
+  print_row(header);
+  for (const auto& row : rows) print_row(row);
+}
+
+std::string bar(double share, int width) {
+  static constexpr const char* kEighths[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
+  const int eighths = static_cast<int>(std::lround(std::clamp(share, 0.0, 1.0) * width * 8));
+  std::string text;
+  for (int i = 0; i < eighths / 8; ++i) text += "█";
+  text += kEighths[eighths % 8];
+  const int used = eighths / 8 + (eighths % 8 > 0 ? 1 : 0);
+  return text + std::string(static_cast<size_t>(width - used), ' ');
+}
+
+std::string span_of(int64_t first, int64_t last) {
+  return first == last ? std::to_string(first) : std::to_string(first) + "-" + std::to_string(last);
+}
+
+std::string format_fixed(double value, int digits) {
+  char buffer[64];
+  std::snprintf(buffer, sizeof buffer, "%.*f", digits, value);
+  return buffer;
+}
+
+std::string format_percent(double ratio, int digits) { return format_fixed(100 * ratio, digits) + "%"; }
+
+std::string format_change(double before, double after) {
+  const double change = before != 0 ? after / before - 1 : 0;
+  return (change >= 0 ? "+" : "") + format_percent(change);
+}
+
+std::string format_count(int64_t value) {
+  const auto v = static_cast<double>(value);
+  if (value >= 1'000'000'000) return format_fixed(v / 1e9, 2) + " G";
+  if (value >= 1'000'000) return format_fixed(v / 1e6, 1) + " M";
+  if (value >= 10'000) return format_fixed(v / 1e3, 1) + " k";
+  return std::to_string(value);
+}
+
+std::string format_bytes(uint64_t bytes) {
+  const auto v = static_cast<double>(bytes);
+  if (v >= 1e9) return format_fixed(v / 1e9, 2) + " GB";
+  if (v >= 1e6) return format_fixed(v / 1e6, 1) + " MB";
+  if (v >= 1e3) return format_fixed(v / 1e3, 1) + " kB";
+  return std::to_string(bytes) + " B";
+}
+
+std::string format_duration(double seconds) {
+  if (seconds < 60) return format_fixed(seconds, 1) + " s";
+  const auto whole = static_cast<int64_t>(std::lround(seconds));
+  if (whole < 3600) return std::to_string(whole / 60) + " min " + std::to_string(whole % 60) + " s";
+  return std::to_string(whole / 3600) + " h " + std::to_string(whole % 3600 / 60) + " min";
+}
+
+}  // namespace dynslice::cli

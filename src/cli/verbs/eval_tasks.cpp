@@ -1,0 +1,200 @@
+#include "cli/verbs/eval_tasks.h"
+
+#include <chrono>
+#include <iostream>
+#include <memory>
+#include <optional>
+
+#include "cli/inputs.h"
+#include "cli/journaling.h"
+#include "cli/verbs/resources.h"
+#include "dynslice/evaluate/estimate.h"
+#include "dynslice/evaluate/task_run.h"
+#include "dynslice/resources/estimate.h"
+#include "dynslice/support/error.h"
+#include "dynslice/support/files.h"
+#include "dynslice/support/log.h"
+#include "dynslice/walk/memory_plan.h"
+
+namespace dynslice::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Scripts measure perplexity and tasks with the same options: those of the other one are no error.
+void tell_unused(const EvalOptions& options) {
+  std::string unused;
+  for (const char* name : {"--ppl-range", "--samples", "--seqlen", "--shuffle", "--protocol"}) {
+    if (options.common.is_given(name)) unused += (unused.empty() ? "" : ", ") + std::string(name);
+  }
+  if (!unused.empty()) log(LogLevel::kInfo, "Without --ppl only the tasks are run; not used: " + unused);
+}
+
+// A model, and the questions in its tokens.
+class Examinee {
+ public:
+  Examinee(std::unique_ptr<Checkpoint> checkpoint, const std::vector<TaskQuestions>& questions)
+      : checkpoint_(std::move(checkpoint)),
+        started_(Clock::now()),
+        run_(questions, *load_tokenizer(checkpoint_->path()), *checkpoint_),
+        tokenizing_seconds_(seconds_since(started_)) {}
+
+  const Checkpoint& checkpoint() const { return *checkpoint_; }
+
+  ResourceEstimate estimate(const ComputeOptions& compute, int64_t stream_bytes) const {
+    return estimate_answers(*checkpoint_, compute, run_.amount(), stream_bytes);
+  }
+
+  // From the journal when they are there.
+  TaskAnswers answers(const ResourcePlan& plan, const JournalPhase& journal, const std::string& title,
+                      ProgressSink& progress) const {
+    TaskAnswers answers{checkpoint_->path().string(), {}, 0};
+    if (const auto kept = journal.result()) {
+      const Json json = Json::parse(kept->dump());
+      const JsonReader reader(json, "the journal's result of " + journal.name());
+      answers.seconds = reader.number("seconds");
+      for (const Json& task : json.at("tasks"))
+        answers.outcomes.push_back(task_outcome_from_json(task, reader.where()));
+      return answers;
+    }
+    const auto start = Clock::now();
+    answers.outcomes = run_.run(*checkpoint_, plan.compute, {plan.stream_bytes, journal, title}, progress);
+    answers.seconds = tokenizing_seconds_ + seconds_since(start) + journal.earlier_seconds();
+    OrderedJson result = {{"seconds", answers.seconds}, {"tasks", OrderedJson::array()}};
+    for (const TaskOutcome& outcome : answers.outcomes) result["tasks"].push_back(to_json(outcome));
+    journal.finish(std::move(result));
+    return answers;
+  }
+
+ private:
+  std::unique_ptr<Checkpoint> checkpoint_;
+  Clock::time_point started_;
+  TaskRun run_;
+  double tokenizing_seconds_;
+};
+
+// What a run takes at most: the models are asked one after the other, and then the text is measured.
+ResourceEstimate estimate(const Examinee& model, const std::optional<Examinee>& original,
+                          const std::optional<LoadedText>& text, const ComputeOptions& compute, int64_t stream_bytes) {
+  ResourceEstimate all = model.estimate(compute, stream_bytes);
+  if (original) all = all + original->estimate(compute, stream_bytes);
+  if (text && original) {
+    all = all + estimate_divergence(model.checkpoint(), original->checkpoint(), compute, amount_of(text->windows),
+                                    stream_bytes);
+  } else if (text) {
+    all = all + estimate_perplexity(model.checkpoint(), compute, amount_of(text->windows), stream_bytes);
+  }
+  return all;
+}
+
+OrderedJson fingerprint_of(const EvalOptions& options, const ComputeOptions& compute, const Examinee& model,
+                           const std::optional<Examinee>& original, const std::vector<TaskQuestions>& questions) {
+  OrderedJson json = fingerprint(options.common, compute, model.checkpoint(), nullptr, options.text);
+  json["command"] = "eval-tasks";
+  if (original) add_model_files(json, "against", original->checkpoint());
+  for (const TaskQuestions& task : questions) {
+    json[task.task.name + " sha256"] = task.sha256;
+    if (task.examples > 0) json[task.task.name + " examples sha256"] = task.examples_sha256;
+  }
+  return json;
+}
+
+// What the journal keeps until the command is done, and the results as JSON; no journal after a dry run.
+struct Finished {
+  std::unique_ptr<Journal> journal;
+  OrderedJson json;
+};
+
+// Both models' answers, and how they compare.
+void answer_all(TaskReport& report, const Examinee& model, const std::optional<Examinee>& original,
+                const ResourcePlan& plan, Journal& journal, const std::string& against, ProgressSink& progress) {
+  report.answers = model.answers(plan, JournalPhase(journal, "answers"), "", progress);
+  if (!original) return;
+  const JournalPhase phase(journal, "answers of the other model");
+  report.original = original->answers(plan, phase, " of " + against, progress);
+  for (size_t i = 0; i < report.questions.size(); ++i) {
+    report.stability.push_back(compare_outcomes(report.original->outcomes[i], report.answers.outcomes[i]));
+  }
+}
+
+Finished answer_and_report(const EvalOptions& options, TerminalProgress& progress, bool asks_perplexity) {
+  const auto start = Clock::now();
+  TaskReport report;
+  report.selection = tasks_named(options.tasks);
+  const ComputeOptions asked = resolve_compute(options.common.device, options.common.dtype);
+  auto checkpoint = open_model(options.common, progress);
+  report.questions =
+      load_questions(report.selection, {options.limit, options.examples}, options.common.data_dir, progress);
+  const Examinee model(std::move(checkpoint), report.questions);
+  std::optional<Examinee> original;
+  if (!options.against.empty())
+    original.emplace(open_model(options.common, options.against, progress), report.questions);
+  std::optional<LoadedText> text;
+  if (asks_perplexity && options.common.dry_run) {
+    text = load_windows(options.text, TextUse::kEvaluation, options.common, model.checkpoint(), progress);
+  }
+  const auto plan = prepare(options.common, model.checkpoint(), asked,
+                            {"eval",
+                             [&](const ComputeOptions& with, int64_t stream_bytes) {
+                               return estimate(model, original, text, with, stream_bytes);
+                             },
+                             default_turn_bytes(model.checkpoint(), asked.device)});
+  if (!plan) return {};
+  Finished finished;
+  finished.journal =
+      open_journal(options.common, "", fingerprint_of(options, plan->compute, model, original, report.questions),
+                   describe_run(options.common, plan->compute, model.checkpoint()));
+  Journal& journal = *finished.journal;
+  with_journal(journal, options.common, [&] {
+    answer_all(report, model, original, *plan, journal, options.against, progress);
+    if (!options.log_samples.empty()) write_file_atomically(options.log_samples, sample_lines(report));
+  });
+  const double seconds = journal.earlier_seconds() + seconds_since(start);
+  if (!options.common.json) {
+    print(report, plan->compute, seconds);
+    return finished;
+  }
+  finished.json = to_json(report);
+  finished.json["wall_seconds"] = seconds;
+  add_peaks(finished.json, peak_memory(plan->compute));
+  finished.json["provenance"] = journal.job();
+  return finished;
+}
+
+}  // namespace
+
+TaskSelection tasks_named(const std::string& list) {
+  std::vector<std::string> names;
+  std::string rest = list + ",";
+  for (size_t comma = rest.find(','); comma != std::string::npos; comma = rest.find(',')) {
+    names.push_back(rest.substr(0, comma));
+    rest.erase(0, comma + 1);
+    if (names.back().empty()) throw_error(ErrorKind::kUsage, "--tasks ", list, ": has an empty name in it");
+  }
+  TaskSelection selection = select_tasks(names);
+  for (const std::string& name : selection.repeated) log(LogLevel::kInfo, "--tasks names " + name + " twice; run once");
+  return selection;
+}
+
+void run_tasks(const EvalOptions& options, TerminalProgress& progress, const std::function<void(OrderedJson)>& then) {
+  const bool asks_perplexity = options.common.is_given("--ppl");
+  if (!asks_perplexity) tell_unused(options);
+  if (!options.log_samples.empty()) check_output_file(options.log_samples);
+  Finished finished = answer_and_report(options, progress, asks_perplexity);
+  if (!finished.journal) return;
+  if (asks_perplexity) {
+    try {
+      then(std::move(finished.json));
+    } catch (...) {
+      finished.journal->keep();
+      throw;
+    }
+  } else if (options.common.json) {
+    std::cout << to_text(finished.json);
+  }
+  finished.journal->remove_files();
+}
+
+}  // namespace dynslice::cli
