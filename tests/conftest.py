@@ -63,6 +63,14 @@ def model():
 
 
 @pytest.fixture(scope="session")
+def wikitext_start(data_dir, tmp_path_factory):
+    """The first 60,000 characters of wikitext-2's test split (14,000 tokens): llama.cpp tokenizes all that it is given."""
+    path = tmp_path_factory.mktemp("wikitext") / "wikitext-start.txt"
+    path.write_text((data_dir / "wikitext-2-raw" / "wiki.test.raw").read_text(encoding="utf-8")[:60_000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def llama_perplexity():
     return path_from_environment("DYNSLICE_LLAMA_PERPLEXITY")
 

@@ -20,28 +20,24 @@ dynslice_test_program(logits_main interop/logits_main.cpp)
 dynslice_test_program(template_main interop/template_main.cpp)
 dynslice_test_program(hub_main integration/hub_main.cpp)
 
-# dynslice_python_tests(label timeout workers): tests/<label>/test_*.py, by so many processes, each of which takes the next
-# test when it is done with one.
-function(dynslice_python_tests label timeout workers)
+# dynslice_python_tests(label timeout distribution): tests/<label>/test_*.py, by a process a core. `distribution` is
+# pytest-xdist's: which test a process takes when it is done with one.
+include(ProcessorCount)
+ProcessorCount(_processors)
+function(dynslice_python_tests label timeout distribution)
   add_test(NAME ${label}
-    COMMAND "${DYNSLICE_TEST_PYTHON}" -m pytest -q -ra --tb=short --color=no -p no:cacheprovider -p xdist -n ${workers}
-            --dist worksteal --rootdir "${CMAKE_CURRENT_SOURCE_DIR}" --junitxml "${CMAKE_BINARY_DIR}/junit/${label}.xml"
+    COMMAND "${DYNSLICE_TEST_PYTHON}" -m pytest -q -ra --tb=short --color=no -p no:cacheprovider -p xdist -n ${_processors}
+            --dist ${distribution} --rootdir "${CMAKE_CURRENT_SOURCE_DIR}" --junitxml "${CMAKE_BINARY_DIR}/junit/${label}.xml"
             "${CMAKE_CURRENT_SOURCE_DIR}/${label}"
     WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
-  # A process a core: threads on top of that would wait for each other.
-  set(_threads "")
-  if(workers GREATER 0)
-    set(_threads "OMP_NUM_THREADS=1;")
-  endif()
+  # One thread each: more would wait for each other.
   # Skipped: pytest's code for "nothing collected" (all deselected), or a summary of skips alone.
   set_tests_properties(${label} PROPERTIES
     LABELS ${label} TIMEOUT ${timeout} RUN_SERIAL ON
     SKIP_RETURN_CODE 5 SKIP_REGULAR_EXPRESSION "\n[0-9]+ skipped in "
-    ENVIRONMENT "${_threads}DYNSLICE_BUILD_DIR=${CMAKE_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1;PYTEST_DISABLE_PLUGIN_AUTOLOAD=1;OMP_WAIT_POLICY=passive")
+    ENVIRONMENT "OMP_NUM_THREADS=1;DYNSLICE_BUILD_DIR=${CMAKE_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1;PYTEST_DISABLE_PLUGIN_AUTOLOAD=1;OMP_WAIT_POLICY=passive")
 endfunction()
 
-include(ProcessorCount)
-ProcessorCount(_processors)
-dynslice_python_tests(integration 3600 ${_processors})
-# Peers load whole models and take every core; llama.cpp's threads wait for each other without sleeping.
-dynslice_python_tests(interop 3600 0)
+dynslice_python_tests(integration 3600 worksteal)
+# File by file: a file's tests share the models that peers have loaded, which takes longer than many a test.
+dynslice_python_tests(interop 3600 loadfile)

@@ -75,8 +75,8 @@ def test_the_record_tells_the_whole_story(run, tiny_model, text_file, tmp_path):
     assert run("eval", tmp_path / "sliced", "--ppl", text_file, *CALIBRATION, "--json").json()
 
 
-def test_llama_cpp_runs_a_repaired_model(run, run_command, model, data_dir, llama_perplexity, tmp_path):
-    text = data_dir / "wikitext-2-raw" / "wiki.test.raw"
+def test_llama_cpp_runs_a_repaired_model(run, run_command, model, wikitext_start, llama_perplexity, tmp_path):
+    text = wikitext_start
     out, file = tmp_path / "out", tmp_path / "out.gguf"
     run("depth", "streamline", model, "--layers", "3", "--window", "22", "--calib", text, "--samples", "4", "--seqlen", "512", "-o", out)
     run("export", out, "--gguf", "--type", "f32", "-o", file)

@@ -6,7 +6,7 @@ import pytest
 
 CHUNKS, CONTEXT = 4, 256
 # Without weights in the layouts of other kernels, caches or attention in half precision: those round.
-EXACT = ["-c", CONTEXT, "-b", CONTEXT, "--chunks", CHUNKS, "-t", 2, "--no-repack", "-ctk", "f32", "-ctv", "f32", "-fa", "off"]
+EXACT = ["-c", CONTEXT, "-b", CONTEXT, "--chunks", CHUNKS, "-t", 1, "--no-repack", "-ctk", "f32", "-ctv", "f32", "-fa", "off"]
 
 
 def figures_of(text):
@@ -40,10 +40,10 @@ def run_until(run_command, command, last):
 
 
 @pytest.fixture(scope="module")
-def theirs(models, run_command, llama_perplexity, data_dir, tmp_path_factory):
+def theirs(models, run_command, llama_perplexity, wikitext_start, tmp_path_factory):
     """theirs("q4-f32"): what llama-perplexity says of a file beside the dense model; "base" is that model's perplexity."""
     logits = tmp_path_factory.mktemp("logits") / "base.kld"
-    text = data_dir / "wikitext-2-raw" / "wiki.test.raw"
+    text = wikitext_start
     said = run_until(run_command, [llama_perplexity, "-m", models / "dense-f32.gguf", "-f", text, *EXACT, "--kl-divergence-base", logits], "Final estimate")
     base = re.search(r"Final estimate: PPL = ([0-9.]+) \+/- ([0-9.]+)", said)
 
@@ -55,8 +55,8 @@ def theirs(models, run_command, llama_perplexity, data_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ours(run, models, data_dir):
-    text = data_dir / "wikitext-2-raw" / "wiki.test.raw"
+def ours(run, models, wikitext_start):
+    text = wikitext_start
     result = run("eval", models / "q4.gguf", "--against", models / "dense.gguf", "--ppl", text, "--protocol", "llamacpp",
                  "--seqlen", CONTEXT, "--samples", CHUNKS, "--json").json()
     assert result["perplexity"][text.name]["scored_tokens"] == CHUNKS * (CONTEXT // 2 - 1)

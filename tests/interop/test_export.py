@@ -36,7 +36,7 @@ def field(path, name):
 def llama_cpp_perplexity(run_command, program, model, text, chunks, context):
     # Without --no-repack its kernels for AMX crash on some virtual machines.
     for _ in range(40):  # its logger's thread often loses the last lines of a very short run
-        result = run_command([program, "-m", model, "-f", text, "-c", context, "-b", context, "--chunks", chunks, "-t", 2, "--no-repack"])
+        result = run_command([program, "-m", model, "-f", text, "-c", context, "-b", context, "--chunks", chunks, "-t", 1, "--no-repack"])
         found = re.search(rf"Final estimate: PPL = ([0-9.]+)|\[{chunks}\]([0-9.]+),", result.stdout + result.stderr)
         if found:
             return float(found.group(1) or found.group(2))
@@ -282,8 +282,8 @@ def test_a_failed_export_leaves_what_was_there(run, tiny_model, tmp_path):
 # ---- The real model --------------------------------------------------------------------------------------------
 
 
-def test_the_real_model_has_the_same_perplexity_in_llama_cpp(run, run_command, model, tiny_model, data_dir, tmp_path, llama_perplexity):
-    text, chunks, context = data_dir / "wikitext-2-raw" / "wiki.test.raw", 12, 512
+def test_the_real_model_has_the_same_perplexity_in_llama_cpp(run, run_command, model, tiny_model, wikitext_start, tmp_path, llama_perplexity):
+    text, chunks, context = wikitext_start, 6, 512
     ours = our_perplexity(run, model, text, chunks, context)
     shown = run("export", model, "--gguf", "--type", "f32", "-o", tmp_path / "f32.gguf", "--json").json()
     least = run("export", tiny_model("llama"), "--gguf", "-o", tmp_path / "tiny.gguf", "--json").json()["peak_rss_bytes"]
@@ -299,8 +299,8 @@ def test_the_real_model_has_the_same_perplexity_in_llama_cpp(run, run_command, m
 
 
 @pytest.mark.parametrize("kind, tolerance", [("q4_k", 0.01), ("q2_k", 0.06), ("q5_1", 0.01)])
-def test_quantized_models_have_the_same_perplexity_in_llama_cpp(kind, tolerance, run, run_command, model, data_dir, tmp_path, llama_perplexity):
-    text, chunks, context, out = data_dir / "wikitext-2-raw" / "wiki.test.raw", 2, 512, tmp_path / "m.gguf"
+def test_quantized_models_have_the_same_perplexity_in_llama_cpp(kind, tolerance, run, run_command, model, wikitext_start, tmp_path, llama_perplexity):
+    text, chunks, context, out = wikitext_start, 2, 512, tmp_path / "m.gguf"
     shown = run("export", model, "--gguf", "--type", kind, "-o", out, "--json").json()
     # Rows of 576 values are no multiple of 256, those of 1536 are.
     assert set(shown["bytes_by_type"]) == {"q4_k": {"F32", "Q4_K", "Q5_0", "Q8_0"}, "q2_k": {"F32", "Q2_K", "Q4_0", "Q8_0"}, "q5_1": {"F32", "Q5_1"}}[kind]

@@ -87,10 +87,10 @@ def test_trained_replacements_are_loaded_by_transformers(run, tiny_model, tiny_t
     assert torch.equal(generated, again)
 
 
-def test_llama_cpp_runs_a_healed_model(run, run_command, model, data_dir, llama_perplexity, tmp_path):
-    text = data_dir / "wikitext-2-raw" / "wiki.test.raw"
+def test_llama_cpp_runs_a_healed_model(run, run_command, model, wikitext_start, llama_perplexity, tmp_path):
+    text = wikitext_start
     run("depth", "drop", model, "--indices", "20-22", "-o", tmp_path / "short")
-    run("heal", tmp_path / "short", "--text", "wikitext2:validation", "--samples", "9", "--seqlen", "256", "--updates", "2", "-o", tmp_path / "out")
+    run("heal", tmp_path / "short", "--text", "wikitext2:validation", "--samples", "5", "--seqlen", "128", "--batch", "2", "--updates", "2", "-o", tmp_path / "out")
     run("export", tmp_path / "out", "--gguf", "--type", "f32", "-o", tmp_path / "out.gguf")
     theirs = llama_cpp_perplexity(run_command, llama_perplexity, tmp_path / "out.gguf", text, 4, 256)
     assert our_perplexity(run, tmp_path / "out", text, 4, 256) == pytest.approx(theirs, rel=0.005)

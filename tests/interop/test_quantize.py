@@ -61,8 +61,8 @@ def test_gguf_files_hold_what_their_blocks_say(run, tiny_model, text_file, our_l
     assert not (tmp_path / "out.gguf.blocks").exists()
 
 
-def test_llama_cpp_runs_a_quantized_gguf_file(run, run_command, model, data_dir, llama_perplexity, tmp_path):
-    text, file = data_dir / "wikitext-2-raw" / "wiki.test.raw", tmp_path / "out.gguf"
+def test_llama_cpp_runs_a_quantized_gguf_file(run, run_command, model, wikitext_start, llama_perplexity, tmp_path):
+    text, file = wikitext_start, tmp_path / "out.gguf"
     run("quantize", model, "--gguf", "--bits", "8,5,4", "--order", "zd", "--embeddings", "q8_0", "--calib", text, "--samples", "4",
         "--seqlen", "256", "-o", file)
     theirs = llama_cpp_perplexity(run_command, llama_perplexity, file, text, 4, 256)

@@ -12,13 +12,14 @@ HALF = 152_493  # of wikitext-2 test's 304,986 tokens: the first half calibrates
 def test_constant_slicing_reproduces_the_published_perplexity(run, tmp_path, model):
     out = tmp_path / "sliced"
     sliced = json.loads(run("slice", model, "--avg", "25%", "--allocate", "constant", "--calib", "wikitext2:test", "--calib-range", f"0:{HALF}",
-                            "--samples", "32", "--seqlen", "1024", "--round-to", "8", "--out-dtype", "fp32", "-o", out, "--json").stdout)
+                            "--samples", "12", "--seqlen", "512", "--round-to", "8", "--out-dtype", "fp32", "-o", out, "--json").stdout)
     assert sliced["plan"]["dims"] == [432] * 30
-    result = run("eval", out, "--ppl", "wikitext2", "--ppl-range", f"{HALF}:{HALF + 32768}", "--seqlen", "1024", "--json")
+    result = run("eval", out, "--ppl", "wikitext2", "--ppl-range", f"{HALF}:{HALF + 6144}", "--seqlen", "512", "--json")
     ours = json.loads(result.stdout)["perplexity"]["wikitext2"]
-    assert ours["windows"] == 32
-    # The published Python SliceGPT gives 67.42 with this model, calibration and split.
-    assert abs(ours["value"] / 67.42 - 1) < 0.01
+    assert ours["windows"] == 12
+    # What tools/bench_slicegpt.py --samples 12 --seqlen 512 --eval-samples 12 says of the published Python SliceGPT. With
+    # 32 windows of 1024 they are 67.2 and 67.42; less text leaves the last directions less certain.
+    assert abs(ours["value"] / 121.80 - 1) < 0.015
 
 
 def dynamic_slicing_dimensions(importances, mean, amount, hidden_size):
@@ -50,13 +51,13 @@ def test_the_paper_preset_gives_dynamic_slicings_dimensions(run, tmp_path, model
             assert ours == dynamic_slicing_dimensions([1 - value for value in values], mean, amount, 576), (mean, amount)
 
 
-def test_the_llamacpp_protocol_agrees_with_llama_perplexity(run, model, data_dir, llama_perplexity):
-    text = data_dir / "wikitext-2-raw" / "wiki.test.raw"
-    chunks, context = 12, 512
-    output = subprocess.run([llama_perplexity, "-m", model, "-f", text, "-c", str(context), "-b", str(context), "--chunks", str(chunks), "-t", "2", "--no-repack"],
+def test_the_llamacpp_protocol_agrees_with_llama_perplexity(run, model, wikitext_start, llama_perplexity):
+    text = wikitext_start
+    chunks, context = 6, 512
+    output = subprocess.run([llama_perplexity, "-m", model, "-f", text, "-c", str(context), "-b", str(context), "--chunks", str(chunks), "-t", "1", "--no-repack"],
                             check=True, capture_output=True, text=True)
     theirs = float(re.search(r"Final estimate: PPL = ([0-9.]+)", output.stdout + output.stderr).group(1))
     result = run("eval", model, "--ppl", text, "--protocol", "llamacpp", "--samples", str(chunks), "--seqlen", str(context), "--json")
-    ours = json.loads(result.stdout)["perplexity"]["wiki.test.raw"]
+    ours = json.loads(result.stdout)["perplexity"][wikitext_start.name]
     assert ours["scored_tokens"] == chunks * (context // 2 - 1)
     assert abs(ours["value"] / theirs - 1) < 0.01

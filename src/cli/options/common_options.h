@@ -28,13 +28,13 @@ void add_calibration(CLI::App& verb, TextOptions& options);
 void add_out_dtype(CLI::App& verb, std::string& out_dtype);
 
 // In parse_depth.cpp, parse_evaluate.cpp, parse_generate.cpp, parse_heal.cpp and parse_quantize.cpp.
-void define_depth(CLI::App& app, DropOptions& drop, MergeOptions& merge, StreamlineOptions& streamline);
-void add_training(CLI::App& verb, TrainingCliOptions& options);
-void define_eval(CLI::App& app, EvalOptions& options);
-void define_compare(CLI::App& app, CompareOptions& options);
-void define_bench(CLI::App& app, BenchOptions& options);
-void define_generate(CLI::App& app, GenerateOptions& options);
-void define_heal(CLI::App& app, HealOptions& options);
-void define_quantize(CLI::App& app, QuantizeOptions& options);
+void define_depth(CLI::App& app, DropRequest& drop, MergeRequest& merge, StreamlineRequest& streamline);
+void add_training(CLI::App& verb, TrainingRequest& options);
+void define_eval(CLI::App& app, EvalRequest& options);
+void define_compare(CLI::App& app, CompareRequest& options);
+void define_bench(CLI::App& app, BenchRequest& options);
+void define_generate(CLI::App& app, GenerateRequest& options);
+void define_heal(CLI::App& app, HealRequest& options);
+void define_quantize(CLI::App& app, QuantizeRequest& options);
 
 }  // namespace dynslice::cli

@@ -17,7 +17,7 @@ constexpr const char* kFooter =
     "Exit codes: 0 done, 1 a defect of dynslice, 2 wrong usage, 3 bad input file, 4 missing data or network,\n"
     "5 out of memory or disk, 130 interrupted.\n";
 
-void add_modular(CLI::App& verb, ModularCliOptions& options) {
+void add_modular(CLI::App& verb, ModularChoices& options) {
   verb.add_option("--attention", options.attention,
                   "of --method modular with --allocate loss, blend or search: what may go of attention; heads: heads, "
                   "where that costs less than neurons, keep: nothing")
@@ -57,7 +57,7 @@ void add_modular(CLI::App& verb, ModularCliOptions& options) {
       ->default_str("8");
 }
 
-void add_planning(CLI::App& verb, PlanningOptions& options) {
+void add_planning(CLI::App& verb, PlanningRequest& options) {
   verb.add_option(
           "--method", options.method,
           "how width is removed; slice: the residual stream, by rotation and slicing (SliceGPT); modular: neurons "
@@ -169,24 +169,24 @@ void add_planning(CLI::App& verb, PlanningOptions& options) {
 }
 
 struct Definitions {
-  ScoreOptions score;
-  PlanOptions plan;
-  SliceOptions slice;
-  EvalOptions eval;
-  CompareOptions compare;
-  BenchOptions bench;
-  GenerateOptions generate;
-  InspectOptions inspect;
-  ExportOptions export_;
-  DropOptions drop;
-  MergeOptions merge;
-  StreamlineOptions streamline;
-  HealOptions heal;
-  QuantizeOptions quantize;
+  ScoreRequest score;
+  PlanRequest plan;
+  SliceRequest slice;
+  EvalRequest eval;
+  CompareRequest compare;
+  BenchRequest bench;
+  GenerateRequest generate;
+  InspectRequest inspect;
+  ExportRequest export_;
+  DropRequest drop;
+  MergeRequest merge;
+  StreamlineRequest streamline;
+  HealRequest heal;
+  QuantizeRequest quantize;
   RunOptions run;
 };
 
-void define_score(CLI::App& app, ScoreOptions& options) {
+void define_score(CLI::App& app, ScoreRequest& options) {
   CLI::App* verb = app.add_subcommand("score", "Which layers are redundant: one score per layer");
   add_common(*verb, options.common, true);
   add_walk(*verb, options.common);
@@ -210,7 +210,7 @@ void define_score(CLI::App& app, ScoreOptions& options) {
   add_calibration(*verb, options.calibration);
 }
 
-void define_plan(CLI::App& app, PlanOptions& options) {
+void define_plan(CLI::App& app, PlanRequest& options) {
   CLI::App* verb = app.add_subcommand("plan", "How much to slice where, and what it would cost, without slicing");
   add_common(*verb, options.common, true);
   add_walk(*verb, options.common);
@@ -219,7 +219,7 @@ void define_plan(CLI::App& app, PlanOptions& options) {
       ->type_name("FILE");
 }
 
-void define_slice(CLI::App& app, SliceOptions& options) {
+void define_slice(CLI::App& app, SliceRequest& options) {
   CLI::App* verb = app.add_subcommand("slice", "Remove a share of the model's width, more where it hurts less");
   add_common(*verb, options.common, true);
   add_walk(*verb, options.common, "replace the output folder if dynslice wrote it; without --resume, ");
@@ -238,12 +238,12 @@ void define_slice(CLI::App& app, SliceOptions& options) {
       ->default_str("./NAME-sliced-RATIO, ./NAME-modular-RATIO");
 }
 
-void define_inspect(CLI::App& app, InspectOptions& options) {
+void define_inspect(CLI::App& app, InspectRequest& options) {
   CLI::App* verb = app.add_subcommand("inspect", "Architecture, shapes, parameters and bytes of a checkpoint");
   add_common(*verb, options.common, false);
 }
 
-void define_export(CLI::App& app, ExportOptions& options) {
+void define_export(CLI::App& app, ExportRequest& options) {
   CLI::App* verb = app.add_subcommand("export", "A GGUF file that llama.cpp runs, of a model with ordinary shapes");
   add_common(*verb, options.common, false);
   verb->add_flag("--gguf", options.gguf, "the format, GGUF: the only one so far")->required();

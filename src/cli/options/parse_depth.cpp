@@ -7,7 +7,7 @@ namespace dynslice::cli {
 namespace {
 
 // The verbs below `depth`.
-void add_depth(CLI::App& verb, DepthOptions& options, const std::string& samples, const std::string& seqlen) {
+void add_depth(CLI::App& verb, DepthRequest& options, const std::string& samples, const std::string& seqlen) {
   add_common(verb, options.common, true);
   add_walk(verb, options.common, "replace the output folder if dynslice wrote it; without --resume, ");
   add_out_dtype(verb, options.out_dtype);
@@ -19,7 +19,7 @@ void add_depth(CLI::App& verb, DepthOptions& options, const std::string& samples
 }
 
 // How many layers go, by number or by share.
-void add_layers(CLI::App& verb, DepthOptions& options) {
+void add_layers(CLI::App& verb, DepthRequest& options) {
   CLI::Option* number =
       verb.add_option_function<int64_t>(
               "--layers", [&options](int64_t layers) { options.layers = layers; }, "number of layers that go")
@@ -32,7 +32,7 @@ void add_layers(CLI::App& verb, DepthOptions& options) {
       ->excludes(number);
 }
 
-void define_drop(CLI::App& depth, DropOptions& options) {
+void define_drop(CLI::App& depth, DropRequest& options) {
   CLI::App* verb = depth.add_subcommand("drop", "Remove the layers that change the stream least, or named ones");
   add_layers(*verb, options);
   verb->add_option("--order", options.order,
@@ -50,7 +50,7 @@ void define_drop(CLI::App& depth, DropOptions& options) {
   add_depth(*verb, options, "32; 8 with --order ppl", "1024, or the model's maximum if less");
 }
 
-void define_merge(CLI::App& depth, MergeOptions& options) {
+void define_merge(CLI::App& depth, MergeRequest& options) {
   CLI::App* verb = depth.add_subcommand(
       "merge", "Make consecutive layers one, as many as can be while the final hidden states stay alike (SLM)");
   CLI::Option* threshold = verb->add_option_function<double>(
@@ -79,7 +79,7 @@ void define_merge(CLI::App& depth, MergeOptions& options) {
   add_depth(*verb, options, "10", "128");
 }
 
-void define_streamline(CLI::App& depth, StreamlineOptions& options) {
+void define_streamline(CLI::App& depth, StreamlineRequest& options) {
   CLI::App* verb = depth.add_subcommand("streamline",
                                         "Remove consecutive layers and let a linear map, or a trained layer, make up "
                                         "for them (LLM-Streamline, ReplaceMe)");
@@ -124,7 +124,7 @@ void define_streamline(CLI::App& depth, StreamlineOptions& options) {
 
 }  // namespace
 
-void define_depth(CLI::App& app, DropOptions& drop, MergeOptions& merge, StreamlineOptions& streamline) {
+void define_depth(CLI::App& app, DropRequest& drop, MergeRequest& merge, StreamlineRequest& streamline) {
   CLI::App* depth = app.add_subcommand("depth", "Fewer layers: drop, merge or streamline them");
   depth->require_subcommand(1);
   define_drop(*depth, drop);

@@ -5,7 +5,7 @@
 namespace dynslice::cli {
 namespace {
 
-// Options of tasks, for EvalOptions and CompareOptions.
+// Options of tasks, for EvalRequest and CompareRequest.
 template <typename Options>
 CLI::Option* add_tasks(CLI::App& verb, Options& options) {
   CLI::Option* tasks =
@@ -34,7 +34,7 @@ void add_protocol(CLI::App& verb, std::string& protocol) {
       ->capture_default_str();
 }
 
-// What is measured of speed, for BenchOptions and CompareOptions.
+// What is measured of speed, for BenchRequest and CompareRequest.
 template <typename Options>
 void add_speed(CLI::App& verb, Options& options) {
   const auto count = [&verb](const std::string& name, int64_t& target, int64_t least, const std::string& help) {
@@ -48,7 +48,7 @@ void add_speed(CLI::App& verb, Options& options) {
 
 }  // namespace
 
-void define_eval(CLI::App& app, EvalOptions& options) {
+void define_eval(CLI::App& app, EvalRequest& options) {
   CLI::App* verb = app.add_subcommand("eval", "What it cost: perplexity and tasks of a dense or sliced model");
   add_common(*verb, options.common, true);
   add_walk(*verb, options.common);
@@ -64,7 +64,7 @@ void define_eval(CLI::App& app, EvalOptions& options) {
            "2048, or the model's maximum if less");
 }
 
-void define_compare(CLI::App& app, CompareOptions& options) {
+void define_compare(CLI::App& app, CompareRequest& options) {
   CLI::App* verb = app.add_subcommand("compare", "Several models in one table: size, perplexity, tasks, speed");
   add_common(*verb, options.common, true);
   verb->get_option("MODEL")->description("the model to compare with, usually the dense one");
@@ -87,7 +87,7 @@ void define_compare(CLI::App& app, CompareOptions& options) {
            "2048, or the model's maximum if less");
 }
 
-void define_bench(CLI::App& app, BenchOptions& options) {
+void define_bench(CLI::App& app, BenchRequest& options) {
   CLI::App* verb = app.add_subcommand("bench", "How fast it is: tokens/s of reading a prompt and of writing tokens");
   add_common(*verb, options.common, true);
   verb->add_option("MORE", options.others,

@@ -5,7 +5,7 @@
 
 namespace dynslice::cli {
 
-void define_generate(CLI::App& app, GenerateOptions& options) {
+void define_generate(CLI::App& app, GenerateRequest& options) {
   CLI::App* verb = app.add_subcommand("generate", "What it writes: text that goes on from a prompt, or answers it");
   add_common(*verb, options.common, true);
   CLI::Option* prompt = verb->add_option("--prompt", options.prompt, "the text to go on from")->type_name("STRING");

@@ -5,7 +5,7 @@
 
 namespace dynslice::cli {
 
-void add_training(CLI::App& verb, TrainingCliOptions& options) {
+void add_training(CLI::App& verb, TrainingRequest& options) {
   const auto positive = [](const std::string& name) {
     return CLI::Validator(
         [name](const std::string& text) {
@@ -78,7 +78,7 @@ void add_training(CLI::App& verb, TrainingCliOptions& options) {
       ->capture_default_str();
 }
 
-void define_heal(CLI::App& app, HealOptions& options) {
+void define_heal(CLI::App& app, HealRequest& options) {
   CLI::App* verb = app.add_subcommand("heal", "Train a smaller model back towards what it was: LoRA, or distillation");
   add_common(*verb, options.common, true);
   add_walk(*verb, options.common, "replace the output folder if dynslice wrote it; without --resume, ");

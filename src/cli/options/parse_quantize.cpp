@@ -7,7 +7,7 @@ namespace dynslice::cli {
 namespace {
 
 // How many layers take which bits.
-void add_levels(CLI::App& verb, QuantizeOptions& options) {
+void add_levels(CLI::App& verb, QuantizeRequest& options) {
   verb.add_option_function<std::string>(
           "--bits", [&options](const std::string& text) { options.bits = parse_bits("--bits", text); },
           "bits of a weight, 2 to 8: one number for all layers, or falling levels, the first for the most important "
@@ -54,7 +54,7 @@ void add_levels(CLI::App& verb, QuantizeOptions& options) {
     plan->excludes(verb.get_option(replaced));
 }
 
-void add_quantizer(CLI::App& verb, QuantizeOptions& options) {
+void add_quantizer(CLI::App& verb, QuantizeRequest& options) {
   verb.add_option("--method", options.method,
                   "gptq: every rounding is made up for by the weights still to be rounded, on calibration text, rtn: "
                   "each weight to the nearest value, which needs no text")
@@ -77,7 +77,7 @@ void add_quantizer(CLI::App& verb, QuantizeOptions& options) {
 }
 
 // The curve of LayerwiseQuant's paper, in the place of a checkpoint.
-void add_sweep(CLI::App& verb, QuantizeOptions& options) {
+void add_sweep(CLI::App& verb, QuantizeRequest& options) {
   CLI::Option* sweep =
       verb.add_option(
               "--sweep", options.sweep,
@@ -118,7 +118,7 @@ void add_sweep(CLI::App& verb, QuantizeOptions& options) {
 
 }  // namespace
 
-void define_quantize(CLI::App& app, QuantizeOptions& options) {
+void define_quantize(CLI::App& app, QuantizeRequest& options) {
   CLI::App* verb = app.add_subcommand("quantize", "Fewer bits a weight, more of them in the layers that matter");
   add_common(*verb, options.common, true);
   add_walk(*verb, options.common, "replace the output folder if dynslice wrote it; without --resume, ");

@@ -3,11 +3,12 @@
 #include <chrono>
 #include <iostream>
 
-#include "cli/checkpoint_output.h"
-#include "cli/journaling.h"
 #include "cli/recipe/recipe_steps.h"
+#include "cli/show/written.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/checkpoint/checkpoint_writer.h"
+#include "dynslice/jobs/checkpoint_output.h"
+#include "dynslice/jobs/journaling.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
 #include "dynslice/support/machine.h"

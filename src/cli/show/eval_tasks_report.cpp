@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <iostream>
 
-#include "cli/inputs.h"
 #include "cli/verbs/eval_tasks.h"
+#include "dynslice/jobs/inputs.h"
 
 namespace dynslice::cli {
 namespace {

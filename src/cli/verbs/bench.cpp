@@ -3,10 +3,11 @@
 #include <iostream>
 #include <memory>
 
-#include "cli/inputs.h"
-#include "cli/verbs/resources.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/evaluate/speed.h"
+#include "dynslice/jobs/inputs.h"
+#include "dynslice/jobs/prepare.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/error.h"
 #include "dynslice/walk/walk_estimate.h"
@@ -34,7 +35,7 @@ Measured load(const Checkpoint& checkpoint, const ComputeOptions& compute, Termi
 // The models in the order in which they are measured: MODEL, MORE and --against.
 using Checkpoints = std::vector<std::shared_ptr<const Checkpoint>>;
 
-Checkpoints open_models(const BenchOptions& options, TerminalProgress& progress) {
+Checkpoints open_models(const BenchRequest& options, TerminalProgress& progress) {
   Checkpoints checkpoints{open_model(options.common, progress)};
   std::vector<std::string> names = options.others;
   if (!options.against.empty()) names.push_back(options.against);
@@ -46,7 +47,7 @@ Checkpoints open_models(const BenchOptions& options, TerminalProgress& progress)
 
 // All models together: they are in memory at the same time, and measured in turns.
 ResourceEstimate estimate_bench(const Checkpoints& checkpoints, const ComputeOptions& compute,
-                                const BenchOptions& options) {
+                                const BenchRequest& options) {
   const ResidentUse use{options.batch, options.prompt_tokens, options.decode_tokens, options.repeats + 1};
   ResourceEstimate all = estimate_resident(*checkpoints.front(), compute, use);
   for (size_t i = 1; i < checkpoints.size(); ++i) {
@@ -57,11 +58,11 @@ ResourceEstimate estimate_bench(const Checkpoints& checkpoints, const ComputeOpt
 }
 
 // Whether to go on; says so when it is the number of models that is too much.
-bool prepare_bench(const Checkpoints& checkpoints, const ComputeOptions& compute, const BenchOptions& options) {
+bool prepare_bench(const Checkpoints& checkpoints, const ComputeOptions& compute, const BenchRequest& options) {
   const Job job{"bench",
                 [&](const ComputeOptions& with, int64_t) { return estimate_bench(checkpoints, with, options); }};
   try {
-    return prepare(options.common, *checkpoints.front(), compute, job).has_value();
+    return prepare_or_show(options.common, *checkpoints.front(), compute, job).has_value();
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kOutOfResources || checkpoints.size() == 1) throw;
     throw_error(error.kind(), error.what(), "; the ", checkpoints.size(),
@@ -96,7 +97,7 @@ OrderedJson speed_json(const Measured& measured, bool decoded) {
 }
 
 // One model's keys stand at the top; of several each is an item of "models". --against is apart from both.
-OrderedJson results_json(const std::vector<Measured>& all, const BenchOptions& options) {
+OrderedJson results_json(const std::vector<Measured>& all, const BenchRequest& options) {
   const bool decoded = options.decode_tokens > 0;
   const Measured* against = options.against.empty() ? nullptr : &all.back();
   const size_t models = all.size() - (against != nullptr ? 1 : 0);
@@ -114,7 +115,7 @@ OrderedJson results_json(const std::vector<Measured>& all, const BenchOptions& o
   return json;
 }
 
-void run_gemm(const BenchOptions& options) {
+void run_gemm(const BenchRequest& options) {
   if (options.common.threads > 0) at::set_num_threads(options.common.threads);
   OrderedJson json;
   json["threads"] = at::get_num_threads();
@@ -133,7 +134,7 @@ void run_gemm(const BenchOptions& options) {
 }
 
 // "Ratio of the first to the second: prefill 1.20, decode 1.31.", or a line for every model before --against.
-void print_ratios(const std::vector<Measured>& all, const BenchOptions& options) {
+void print_ratios(const std::vector<Measured>& all, const BenchRequest& options) {
   if (options.against.empty()) return;
   const Speed& against = all.back().speed;
   for (size_t i = 0; i + 1 < all.size(); ++i) {
@@ -147,7 +148,7 @@ void print_ratios(const std::vector<Measured>& all, const BenchOptions& options)
   }
 }
 
-void print_speeds(const std::vector<Measured>& all, const BenchOptions& options, const ComputeOptions& compute) {
+void print_speeds(const std::vector<Measured>& all, const BenchRequest& options, const ComputeOptions& compute) {
   std::vector<std::vector<std::string>> rows;
   for (const Measured& one : all) {
     const Speed& speed = one.speed;
@@ -172,7 +173,7 @@ void print_speeds(const std::vector<Measured>& all, const BenchOptions& options,
 
 }  // namespace
 
-void run(const BenchOptions& options, TerminalProgress& progress) {
+void run(const BenchRequest& options, TerminalProgress& progress) {
   if (options.gemm) {
     run_gemm(options);
     return;

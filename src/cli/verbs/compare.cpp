@@ -2,13 +2,15 @@
 #include <chrono>
 #include <iostream>
 
-#include "cli/checkpoint_output.h"
-#include "cli/comparison.h"
-#include "cli/evaluating.h"
-#include "cli/journaling.h"
 #include "cli/verbs/eval_tasks.h"
-#include "cli/verbs/resources.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "cli/verbs/verbs.h"
+#include "dynslice/jobs/checkpoint_output.h"
+#include "dynslice/jobs/comparison.h"
+#include "dynslice/jobs/evaluating.h"
+#include "dynslice/jobs/journaling.h"
+#include "dynslice/jobs/prepare.h"
+#include "dynslice/jobs/tasks.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
@@ -20,11 +22,11 @@ namespace dynslice::cli {
 namespace {
 
 // As `eval` has it: with tasks only when it is asked for.
-bool asks_perplexity(const CompareOptions& options) {
+bool asks_perplexity(const CompareRequest& options) {
   return options.tasks.empty() || options.kl || options.common.is_given("--ppl");
 }
 
-std::vector<ComparedModel> open_models(const CompareOptions& options, TerminalProgress& progress) {
+std::vector<ComparedModel> open_models(const CompareRequest& options, TerminalProgress& progress) {
   std::vector<ComparedModel> models;
   std::vector<std::string> all{options.common.model};
   all.insert(all.end(), options.others.begin(), options.others.end());
@@ -46,7 +48,7 @@ std::vector<ComparedModel> open_models(const CompareOptions& options, TerminalPr
 }
 
 // The estimate of what is not known yet, all of it one after the other.
-bool plan_dry_run(const CompareOptions& options, const Comparison& comparison, const std::vector<Measurement*>& missing,
+bool plan_dry_run(const CompareRequest& options, const Comparison& comparison, const std::vector<Measurement*>& missing,
                   TerminalProgress& progress) {
   int64_t turn = 0;
   for (Measurement* measurement : missing) {
@@ -59,7 +61,8 @@ bool plan_dry_run(const CompareOptions& options, const Comparison& comparison, c
     for (const Measurement* measurement : missing) sum = sum + measurement->estimate(compute, stream_bytes);
     return sum;
   };
-  return prepare(options.common, *comparison.models.front().checkpoint, comparison.compute, {"compare", estimate, turn})
+  return prepare_or_show(options.common, *comparison.models.front().checkpoint, comparison.compute,
+                         {"compare", estimate, turn})
       .has_value();
 }
 
@@ -70,7 +73,7 @@ std::optional<ResourcePlan> plan_of(const CommonOptions& common, const Measureme
   const Job job{"compare", [&](const ComputeOptions& with, int64_t bytes) { return measurement.estimate(with, bytes); },
                 measurement.walks() ? default_turn_bytes(checkpoint, compute.device) : 0};
   try {
-    return prepare(common, checkpoint, compute, job);
+    return prepare_or_show(common, checkpoint, compute, job);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kOutOfResources || measurement.walks()) throw;
     throw Error(error.kind(), measurement.title() + ": " + error.what() + "; or leave speed out with --no-speed");
@@ -78,7 +81,7 @@ std::optional<ResourcePlan> plan_of(const CommonOptions& common, const Measureme
 }
 
 // Whether speed can be measured at all is found out before anything else is.
-void check_speed(const CompareOptions& options, const Comparison& comparison,
+void check_speed(const CompareRequest& options, const Comparison& comparison,
                  const std::vector<Measurement*>& missing) {
   CommonOptions rehearsal = options.common;
   rehearsal.rehearsal = true;
@@ -87,7 +90,7 @@ void check_speed(const CompareOptions& options, const Comparison& comparison,
   }
 }
 
-void measure(const CompareOptions& options, const Comparison& comparison, Measurement& measurement,
+void measure(const CompareRequest& options, const Comparison& comparison, Measurement& measurement,
              const ResultCache& cache, TerminalProgress& progress) {
   if (measurement.find(cache)) return;  // the same model twice
   log(LogLevel::kInfo, "Measuring the " + measurement.title());
@@ -98,7 +101,7 @@ void measure(const CompareOptions& options, const Comparison& comparison, Measur
 }
 
 // All measurements; false after a dry run.
-bool measure_all(const CompareOptions& options, Comparison& comparison, const ResultCache& cache,
+bool measure_all(const CompareRequest& options, Comparison& comparison, const ResultCache& cache,
                  TerminalProgress& progress) {
   const auto measurements = measurements_of(comparison);
   std::vector<Measurement*> missing;
@@ -133,12 +136,12 @@ bool measure_all(const CompareOptions& options, Comparison& comparison, const Re
   return true;
 }
 
-std::string describe_interval(const CompareOptions& options, const ComparedModel& first) {
+std::string describe_interval(const CompareRequest& options, const ComparedModel& first) {
   return "Differences are from " + first.name + ", with 95 % intervals of a paired bootstrap (" +
          std::to_string(options.resamples) + " resamples of windows and questions).";
 }
 
-void report(const CompareOptions& options, const Comparison& comparison, const OrderedJson& text, double seconds) {
+void report(const CompareRequest& options, const Comparison& comparison, const OrderedJson& text, double seconds) {
   const auto figures = figures_of(comparison);
   const FigureTable table = table_of(comparison, figures);
   if (!options.csv.empty()) write_file_atomically(options.csv, csv_of(comparison, figures));
@@ -166,14 +169,14 @@ void report(const CompareOptions& options, const Comparison& comparison, const O
 }
 
 // Of the text, which every model tokenizes by itself.
-OrderedJson describe_source(const TextSource& source, const CompareOptions& options) {
+OrderedJson describe_source(const TextSource& source, const CompareRequest& options) {
   return {{"spec", options.text.spec},    {"name", source.name},     {"split", source.split},
           {"file", source.path.string()}, {"sha256", source.sha256}, {"protocol", options.protocol}};
 }
 
 }  // namespace
 
-void run(const CompareOptions& options, TerminalProgress& progress) {
+void run(const CompareRequest& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   parse_protocol(options.protocol);
   for (const std::string& file : {options.csv, options.markdown}) {

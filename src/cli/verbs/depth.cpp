@@ -1,7 +1,7 @@
 // dynslice depth drop and depth merge.
 #include <algorithm>
 
-#include "cli/depth_frame.h"
+#include "cli/verbs/depth_frame.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/depth/drop.h"
 #include "dynslice/depth/estimate.h"
@@ -14,7 +14,7 @@ namespace {
 
 // ---- drop
 
-Found drop_named(const DropOptions& options, const Search& in) {
+Found drop_named(const DropRequest& options, const Search& in) {
   std::vector<int64_t> dropped;
   for (const auto& [first, last] : options.indices) {
     if (last >= in.layers()) plan_without(in.layers(), {last});  // says that it does not exist
@@ -66,7 +66,7 @@ Found drop_by_perplexity(const Search& in, int64_t count) {
 
 // ---- merge
 
-Found merge(const MergeOptions& options, const Search& in) {
+Found merge(const MergeRequest& options, const Search& in) {
   const LayerWalk walk(in.checkpoint, in.compute, in.windows().length, in.progress);
   dynslice::MergeOptions merging;
   merging.rule = parse_merge_rule(options.rule);
@@ -110,7 +110,7 @@ Found merge(const MergeOptions& options, const Search& in) {
 
 }  // namespace
 
-void run(const DropOptions& options, TerminalProgress& progress) {
+void run(const DropRequest& options, TerminalProgress& progress) {
   run_method(options, progress, [&](const Checkpoint& checkpoint) {
     const int64_t layers = checkpoint.config().num_layers();
     Method method{"drop", "drop"};
@@ -142,7 +142,7 @@ void run(const DropOptions& options, TerminalProgress& progress) {
   });
 }
 
-void run(const MergeOptions& options, TerminalProgress& progress) {
+void run(const MergeRequest& options, TerminalProgress& progress) {
   run_method(options, progress, [&](const Checkpoint& checkpoint) {
     const int64_t layers = checkpoint.config().num_layers();
     Method method{"merge", "merged"};

@@ -7,14 +7,15 @@
 #include <numeric>
 #include <set>
 
-#include "cli/depth_frame.h"
-#include "cli/training.h"
-#include "cli/verbs/resources.h"
+#include "cli/show/training.h"
+#include "cli/verbs/depth_frame.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/depth/estimate.h"
 #include "dynslice/depth/repair.h"
 #include "dynslice/depth/replacement.h"
 #include "dynslice/depth/shallow_losses.h"
+#include "dynslice/jobs/prepare.h"
+#include "dynslice/jobs/training.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/score/score.h"
 #include "dynslice/support/error.h"
@@ -24,7 +25,7 @@ namespace dynslice::cli {
 namespace {
 
 // The first layer that goes, when it is named.
-std::optional<int64_t> named_start(const StreamlineOptions& options) {
+std::optional<int64_t> named_start(const StreamlineRequest& options) {
   if (options.window == "search" || options.window == "cosine") return std::nullopt;
   int64_t start = 0;
   const char* last = options.window.data() + options.window.size();
@@ -38,22 +39,22 @@ std::optional<int64_t> named_start(const StreamlineOptions& options) {
 // What is in front of the first layer cannot be repaired: there is no MLP whose output could be mapped. An MLP alone
 // takes the place of the layer in front too, which must not be the model's first: that one has the attention by which
 // caches tell their length.
-int64_t first_start(const StreamlineOptions& options) {
+int64_t first_start(const StreamlineRequest& options) {
   if (options.replace == "ffn" || options.replace == "swiglu") return 2;
   return options.replace == "none" ? 0 : 1;
 }
 
-bool is_trained(const StreamlineOptions& options) {
+bool is_trained(const StreamlineRequest& options) {
   return options.replace == "layer" || options.replace == "ffn" || options.replace == "swiglu";
 }
 
 // Whether a map is fitted in the place of what goes; a layer's training begins with it.
-bool is_repaired(const StreamlineOptions& options) {
+bool is_repaired(const StreamlineRequest& options) {
   return options.replace == "linear" || options.replace == "linear-stream" || options.replace == "layer";
 }
 
 // Options that would do nothing.
-void check_options(const StreamlineOptions& options) {
+void check_options(const StreamlineRequest& options) {
   static const std::set<std::string> kOfTraining = {"--loss",
                                                     "--stream-dtype",
                                                     "--epochs",
@@ -84,7 +85,7 @@ void check_options(const StreamlineOptions& options) {
 
 // Windows of text that choose what goes: a training has more than the choice needs.
 constexpr int64_t kChoosingWindows = 32;
-TokenWindows choosing_windows(const StreamlineOptions& options, const TokenWindows& windows) {
+TokenWindows choosing_windows(const StreamlineRequest& options, const TokenWindows& windows) {
   return is_trained(options) ? windows.part(0, std::min(windows.count, kChoosingWindows)) : windows;
 }
 
@@ -96,7 +97,7 @@ std::pair<int64_t, int64_t> search_windows(int64_t windows) {
 
 // Whether the layers behind a cut compute their activations again on the way back; layers from `first` on are trained
 // through.
-bool recomputes_of(const StreamlineOptions& options, const ModelConfig& config, const ComputeOptions& compute,
+bool recomputes_of(const StreamlineRequest& options, const ModelConfig& config, const ComputeOptions& compute,
                    int64_t first, const TrainingSetup& setup) {
   uint64_t bytes = 0;
   const int64_t end = options.loss == "lm" ? config.num_layers() : std::min(first + 1, config.num_layers());
@@ -109,7 +110,7 @@ bool recomputes_of(const StreamlineOptions& options, const ModelConfig& config, 
 
 class Streamlining {
  public:
-  Streamlining(const StreamlineOptions& options, const Search& in, int64_t count)
+  Streamlining(const StreamlineRequest& options, const Search& in, int64_t count)
       : options_(options),
         in_(in),
         count_(count),
@@ -234,14 +235,14 @@ class Streamlining {
     return losses;
   }
 
-  const StreamlineOptions& options_;
+  const StreamlineRequest& options_;
   const Search& in_;
   const int64_t count_;
   LayerWalk walk_;
   const TokenWindows choosing_;
 };
 
-DepthUse use_of_streamlining(const StreamlineOptions& options, int64_t layers, int64_t count,
+DepthUse use_of_streamlining(const StreamlineRequest& options, int64_t layers, int64_t count,
                              const TokenWindows& windows) {
   DepthUse use;
   const bool repairs = is_repaired(options);
@@ -263,7 +264,7 @@ DepthUse use_of_streamlining(const StreamlineOptions& options, int64_t layers, i
   return use;
 }
 
-ResourceEstimate estimate_replacement(const StreamlineOptions& options, const Checkpoint& checkpoint,
+ResourceEstimate estimate_replacement(const StreamlineRequest& options, const Checkpoint& checkpoint,
                                       const ComputeOptions& compute, const TokenWindows& windows, int64_t count) {
   const ModelConfig& config = checkpoint.config();
   const auto setup = training_setup(options.training, windows.count, windows.length, compute.device);
@@ -291,7 +292,7 @@ ResourceEstimate estimate_replacement(const StreamlineOptions& options, const Ch
 
 }  // namespace
 
-void run(const StreamlineOptions& options, TerminalProgress& progress) {
+void run(const StreamlineRequest& options, TerminalProgress& progress) {
   // Weights and streams that are inference tensors could not be trained through.
   const c10::InferenceMode trains(false);
   const c10::NoGradGuard no_gradients;

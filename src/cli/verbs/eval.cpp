@@ -1,21 +1,23 @@
 #include <chrono>
 #include <iostream>
 
-#include "cli/evaluating.h"
-#include "cli/inputs.h"
-#include "cli/journaling.h"
+#include "cli/show/evaluation.h"
 #include "cli/verbs/eval_against.h"
 #include "cli/verbs/eval_tasks.h"
-#include "cli/verbs/resources.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/evaluate/estimate.h"
 #include "dynslice/evaluate/perplexity.h"
+#include "dynslice/jobs/evaluating.h"
+#include "dynslice/jobs/inputs.h"
+#include "dynslice/jobs/journaling.h"
+#include "dynslice/jobs/prepare.h"
 #include "dynslice/walk/memory_plan.h"
 
 namespace dynslice::cli {
 namespace {
 
-void report(const EvalOptions& options, const ComputeOptions& compute, const LoadedText& text, const Perplexity& result,
+void report(const EvalRequest& options, const ComputeOptions& compute, const LoadedText& text, const Perplexity& result,
             const ScoredText& scored, const OrderedJson& run_description, double seconds, OrderedJson json) {
   if (options.common.json) {
     json["perplexity"][text.source.name] = to_json(result, scored, options.protocol);
@@ -32,7 +34,7 @@ void report(const EvalOptions& options, const ComputeOptions& compute, const Loa
 }
 
 // `json` is what the tasks gave, when there were any.
-void run_perplexity(const EvalOptions& options, TerminalProgress& progress, OrderedJson json) {
+void run_perplexity(const EvalRequest& options, TerminalProgress& progress, OrderedJson json) {
   if (!options.against.empty()) return run_against(options, progress, std::move(json));
   const auto start = std::chrono::steady_clock::now();
   const PerplexityProtocol protocol = parse_protocol(options.protocol);
@@ -41,12 +43,13 @@ void run_perplexity(const EvalOptions& options, TerminalProgress& progress, Orde
   const TextToScore to_score = load_text_to_score(options.text, protocol, options.common, *checkpoint, progress);
   const LoadedText& text = to_score.loaded;
   PerplexityOptions measure = to_score.measure;
-  const auto plan = prepare(options.common, *checkpoint, compute,
-                            {"eval",
-                             [&](const ComputeOptions& with, int64_t stream_bytes) {
-                               return estimate_perplexity(*checkpoint, with, amount_of(text.windows), stream_bytes);
-                             },
-                             default_turn_bytes(*checkpoint, compute.device)});
+  const auto plan =
+      prepare_or_show(options.common, *checkpoint, compute,
+                      {"eval",
+                       [&](const ComputeOptions& with, int64_t stream_bytes) {
+                         return estimate_perplexity(*checkpoint, with, amount_of(text.windows), stream_bytes);
+                       },
+                       default_turn_bytes(*checkpoint, compute.device)});
   if (!plan) return;
   compute = plan->compute;
   measure.stream_bytes = plan->stream_bytes;
@@ -65,7 +68,7 @@ void run_perplexity(const EvalOptions& options, TerminalProgress& progress, Orde
 
 }  // namespace
 
-void run(const EvalOptions& options, TerminalProgress& progress) {
+void run(const EvalRequest& options, TerminalProgress& progress) {
   if (options.tasks.empty()) return run_perplexity(options, progress, {});
   run_tasks(options, progress, [&](OrderedJson json) { run_perplexity(options, progress, std::move(json)); });
 }

@@ -4,12 +4,14 @@
 #include <chrono>
 #include <iostream>
 
-#include "cli/evaluating.h"
-#include "cli/inputs.h"
-#include "cli/journaling.h"
-#include "cli/verbs/resources.h"
+#include "cli/show/evaluation.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "dynslice/evaluate/divergence.h"
 #include "dynslice/evaluate/estimate.h"
+#include "dynslice/jobs/evaluating.h"
+#include "dynslice/jobs/inputs.h"
+#include "dynslice/jobs/journaling.h"
+#include "dynslice/jobs/prepare.h"
 #include "dynslice/support/error.h"
 #include "dynslice/walk/memory_plan.h"
 
@@ -22,7 +24,7 @@ struct Outcome {
   double seconds = 0;
 };
 
-void report(const EvalOptions& options, const ComputeOptions& compute, const LoadedText& text,
+void report(const EvalRequest& options, const ComputeOptions& compute, const LoadedText& text,
             const Checkpoint& reference, const Outcome& outcome, const OrderedJson& run_description, OrderedJson json) {
   const Perplexity& perplexity = outcome.divergence.perplexity;
   const double speed = 2 * perplexity.tokens_per_second();  // every token went through both
@@ -46,16 +48,7 @@ void report(const EvalOptions& options, const ComputeOptions& compute, const Loa
 
 }  // namespace
 
-void check_same_tokens(const Checkpoint& reference, const Checkpoint& checkpoint, const LoadedText& text) {
-  const std::vector<int32_t> ids = load_tokenizer(reference.path())->encode(text.source.text);
-  if (ids == text.stream) return;
-  const auto [other, own] = std::mismatch(ids.begin(), ids.end(), text.stream.begin(), text.stream.end());
-  throw_error(ErrorKind::kUsage, reference.path().string(), ": its tokenizer makes other tokens of ",
-              title_of(text.source), " than that of ", checkpoint.path().string(), ", from token ", other - ids.begin(),
-              " on; only models with one vocabulary can be compared token by token");
-}
-
-void run_against(const EvalOptions& options, TerminalProgress& progress, OrderedJson json) {
+void run_against(const EvalRequest& options, TerminalProgress& progress, OrderedJson json) {
   const auto start = std::chrono::steady_clock::now();
   const PerplexityProtocol protocol = parse_protocol(options.protocol);
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
@@ -67,7 +60,7 @@ void run_against(const EvalOptions& options, TerminalProgress& progress, Ordered
   check_same_tokens(*reference, *checkpoint, text);
   Outcome outcome;
   outcome.scored = to_score.scored;
-  const auto plan = prepare(
+  const auto plan = prepare_or_show(
       options.common, *checkpoint, compute,
       {"eval",
        [&](const ComputeOptions& with, int64_t stream_bytes) {

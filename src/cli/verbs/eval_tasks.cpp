@@ -5,11 +5,13 @@
 #include <memory>
 #include <optional>
 
-#include "cli/inputs.h"
-#include "cli/journaling.h"
-#include "cli/verbs/resources.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "dynslice/evaluate/estimate.h"
 #include "dynslice/evaluate/task_run.h"
+#include "dynslice/jobs/inputs.h"
+#include "dynslice/jobs/journaling.h"
+#include "dynslice/jobs/prepare.h"
+#include "dynslice/jobs/tasks.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
@@ -24,7 +26,7 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Scripts measure perplexity and tasks with the same options: those of the other one are no error.
-void tell_unused(const EvalOptions& options) {
+void tell_unused(const EvalRequest& options) {
   std::string unused;
   for (const char* name : {"--ppl-range", "--samples", "--seqlen", "--shuffle", "--protocol"}) {
     if (options.common.is_given(name)) unused += (unused.empty() ? "" : ", ") + std::string(name);
@@ -89,7 +91,7 @@ ResourceEstimate estimate(const Examinee& model, const std::optional<Examinee>& 
   return all;
 }
 
-OrderedJson fingerprint_of(const EvalOptions& options, const ComputeOptions& compute, const Examinee& model,
+OrderedJson fingerprint_of(const EvalRequest& options, const ComputeOptions& compute, const Examinee& model,
                            const std::optional<Examinee>& original, const std::vector<TaskQuestions>& questions) {
   OrderedJson json = fingerprint(options.common, compute, model.checkpoint(), nullptr, options.text);
   json["command"] = "eval-tasks";
@@ -119,7 +121,7 @@ void answer_all(TaskReport& report, const Examinee& model, const std::optional<E
   }
 }
 
-Finished answer_and_report(const EvalOptions& options, TerminalProgress& progress, bool asks_perplexity) {
+Finished answer_and_report(const EvalRequest& options, TerminalProgress& progress, bool asks_perplexity) {
   const auto start = Clock::now();
   TaskReport report;
   report.selection = tasks_named(options.tasks);
@@ -135,12 +137,12 @@ Finished answer_and_report(const EvalOptions& options, TerminalProgress& progres
   if (asks_perplexity && options.common.dry_run) {
     text = load_windows(options.text, TextUse::kEvaluation, options.common, model.checkpoint(), progress);
   }
-  const auto plan = prepare(options.common, model.checkpoint(), asked,
-                            {"eval",
-                             [&](const ComputeOptions& with, int64_t stream_bytes) {
-                               return estimate(model, original, text, with, stream_bytes);
-                             },
-                             default_turn_bytes(model.checkpoint(), asked.device)});
+  const auto plan = prepare_or_show(options.common, model.checkpoint(), asked,
+                                    {"eval",
+                                     [&](const ComputeOptions& with, int64_t stream_bytes) {
+                                       return estimate(model, original, text, with, stream_bytes);
+                                     },
+                                     default_turn_bytes(model.checkpoint(), asked.device)});
   if (!plan) return {};
   Finished finished;
   finished.journal =
@@ -165,20 +167,7 @@ Finished answer_and_report(const EvalOptions& options, TerminalProgress& progres
 
 }  // namespace
 
-TaskSelection tasks_named(const std::string& list) {
-  std::vector<std::string> names;
-  std::string rest = list + ",";
-  for (size_t comma = rest.find(','); comma != std::string::npos; comma = rest.find(',')) {
-    names.push_back(rest.substr(0, comma));
-    rest.erase(0, comma + 1);
-    if (names.back().empty()) throw_error(ErrorKind::kUsage, "--tasks ", list, ": has an empty name in it");
-  }
-  TaskSelection selection = select_tasks(names);
-  for (const std::string& name : selection.repeated) log(LogLevel::kInfo, "--tasks names " + name + " twice; run once");
-  return selection;
-}
-
-void run_tasks(const EvalOptions& options, TerminalProgress& progress, const std::function<void(OrderedJson)>& then) {
+void run_tasks(const EvalRequest& options, TerminalProgress& progress, const std::function<void(OrderedJson)>& then) {
   const bool asks_perplexity = options.common.is_given("--ppl");
   if (!asks_perplexity) tell_unused(options);
   if (!options.log_samples.empty()) check_output_file(options.log_samples);

@@ -15,12 +15,9 @@
 
 namespace dynslice::cli {
 
-// The tasks of a list of names with commas between them, as --tasks takes it. Throws kUsage.
-TaskSelection tasks_named(const std::string& list);
-
 // Runs the tasks and prints what they gave. With --ppl as well, `then` goes on with the perplexity while the tasks'
 // results stay in their journal; it gets the JSON to be printed, or null without --json.
-void run_tasks(const EvalOptions& options, TerminalProgress& progress, const std::function<void(OrderedJson)>& then);
+void run_tasks(const EvalRequest& options, TerminalProgress& progress, const std::function<void(OrderedJson)>& then);
 
 // One model's part of the results.
 struct TaskAnswers {

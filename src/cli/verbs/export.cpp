@@ -1,12 +1,13 @@
 #include <chrono>
 #include <iostream>
 
-#include "cli/checkpoint_output.h"
-#include "cli/inputs.h"
-#include "cli/verbs/ggml_types.h"
-#include "cli/verbs/resources.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/checkpoint/gguf_export.h"
+#include "dynslice/jobs/checkpoint_output.h"
+#include "dynslice/jobs/ggml_types.h"
+#include "dynslice/jobs/inputs.h"
+#include "dynslice/jobs/prepare.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
 #include "dynslice/walk/walk_estimate.h"
@@ -18,14 +19,14 @@ constexpr GgmlType kTypes[] = {GgmlType::kF32,  GgmlType::kF16,  GgmlType::kBF16
                                GgmlType::kQ5_K, GgmlType::kQ4_K, GgmlType::kQ3_K, GgmlType::kQ2_K, GgmlType::kQ5_1,
                                GgmlType::kQ5_0, GgmlType::kQ4_1, GgmlType::kQ4_0};
 
-std::filesystem::path output_file(const ExportOptions& options, const Checkpoint& checkpoint, const std::string& type) {
+std::filesystem::path output_file(const ExportRequest& options, const Checkpoint& checkpoint, const std::string& type) {
   if (!options.output.empty()) return options.output;
   return model_name(options.common, checkpoint) + "-" + type + ".gguf";
 }
 
 }  // namespace
 
-void run(const ExportOptions& options, TerminalProgress& progress) {
+void run(const ExportRequest& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   const auto checkpoint = open_model(options.common, progress);
   const std::string type =
@@ -35,7 +36,7 @@ void run(const ExportOptions& options, TerminalProgress& progress) {
   const GgmlType matrices = parse_ggml_type("--type", type, kTypes);
   if (options.common.dry_run) {
     const uint64_t bytes = gguf_tensor_bytes(*checkpoint, {matrices});
-    prepare(
+    prepare_or_show(
         options.common, *checkpoint, {},
         {"export", [&](const ComputeOptions&, int64_t) { return estimate_conversion(*checkpoint, bytes); }, 0, out});
     return;

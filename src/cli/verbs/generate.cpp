@@ -8,9 +8,10 @@
 #include <iostream>
 #include <iterator>
 
-#include "cli/inputs.h"
-#include "cli/verbs/resources.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "cli/verbs/verbs.h"
+#include "dynslice/jobs/inputs.h"
+#include "dynslice/jobs/prepare.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
@@ -42,7 +43,7 @@ std::string read_standard_input() {
   return text;
 }
 
-std::string read_prompt(const GenerateOptions& options) {
+std::string read_prompt(const GenerateRequest& options) {
   std::string text;
   if (options.prompt) {
     text = *options.prompt;
@@ -62,7 +63,7 @@ std::string read_prompt(const GenerateOptions& options) {
   return text;
 }
 
-SamplingOptions sampling_of(const GenerateOptions& options) {
+SamplingOptions sampling_of(const GenerateRequest& options) {
   const SamplingOptions sampling{options.temperature, options.top_k, options.top_p, options.seed};
   check_sampling(sampling);
   if (sampling.temperature == 0 && (sampling.top_k > 0 || sampling.top_p < 1)) {
@@ -77,7 +78,7 @@ struct Prompt {
   std::vector<int32_t> ids;
 };
 
-Prompt make_prompt(const GenerateOptions& options, const Checkpoint& checkpoint, const Tokenizer& tokenizer) {
+Prompt make_prompt(const GenerateRequest& options, const Checkpoint& checkpoint, const Tokenizer& tokenizer) {
   Prompt prompt{read_prompt(options), {}};
   if (options.chat) {
     const auto chat_template = load_chat_template(checkpoint.path());
@@ -118,7 +119,7 @@ double rate(size_t tokens, double seconds) {
   return tokens > 0 && seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
 }
 
-void print_json(const GenerateOptions& options, const ComputeOptions& compute, const Checkpoint& checkpoint,
+void print_json(const GenerateRequest& options, const ComputeOptions& compute, const Checkpoint& checkpoint,
                 const Prompt& prompt, const GenerationOptions& how, const Generation& result, int64_t weight_bytes) {
   OrderedJson json;
   json["model"] = checkpoint.path().string();
@@ -186,7 +187,7 @@ Generation write_text(const ResidentModel& model, const Tokenizer& tokenizer, co
 
 }  // namespace
 
-void run(const GenerateOptions& options, TerminalProgress& progress) {
+void run(const GenerateRequest& options, TerminalProgress& progress) {
   GenerationOptions how;
   how.sampling = sampling_of(options);
   how.max_tokens = options.max_tokens;
@@ -199,10 +200,10 @@ void run(const GenerateOptions& options, TerminalProgress& progress) {
   if (!options.ignore_end) how.end_ids = end_token_ids(*checkpoint, *tokenizer);
 
   const auto length = static_cast<int64_t>(prompt.ids.size());
-  const auto plan =
-      prepare(options.common, *checkpoint, compute, {"generate", [&](const ComputeOptions& with, int64_t) {
-                                                       return estimate(*checkpoint, with, length, how.max_tokens);
-                                                     }});
+  const auto plan = prepare_or_show(options.common, *checkpoint, compute,
+                                    {"generate", [&](const ComputeOptions& with, int64_t) {
+                                       return estimate(*checkpoint, with, length, how.max_tokens);
+                                     }});
   if (!plan) return;
   compute = plan->compute;
   const ResidentModel model(*checkpoint, compute, progress);

@@ -7,15 +7,18 @@
 #include <iostream>
 #include <numeric>
 
-#include "cli/checkpoint_output.h"
-#include "cli/journaling.h"
-#include "cli/sizes.h"
-#include "cli/training.h"
-#include "cli/verbs/resources.h"
+#include "cli/show/training.h"
+#include "cli/show/written.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/checkpoint/open_checkpoint.h"
 #include "dynslice/heal/distill.h"
 #include "dynslice/heal/lora.h"
+#include "dynslice/jobs/checkpoint_output.h"
+#include "dynslice/jobs/journaling.h"
+#include "dynslice/jobs/prepare.h"
+#include "dynslice/jobs/sizes.h"
+#include "dynslice/jobs/training.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/error.h"
@@ -29,7 +32,7 @@
 namespace dynslice::cli {
 namespace {
 
-LoraOptions lora_options(const HealOptions& options) {
+LoraOptions lora_options(const HealRequest& options) {
   LoraOptions lora;
   lora.rank = options.rank;
   lora.alpha = options.alpha;
@@ -55,7 +58,7 @@ int64_t sequence_length(const TextOptions& text, const ModelConfig& config) {
 
 // Questions and answers as tokens: the loss counts from the answer's first one on. What is longer than a sequence is
 // cut; an answer of which nothing is left says nothing.
-std::vector<TrainingExample> load_examples(const HealOptions& options, const Checkpoint& checkpoint) {
+std::vector<TrainingExample> load_examples(const HealRequest& options, const Checkpoint& checkpoint) {
   const auto tokenizer = load_tokenizer(checkpoint.path());
   const auto length = static_cast<size_t>(sequence_length(options.text, checkpoint.config()));
   std::vector<TrainingExample> examples;
@@ -159,7 +162,7 @@ std::vector<int64_t> boundaries_in(const Checkpoint& checkpoint, const Checkpoin
 // ---- The work
 
 struct Healing {
-  const HealOptions& options;
+  const HealRequest& options;
   const Checkpoint& checkpoint;
   const Checkpoint* original;  // of --distill
   const LoadedText* text;      // null with --instructions
@@ -323,7 +326,7 @@ uint64_t kept_activations(const ModelConfig& config, const ComputeOptions& compu
 
 }  // namespace
 
-void run(const HealOptions& options, TerminalProgress& progress) {
+void run(const HealRequest& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   // Weights that are loaded as inference tensors could not be trained through.
   const c10::InferenceMode trains(false);
@@ -358,9 +361,9 @@ void run(const HealOptions& options, TerminalProgress& progress) {
   in.recomputes = recomputes(options.training,
                              kept_activations(checkpoint->config(), compute, setup.micro_tokens(), original != nullptr),
                              compute.device);
-  const auto resources =
-      prepare(options.common, *checkpoint, compute,
-              {"heal", [&](const ComputeOptions& with, int64_t) { return estimate_healing(in, with); }, 0, out});
+  const auto resources = prepare_or_show(
+      options.common, *checkpoint, compute,
+      {"heal", [&](const ComputeOptions& with, int64_t) { return estimate_healing(in, with); }, 0, out});
   if (!resources) return;
   compute = resources->compute;
 

@@ -1,8 +1,8 @@
 #include <iostream>
 #include <map>
 
-#include "cli/inputs.h"
 #include "cli/verbs/verbs.h"
+#include "dynslice/jobs/inputs.h"
 
 namespace dynslice::cli {
 namespace {
@@ -42,7 +42,7 @@ OrderedJson describe_model(const Checkpoint& checkpoint) {
 
 }  // namespace
 
-void run(const InspectOptions& options, TerminalProgress& progress) {
+void run(const InspectRequest& options, TerminalProgress& progress) {
   const auto checkpoint = open_model(options.common, progress);
   const OrderedJson json = describe_model(*checkpoint);
   if (options.common.json) {

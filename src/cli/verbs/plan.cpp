@@ -1,10 +1,13 @@
+#include "cli/show/plan.h"
+
 #include <iostream>
 
-#include "cli/journaling.h"
-#include "cli/modular_planning.h"
-#include "cli/planning.h"
-#include "cli/verbs/resources.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "cli/verbs/verbs.h"
+#include "dynslice/jobs/journaling.h"
+#include "dynslice/jobs/modular_planning.h"
+#include "dynslice/jobs/planning.h"
+#include "dynslice/jobs/prepare.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/files.h"
 #include "dynslice/train/estimate.h"
@@ -12,7 +15,7 @@
 namespace dynslice::cli {
 namespace {
 
-void write_and_report(const PlanOptions& options, const Checkpoint& checkpoint, const Planned& planned) {
+void write_and_report(const PlanRequest& options, const Checkpoint& checkpoint, const Planned& planned) {
   const SizeChange change = size_change(checkpoint, sliced_config(checkpoint.config(), planned.plan),
                                         output_dtype(options.out_dtype, checkpoint));
   if (!options.output.empty()) write_file_atomically(options.output, to_text(to_json(planned.plan)));
@@ -29,7 +32,7 @@ void write_and_report(const PlanOptions& options, const Checkpoint& checkpoint, 
     std::cout << "Written to " << options.output << "; slice by it with --plan " << options.output << ".\n";
 }
 
-ResourceEstimate estimate_plan(const PlanOptions& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
+ResourceEstimate estimate_plan(const PlanRequest& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
                                Calibration& calibration) {
   const ResourceEstimate planning = estimate_planning(options, checkpoint, compute, calibration);
   const bool asks_the_loss = options.is_by_loss() || options.base_auto;  // by curves, or in trials
@@ -39,16 +42,16 @@ ResourceEstimate estimate_plan(const PlanOptions& options, const Checkpoint& che
 
 }  // namespace
 
-void run(const PlanOptions& options, TerminalProgress& progress) {
+void run(const PlanRequest& options, TerminalProgress& progress) {
   if (!options.output.empty()) check_output_file(options.output);
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
   Calibration calibration(options, *checkpoint, progress);
   check_planning(options, *checkpoint);
-  const auto resources =
-      prepare(options.common, *checkpoint, compute, {"plan", [&](const ComputeOptions& with, int64_t) {
-                                                       return estimate_plan(options, *checkpoint, with, calibration);
-                                                     }});
+  const auto resources = prepare_or_show(options.common, *checkpoint, compute,
+                                         {"plan", [&](const ComputeOptions& with, int64_t) {
+                                            return estimate_plan(options, *checkpoint, with, calibration);
+                                          }});
   if (!resources) return;
   compute = resources->compute;
   const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);

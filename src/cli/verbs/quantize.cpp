@@ -6,15 +6,18 @@
 #include <iostream>
 #include <set>
 
-#include "cli/checkpoint_output.h"
-#include "cli/journaling.h"
-#include "cli/quantizing.h"
-#include "cli/sizes.h"
-#include "cli/verbs/quantize_gguf.h"
+#include "cli/show/sizes.h"
+#include "cli/show/written.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "cli/verbs/quantize_sweep.h"
-#include "cli/verbs/resources.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/checkpoint/tensor_copy.h"
+#include "dynslice/jobs/checkpoint_output.h"
+#include "dynslice/jobs/journaling.h"
+#include "dynslice/jobs/prepare.h"
+#include "dynslice/jobs/quantize_gguf.h"
+#include "dynslice/jobs/quantizing.h"
+#include "dynslice/jobs/sizes.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/quantize/estimate.h"
 #include "dynslice/quantize/gguf_blocks.h"
@@ -216,7 +219,7 @@ bool finish_gguf(const Quantizing& in, const Destination& to, const OrderedJson&
   const bool resumes = in.options.common.resume && !Journal::is_in(to.work->path());
   if (auto record = resumes ? gguf_record(to.out, run_description) : std::nullopt) {
     remove_blocks(to.folder);
-    tell_finished(in.options.common, to.out, std::move(*record));
+    show(tell_finished(to.out, std::move(*record)), in.options.common.json);
     return true;
   }
   check_output(to.out, in.options.common.force);
@@ -238,7 +241,7 @@ bool finish_gguf(const Quantizing& in, const Destination& to, const OrderedJson&
   return true;
 }
 
-std::string name_suffix(const QuantizeOptions& options) {
+std::string name_suffix(const QuantizeRequest& options) {
   std::string suffix = "quantized";
   if (options.plan.empty()) {
     for (const int bits : levels_of(options)) suffix += "-" + std::to_string(bits);
@@ -247,7 +250,7 @@ std::string name_suffix(const QuantizeOptions& options) {
 }
 
 // The result's place, checked.
-fs::path output_place(const QuantizeOptions& options, const Checkpoint& checkpoint) {
+fs::path output_place(const QuantizeRequest& options, const Checkpoint& checkpoint) {
   const fs::path out = checkpoint_folder(options.output, options.common, checkpoint, name_suffix(options));
   if (options.gguf) check_output_file(out);
   return out;
@@ -279,7 +282,7 @@ ResourceEstimate estimate(const Quantizing& in, const Ranking& ranking, const Co
 
 }  // namespace
 
-void run(const QuantizeOptions& options, TerminalProgress& progress) {
+void run(const QuantizeRequest& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   check_levels(options);
   if (!options.gguf && (!options.types.empty() || !options.embeddings.empty()))
@@ -313,9 +316,9 @@ void run(const QuantizeOptions& options, TerminalProgress& progress) {
     in.calibration = &calibration;
     in.held_out = &held_out;
   }
-  const auto resources =
-      prepare(options.common, *checkpoint, compute,
-              {"quantize", [&](const ComputeOptions& with, int64_t) { return estimate(in, ranking, with); }, 0, out});
+  const auto resources = prepare_or_show(
+      options.common, *checkpoint, compute,
+      {"quantize", [&](const ComputeOptions& with, int64_t) { return estimate(in, ranking, with); }, 0, out});
   if (!resources) return;
   compute = resources->compute;
 

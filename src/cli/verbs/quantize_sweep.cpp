@@ -5,11 +5,12 @@
 #include <cmath>
 #include <iostream>
 
-#include "cli/checkpoint_output.h"
-#include "cli/journaling.h"
-#include "cli/quantizing.h"
-#include "cli/sweep_tasks.h"
-#include "cli/verbs/resources.h"
+#include "cli/verbs/prepare_and_show.h"
+#include "dynslice/jobs/checkpoint_output.h"
+#include "dynslice/jobs/journaling.h"
+#include "dynslice/jobs/prepare.h"
+#include "dynslice/jobs/quantizing.h"
+#include "dynslice/jobs/sweep_tasks.h"
 #include "dynslice/quantize/estimate.h"
 #include "dynslice/report/line_chart.h"
 #include "dynslice/resources/estimate.h"
@@ -162,7 +163,7 @@ void draw(const std::vector<Curve>& curves, const std::string& title, const std:
 
 }  // namespace
 
-void run_sweep(const QuantizeOptions& options, TerminalProgress& progress) {
+void run_sweep(const QuantizeRequest& options, TerminalProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<int> levels = levels_of(options);
   if (levels.size() != 2)
@@ -188,14 +189,15 @@ void run_sweep(const QuantizeOptions& options, TerminalProgress& progress) {
   const std::vector<std::string> task_names = tasks ? tasks->names() : std::vector<std::string>{};
   for (const std::string& task : task_names) check_output_file(picture_of(options.sweep, task));
   std::vector<Curve> curves = curves_to_draw();
-  const auto resources = prepare(options.common, *checkpoint, compute,
-                                 {"quantize --sweep", [&](const ComputeOptions& with, int64_t) {
-                                    const auto plans = static_cast<int64_t>(curves.size()) * (kSteps + 1);
-                                    const ResourceEstimate losses = estimate_plan_losses(
-                                        *checkpoint, with, in.by_gptq() ? amount_of(text.windows) : TextAmount{},
-                                        amount_of(measured.windows), {plans, 1, static_cast<double>(plans)});
-                                    return tasks ? losses + tasks->estimate(in, with, plans) : losses;
-                                  }});
+  const auto resources =
+      prepare_or_show(options.common, *checkpoint, compute,
+                      {"quantize --sweep", [&](const ComputeOptions& with, int64_t) {
+                         const auto plans = static_cast<int64_t>(curves.size()) * (kSteps + 1);
+                         const ResourceEstimate losses = estimate_plan_losses(
+                             *checkpoint, with, in.by_gptq() ? amount_of(text.windows) : TextAmount{},
+                             amount_of(measured.windows), {plans, 1, static_cast<double>(plans)});
+                         return tasks ? losses + tasks->estimate(in, with, plans) : losses;
+                       }});
   if (!resources) return;
   compute = resources->compute;
 
@@ -214,8 +216,8 @@ void run_sweep(const QuantizeOptions& options, TerminalProgress& progress) {
     json["bits"] = levels;
     json["method"] = options.method;
     json["curves"] = describe(curves, task_names);
-    json["calibration"] = cli::describe(text, wanted);
-    json["measured_on"] = cli::describe(measured, measuring);
+    json["calibration"] = dynslice::describe(text, wanted);
+    json["measured_on"] = dynslice::describe(measured, measuring);
     write_file_atomically(options.sweep, to_text(json));
     const std::string title = model_name(options.common, *checkpoint) + ", " + std::to_string(levels.front()) + " to " +
                               std::to_string(levels.back()) + " bits, " + options.method;

@@ -6,6 +6,6 @@
 
 namespace dynslice::cli {
 
-void run_sweep(const QuantizeOptions& options, TerminalProgress& progress);
+void run_sweep(const QuantizeRequest& options, TerminalProgress& progress);
 
 }  // namespace dynslice::cli

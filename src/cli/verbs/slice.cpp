@@ -3,16 +3,19 @@
 #include <chrono>
 #include <iostream>
 
-#include "cli/checkpoint_output.h"
-#include "cli/journaling.h"
-#include "cli/modular_planning.h"
-#include "cli/planning.h"
-#include "cli/verbs/resources.h"
+#include "cli/show/plan.h"
+#include "cli/show/written.h"
+#include "cli/verbs/prepare_and_show.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/checkpoint/checkpoint_writer.h"
 #include "dynslice/checkpoint/modeling_files.h"
 #include "dynslice/checkpoint/tensor_copy.h"
 #include "dynslice/evaluate/speed.h"
+#include "dynslice/jobs/checkpoint_output.h"
+#include "dynslice/jobs/journaling.h"
+#include "dynslice/jobs/modular_planning.h"
+#include "dynslice/jobs/planning.h"
+#include "dynslice/jobs/prepare.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/modular/estimate.h"
 #include "dynslice/modular/modular.h"
@@ -57,7 +60,7 @@ std::optional<Arithmetic> measure_arithmetic(const Work& work, const ComputeOpti
   return Arithmetic{work.flops(), seconds, ideal_seconds(work, rates) / seconds};
 }
 
-void report(const SliceOptions& options, OrderedJson json, const std::filesystem::path& out, const Spent& spent,
+void report(const SliceRequest& options, OrderedJson json, const std::filesystem::path& out, const Spent& spent,
             const std::optional<Arithmetic>& arithmetic) {
   json["wall_seconds"] = spent.seconds;
   if (arithmetic) {
@@ -70,7 +73,7 @@ void report(const SliceOptions& options, OrderedJson json, const std::filesystem
   if (options.common.json) std::cout << to_text(json);
 }
 
-GlobalOptions global_options(const SliceOptions& options) {
+GlobalOptions global_options(const SliceRequest& options) {
   GlobalOptions global;
   if (options.directions == "loss") global.directions = DirectionChoice::kLoss;
   if (options.directions == "places") global.directions = DirectionChoice::kPlaces;
@@ -80,7 +83,7 @@ GlobalOptions global_options(const SliceOptions& options) {
 
 // What the run has in its hands once the inputs are read.
 struct SliceInputs {
-  const SliceOptions& options;
+  const SliceRequest& options;
   const ComputeOptions& compute;
   const Checkpoint& checkpoint;
   Calibration& calibration;
@@ -177,8 +180,8 @@ void slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& f
 
 }  // namespace
 
-void run(const SliceOptions& given, TerminalProgress& progress) {
-  SliceOptions options = given;
+void run(const SliceRequest& given, TerminalProgress& progress) {
+  SliceRequest options = given;
   const auto start = std::chrono::steady_clock::now();
   ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
   if (!options.output.empty()) check_output(options.output, options.common.force || options.common.resume);
@@ -194,9 +197,9 @@ void run(const SliceOptions& given, TerminalProgress& progress) {
   const double average = in.plan ? in.plan->average_ratio : options.average ? *options.average : options.target->share;
   in.out = checkpoint_folder(options.output, options.common, *checkpoint,
                              folder_suffix(in.plan ? in.plan->method : options.method, average));
-  const auto resources =
-      prepare(options.common, *checkpoint, compute,
-              {"slice", [&](const ComputeOptions& with, int64_t) { return estimate_slicing(in, with); }, 0, in.out});
+  const auto resources = prepare_or_show(
+      options.common, *checkpoint, compute,
+      {"slice", [&](const ComputeOptions& with, int64_t) { return estimate_slicing(in, with); }, 0, in.out});
   if (!resources) return;
   compute = resources->compute;
   in.work = resources->estimate.work;

@@ -6,20 +6,20 @@
 
 namespace dynslice::cli {
 
-void run(const ScoreOptions& options, TerminalProgress& progress);
-void run(const PlanOptions& options, TerminalProgress& progress);
-void run(const SliceOptions& options, TerminalProgress& progress);
-void run(const EvalOptions& options, TerminalProgress& progress);
-void run(const CompareOptions& options, TerminalProgress& progress);
-void run(const BenchOptions& options, TerminalProgress& progress);
-void run(const GenerateOptions& options, TerminalProgress& progress);
-void run(const InspectOptions& options, TerminalProgress& progress);
-void run(const ExportOptions& options, TerminalProgress& progress);
-void run(const DropOptions& options, TerminalProgress& progress);
-void run(const MergeOptions& options, TerminalProgress& progress);
-void run(const StreamlineOptions& options, TerminalProgress& progress);
-void run(const HealOptions& options, TerminalProgress& progress);
-void run(const QuantizeOptions& options, TerminalProgress& progress);
+void run(const ScoreRequest& options, TerminalProgress& progress);
+void run(const PlanRequest& options, TerminalProgress& progress);
+void run(const SliceRequest& options, TerminalProgress& progress);
+void run(const EvalRequest& options, TerminalProgress& progress);
+void run(const CompareRequest& options, TerminalProgress& progress);
+void run(const BenchRequest& options, TerminalProgress& progress);
+void run(const GenerateRequest& options, TerminalProgress& progress);
+void run(const InspectRequest& options, TerminalProgress& progress);
+void run(const ExportRequest& options, TerminalProgress& progress);
+void run(const DropRequest& options, TerminalProgress& progress);
+void run(const MergeRequest& options, TerminalProgress& progress);
+void run(const StreamlineRequest& options, TerminalProgress& progress);
+void run(const HealRequest& options, TerminalProgress& progress);
+void run(const QuantizeRequest& options, TerminalProgress& progress);
 void run(const RunOptions& options, TerminalProgress& progress);
 
 }  // namespace dynslice::cli

@@ -1,0 +1,57 @@
+#include "cli/show/outcome.h"
+
+#include <iostream>
+#include <vector>
+
+#include "cli/show/terminal.h"
+#include "dynslice/jobs/inputs.h"
+#include "dynslice/support/machine.h"
+
+namespace dynslice::cli {
+namespace {
+
+void print(const DryRun& dry_run) {
+  const auto& [job, plan, rates, seconds, output_room, threads] = dry_run;
+  std::vector<std::vector<std::string>> rows;
+  for (const MemoryPart& part : plan.estimate.parts) {
+    std::string name = part.name;
+    for (char& c : name) c = c == '_' ? ' ' : c;
+    rows.push_back({"  " + name, format_bytes(part.bytes)});
+  }
+  if (plan.estimate.stream_bytes > 0) rows.push_back({"  streams", format_bytes(plan.activation_bytes)});
+  rows.push_back({"memory, at the most", format_bytes(plan.memory_bytes())});
+  rows.push_back({"  of", format_bytes(plan.memory_limit)});
+  if (plan.estimate.output_bytes > 0) rows.push_back({"disk, output", format_bytes(plan.estimate.output_bytes)});
+  if (plan.scratch_bytes > 0) rows.push_back({"disk, scratch file", format_bytes(plan.scratch_bytes)});
+  rows.push_back({"time, about", format_duration(seconds)});
+  print_table({job + " would need", ""}, rows);
+  if (plan.estimate.work.flops() == 0) {
+    std::cout << "\nThe time is that of reading and writing at " << format_fixed(rates.bytes_read / 1e9, 0)
+              << " GB/s. Nothing was done.\n";
+    return;
+  }
+  std::cout << "\nThe time is counted products at the rates of this machine just now ("
+            << format_fixed(rates.forward_flops / 1e9, 0) << " GFLOP/s in " << dtype_name(plan.compute.dtype) << ", "
+            << threads << " threads). Nothing was done.\n";
+}
+
+}  // namespace
+
+void show(const DryRun& dry_run, bool json) {
+  if (json) {
+    std::cout << to_text(to_json(dry_run));
+  } else {
+    print(dry_run);
+  }
+}
+
+void show(const EarlierResult& earlier, bool json) {
+  if (!json) return;  // the log has said it
+  OrderedJson record = earlier.record;
+  record["wall_seconds"] = 0.0;
+  record["peak_rss_bytes"] = peak_rss_bytes();
+  record["output"] = earlier.output.string();
+  std::cout << to_text(record);
+}
+
+}  // namespace dynslice::cli

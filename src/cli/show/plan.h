@@ -1,0 +1,13 @@
+// A plan, its scores and what it does to the model, as a table.
+#pragma once
+
+#include <optional>
+
+#include "dynslice/jobs/planning.h"
+#include "dynslice/jobs/sizes.h"
+
+namespace dynslice::cli {
+
+void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores, const SizeChange& change);
+
+}  // namespace dynslice::cli

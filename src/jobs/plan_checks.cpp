@@ -1,0 +1,96 @@
+// Which options of planning go together.
+#include "dynslice/jobs/plan_parts.h"
+#include "dynslice/modular/modular.h"
+#include "dynslice/slice/slice.h"
+#include "dynslice/support/error.h"
+
+namespace dynslice {
+namespace {
+
+void refuse(const std::string& option, const std::string& place) {
+  throw_error(ErrorKind::kUsage, option, " belongs to --method ", place);
+}
+
+void check_modular_options(const PlanningRequest& options) {
+  if (options.slice_head) refuse("--slice-head", "slice");
+  if (options.is_paper()) refuse("--preset paper", "slice");
+  if (options.basis != "block") refuse("--basis", "slice");
+  if (options.directions != "energy") refuse("--directions", "slice --basis global");
+  if (options.modular.refit == "none") refuse("--refit none", "slice");
+  if (options.allocator == "spectrum") refuse("--allocate spectrum", "slice");
+}
+
+void check_global(const PlanningRequest& options) {
+  if (options.allocator != "constant") {
+    throw_error(ErrorKind::kUsage, "--allocate ", options.allocator,
+                ": with --basis global all layers have one width, which is --allocate constant");
+  }
+  if (options.is_paper()) refuse("--preset paper", "slice --basis block");
+  if (options.directions == "energy" && options.modular.gradient_samples)
+    refuse("--gradient-samples", "slice --basis global with --directions places or loss");
+  if (options.directions != "energy" && options.modular.gradient_samples == 0)
+    throw_error(ErrorKind::kUsage, "--directions ", options.directions,
+                " needs gradients: --gradient-samples 1 or more");
+}
+
+// Those that only some allocators read.
+void check_allocator_options(const PlanningRequest& options) {
+  const bool is_search = options.allocator == "search";
+  const auto refuse_unless = [&](bool is_read, const char* option, const char* readers) {
+    if (!is_read && options.common.is_given(option))
+      throw_error(ErrorKind::kUsage, option, " belongs to ", readers, ", not to --allocate ", options.allocator);
+  };
+  refuse_unless(options.allocator == "lr", "--base", "--allocate lr");
+  refuse_unless(options.is_by_both() || options.allocator == "softmax", "--epsilon",
+                "--allocate softmax, blend and search");
+  refuse_unless(options.allocator != "constant" && options.allocator != "loss", "--scores",
+                "--allocate lr, softmax, spectrum, blend and search");
+  refuse_unless(options.is_by_loss(), "--attention", "--allocate loss, blend and search");
+  refuse_unless(is_search, "--trials", "--allocate search");
+  refuse_unless(is_search || options.base_auto, "--sweep-samples", "--allocate search and --base auto");
+}
+
+void check_several_bases(const PlanningRequest& options) {
+  if (options.is_paper() && options.modular.of_any_refit())
+    throw_error(ErrorKind::kUsage, "--preset paper refits nothing: leave --refit, --error-share and --ridge out");
+  if (options.modular.gradient_samples && !options.is_by_loss())
+    refuse("--gradient-samples", "modular, to --allocate loss, blend or search, or to --method slice --basis global");
+  if (options.directions != "energy") refuse("--directions", "slice --basis global");
+}
+
+void check_method(const PlanningRequest& options, const Checkpoint& checkpoint) {
+  if (options.method == "modular") {
+    check_modular_options(options);
+    check_modular(checkpoint);
+    return;
+  }
+  if (options.modular.any_but_refit()) refuse("one of --attention, --neurons, --weigh-tokens", "modular");
+  if (options.modular.refit == "self") refuse("--refit self", "modular");
+  options.basis == "global" ? check_global(options) : check_several_bases(options);
+  if (!rotation_refit(options).is_any() && (options.modular.error_share || options.modular.ridge))
+    throw_error(ErrorKind::kUsage, "--error-share and --ridge are of a refit: --refit dense or all");
+  check_sliceable(checkpoint);
+}
+
+}  // namespace
+
+void check_planning(const PlanningRequest& options, const Checkpoint& checkpoint) {
+  if (!options.average && !options.target) {
+    throw_error(ErrorKind::kUsage, "say how much to slice: --avg 25%, or --target params=25%");
+  }
+  check_method(options, checkpoint);
+  check_allocator_options(options);
+  // A target's average is solved for later: any will do to check the rest.
+  const double average = options.average.value_or(0);
+  const bool has_base = options.allocator == "lr" && options.average;
+  check_options(allocate_options(options, average, has_base ? base_of(options, average) : average));
+}
+
+void adopt_plan(PlanningRequest& options, const SlicePlan& plan, const Checkpoint& checkpoint) {
+  options.method = plan.method;
+  options.basis = plan.is_modular() ? "block" : plan.basis;
+  options.allocator = "constant";
+  check_method(options, checkpoint);
+}
+
+}  // namespace dynslice

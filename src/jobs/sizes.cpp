@@ -1,0 +1,33 @@
+#include "dynslice/jobs/sizes.h"
+
+#include <iostream>
+
+#include "dynslice/support/format.h"
+
+namespace dynslice {
+
+SizeChange size_change(const Checkpoint& checkpoint, const ModelConfig& smaller, at::ScalarType out_dtype) {
+  SizeChange change{count_cost(checkpoint.config()), count_cost(smaller), stored_bytes(checkpoint), 0, 0};
+  const uint64_t item = c10::elementSize(out_dtype);
+  change.bytes_after = static_cast<uint64_t>(change.after.parameters) * item;
+  change.bytes_before_at_output_dtype = static_cast<uint64_t>(change.before.parameters) * item;
+  return change;
+}
+
+void add_sizes(OrderedJson& json, const SizeChange& change) {
+  json["parameters"] = {{"before", change.before.parameters}, {"after", change.after.parameters}};
+  json["bytes"] = {{"before", change.bytes_before},
+                   {"after", change.bytes_after},
+                   {"before_at_output_dtype", change.bytes_before_at_output_dtype}};
+  json["flops_per_token"] = {{"before", 2 * change.before.multiply_adds_per_token},
+                             {"after", 2 * change.after.multiply_adds_per_token}};
+}
+
+at::ScalarType output_dtype(const std::string& name, const Checkpoint& checkpoint) {
+  if (name == "fp32") return at::kFloat;
+  if (name == "bf16") return at::kBFloat16;
+  if (name == "fp16") return at::kHalf;
+  return checkpoint.storage_dtype();
+}
+
+}  // namespace dynslice
