@@ -263,12 +263,15 @@ def tiny_tokenizer():
 def tiny_config(family, **overrides):
     import transformers
 
-    kinds = {"llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig, "qwen2": transformers.Qwen2Config}
+    kinds = {"llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig, "qwen2": transformers.Qwen2Config,
+             "qwen3": transformers.Qwen3Config}
     settings = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
                 "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
                 "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **overrides}
     if family == "mistral":
         settings.setdefault("sliding_window", None)
+    if family == "qwen3":
+        settings.setdefault("head_dim", 24)  # so that all heads are wider than the stream, as they are in Qwen3
     return kinds[family](**settings)
 
 
@@ -299,7 +302,7 @@ def save_tiny_model(folder, tokenizer, family, seed=0, dtype="float32", max_shar
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_tokenizer):
-    """tiny_model("llama" | "mistral" | "qwen2", seed=0, dtype="float32", max_shard_size="1GB", **config) -> folder.
+    """tiny_model("llama" | "mistral" | "qwen2" | "qwen3", seed=0, dtype="float32", max_shard_size="1GB", **config) -> folder.
 
     The same arguments give the same folder: tests read it and write elsewhere. Load the tokenizer with
     PreTrainedTokenizerFast: AutoTokenizer puts Qwen2's own pre-tokenizer in the place of the one in tokenizer.json.

@@ -27,12 +27,13 @@ struct TinyOptions {
   bool tied = false;
   bool qkv_bias = false;
   bool all_biases = false;
+  bool head_norms = false;  // of queries and keys, as Qwen3 has them
   uint64_t seed = 7;
 };
 
 inline ModelConfig tiny_config(const TinyOptions& options) {
   ModelConfig config;
-  config.model_type = "llama";
+  config.model_type = options.head_norms ? "qwen3" : "llama";
   config.vocab_size = options.vocab;
   config.hidden_size = config.embedding_width = config.head_width = options.hidden_size;
   config.head_dim = options.hidden_size / options.heads;
@@ -49,7 +50,8 @@ inline ModelConfig tiny_config(const TinyOptions& options) {
                          options.kv_heads,
                          {},
                          {},
-                         true};
+                         true,
+                         options.head_norms};
   config.layers.assign(static_cast<size_t>(options.layers), shape);
   return config;
 }

@@ -1,9 +1,11 @@
 // The configuration of a GGUF file: its metadata said in Hugging Face's words, then read like any config.json.
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <variant>
 
 #include "dynslice/formats/gguf/ggml_dequantize.h"
+#include "dynslice/model/architecture.h"
 #include "dynslice/model/config_json.h"
 #include "dynslice/support/error.h"
 
@@ -49,19 +51,29 @@ class Metadata {
   std::string architecture_;
 };
 
-std::string model_type_of(const Metadata& metadata) {
-  const std::string& architecture = metadata.architecture();
-  if (architecture != "llama" && architecture != "deci" && architecture != "qwen2") {
+// Several model types may go by one name in GGUF, as Mistral goes by that of Llama; what sets them apart is the window.
+const Architecture& architecture_of(const Metadata& metadata) {
+  const std::string& name = metadata.architecture();
+  const bool slides = metadata.has("attention.sliding_window");
+  const Architecture* found = nullptr;
+  std::vector<std::string_view> names;
+  for (const Architecture& row : architectures()) {
+    for (const std::string_view known : {row.gguf, row.gguf_of_unequal_layers}) {
+      if (!known.empty() && std::ranges::find(names, known) == names.end()) names.push_back(known);
+    }
+    if (name != row.gguf && name != row.gguf_of_unequal_layers) continue;
+    if (found == nullptr || slides == (row.window == WindowRule::kAllLayers)) found = &row;
+  }
+  if (found == nullptr) {
+    std::string list;
+    for (const std::string_view known : names) list += (list.empty() ? "" : ", ") + std::string(known);
     throw_error(ErrorKind::kBadInput, metadata.file().path().string(), ": key \"general.architecture\" is ",
-                Json(architecture).dump(-1, ' ', true, Json::error_handler_t::replace),
-                "; supported are llama, deci, qwen2");
+                Json(name).dump(-1, ' ', true, Json::error_handler_t::replace), "; supported are ", list);
   }
   if (metadata.has("expert_count") && metadata.integer("expert_count") > 0) {
     metadata.fail("expert_count", "0 or absent, as mixtures of experts are not supported");
   }
-  // Mistral goes by the name llama in GGUF; what sets it apart is the window.
-  if (architecture == "qwen2") return architecture;
-  return metadata.has("attention.sliding_window") ? "mistral" : "llama";
+  return *found;
 }
 
 bool has_tensor(const Metadata& metadata, const std::string& name) { return metadata.file().find(name) != nullptr; }
@@ -216,7 +228,8 @@ std::optional<int64_t> read_token_id(const GgufFile& file, const std::string& ke
 // The metadata as they are; parse_dense_config judges the numbers.
 ModelConfig read_unchecked(const Metadata& metadata) {
   ModelConfig config;
-  config.model_type = model_type_of(metadata);
+  const Architecture& architecture = architecture_of(metadata);
+  config.model_type = architecture.model_type;
   config.vocab_size = read_vocab_size(metadata);
   config.hidden_size = read_size(metadata, "embedding_length");
   const LayerShape shape = read_shape(metadata, config.hidden_size);
@@ -230,7 +243,8 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   config.tie_word_embeddings = !has_tensor(metadata, "output.weight");
   config.qkv_bias = has_tensor(metadata, "blk.0.attn_q.bias");
   config.mlp_bias = has_tensor(metadata, "blk.0.ffn_gate.bias");
-  if (config.model_type == "mistral") config.sliding_window = metadata.integer("attention.sliding_window");
+  if (architecture.window == WindowRule::kAllLayers && metadata.has("attention.sliding_window"))
+    config.sliding_window = metadata.integer("attention.sliding_window");
   config.bos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.bos_token_id");
   config.eos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.eos_token_id");
   return config;
@@ -252,7 +266,7 @@ ModelConfig read_config(const GgufFile& file) {
   ModelConfig config =
       parse_dense_config(describe_dense_config(raw), raw.model_type, file.path().string() + ": metadata");
   config.rope.frequency_divisors = raw.rope.frequency_divisors;
-  if (metadata.architecture() == "deci") read_layer_sizes(metadata, config);
+  if (metadata.architecture() != architecture_of(config).gguf) read_layer_sizes(metadata, config);
   return config;
 }
 

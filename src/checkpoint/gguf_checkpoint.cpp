@@ -11,6 +11,8 @@
 #include "checkpoint/chunks.h"
 #include "dynslice/checkpoint/tensor_copy.h"
 #include "dynslice/formats/gguf/ggml_dequantize.h"
+#include "dynslice/model/architecture.h"
+#include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice {
@@ -23,10 +25,11 @@ const std::map<std::string, std::string>& model_modules() {
 }
 
 const std::map<std::string, std::string>& layer_modules() {
-  static const std::map<std::string, std::string> kModules = {
-      {"attn_norm", "input_layernorm"}, {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
-      {"attn_v", "self_attn.v_proj"},   {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
-      {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},           {"ffn_down", "mlp.down_proj"}};
+  static const std::map<std::string, std::string> kModules = [] {
+    std::map<std::string, std::string> modules;
+    for (const LayerPart& part : layer_parts()) modules.emplace(part.gguf, part.module);
+    return modules;
+  }();
   return kModules;
 }
 
@@ -119,12 +122,12 @@ GgufCheckpoint::GgufCheckpoint(const std::filesystem::path& file) : file_(file) 
 void GgufCheckpoint::add_tensor(size_t index, const std::string& name) {
   const GgufTensor& tensor = file_.tensors()[index];
   Location location{{name, tensor.shape, ggml_format(tensor.type).name, tensor.bytes}, index, 0};
-  if (file_.string("general.architecture") != "qwen2") {
-    const auto place = split_layer_name(name);
-    const bool known = place && place->first < config_.num_layers();
+  const auto place = split_layer_name(name);
+  const LayerPart* part = place ? find_part(place->second) : nullptr;
+  if (architecture_of(config_).pairs_rotary_rows && part != nullptr && part->is_rotary) {
+    const bool known = place->first < config_.num_layers();
     const LayerShape& shape = config_.layers[known ? static_cast<size_t>(place->first) : 0];
-    if (name.find(".q_proj.") != std::string::npos) location.interleaved_heads = shape.num_attention_heads;
-    if (name.find(".k_proj.") != std::string::npos) location.interleaved_heads = shape.num_key_value_heads;
+    location.interleaved_heads = part->rows(shape, config_.head_dim) / config_.head_dim;
   }
   const int64_t heads = location.interleaved_heads;
   if (heads > 0 && tensor.shape.front() != heads * config_.head_dim) {

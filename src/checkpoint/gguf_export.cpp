@@ -14,6 +14,7 @@
 #include "checkpoint/gguf_metadata.h"
 #include "dynslice/formats/gguf/ggml_quantize.h"
 #include "dynslice/formats/gguf/gguf_writer.h"
+#include "dynslice/model/architecture.h"
 #include "dynslice/model/config_json.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
@@ -36,7 +37,7 @@ const OutputTensor* find_tensor(const std::vector<OutputTensor>& tensors, const 
 // The first tensor that a dense model of the same architecture has not, or has in another shape.
 std::optional<std::string> shape_obstacle(const ModelConfig& config) {
   ModelConfig dense = parse_dense_config(config.source, config.model_type, "the source configuration");
-  if (config.model_type != "qwen2" && config.num_layers() == dense.num_layers()) {
+  if (!architecture_of(config).gguf_of_unequal_layers.empty() && config.num_layers() == dense.num_layers()) {
     for (size_t i = 0; i < dense.layers.size(); ++i) {  // sizes may differ from layer to layer
       dense.layers[i].intermediate_size = config.layers[i].intermediate_size;
       dense.layers[i].num_attention_heads = config.layers[i].num_attention_heads;
@@ -61,15 +62,21 @@ std::optional<std::string> shape_obstacle(const ModelConfig& config) {
 }
 
 // Places that llama.cpp's qwen2 lacks though its llama has them.
-std::optional<std::string> qwen2_obstacle(const ModelConfig& config) {
+// What llama.cpp's own architecture lacks of what ours may have.
+std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
+  const Architecture& architecture = architecture_of(config);
+  const std::string runtime = "llama.cpp's " + std::string(architecture.gguf);
   const int64_t heads = config.layers.front().num_attention_heads * config.head_dim;
-  if (heads != config.hidden_size) {
-    return "the heads together are " + std::to_string(heads) + " wide; llama.cpp's qwen2 has room for hidden_size (" +
+  if (architecture.heads_fill_stream && heads != config.hidden_size) {
+    return "the heads together are " + std::to_string(heads) + " wide; " + runtime + " has room for hidden_size (" +
            std::to_string(config.hidden_size) + ") only";
   }
-  if (!gguf_rope_divisors(config).empty()) {
-    return std::string("the rotary frequencies are divided pair by pair (") + kRopeFrequencies +
-           "); llama.cpp's qwen2 has no place for that";
+  if (!architecture.has_output_bias && config.o_bias) {
+    return "attention's output has a bias (self_attn.o_proj.bias); " + runtime + " has no place for it";
+  }
+  if (!architecture.has_rope_divisors && !gguf_rope_divisors(config).empty()) {
+    return std::string("the rotary frequencies are divided pair by pair (") + kRopeFrequencies + "); " + runtime +
+           " has no place for that";
   }
   return std::nullopt;
 }
@@ -128,10 +135,11 @@ class GgufExporter {
   }
 
  private:
-  // Query and key rows are paired in files of the architectures llama and deci; biases as well.
+  // Query and key rows, and their biases, lie in rotary pairs.
   bool is_paired(const std::string& name) const {
-    return gguf_architecture(checkpoint_.config()) != "qwen2" &&
-           (name.find(".q_proj.") != std::string::npos || name.find(".k_proj.") != std::string::npos);
+    const auto place = split_layer_name(name);
+    const LayerPart* part = place ? find_part(place->second) : nullptr;
+    return architecture_of(checkpoint_.config()).pairs_rotary_rows && part != nullptr && part->is_rotary;
   }
 
   void write_tensor(GgufWriter& writer, const OutputTensor& tensor, const GgufOutputTensor& target,
@@ -292,7 +300,7 @@ std::vector<std::string> notices_of(const ModelConfig& config, const GgufExportO
 
 std::optional<std::string> gguf_obstacle(const ModelConfig& config) {
   if (const auto obstacle = shape_obstacle(config)) return obstacle;
-  return config.model_type == "qwen2" ? qwen2_obstacle(config) : std::nullopt;
+  return runtime_obstacle(config);
 }
 
 uint64_t gguf_tensor_bytes(const Checkpoint& checkpoint, const GgufExportOptions& options) {

@@ -48,9 +48,10 @@ int64_t file_type(GgmlType type) {
 }  // namespace
 
 std::string gguf_architecture(const ModelConfig& config) {
-  if (config.model_type == "qwen2") return config.model_type;
+  const Architecture& architecture = architecture_of(config);
   // llama.cpp's llama knows one size for all layers; deci is the same computation with sizes layer by layer.
-  return has_equal_sizes(config) ? "llama" : "deci";
+  const bool is_unequal = !has_equal_sizes(config) && !architecture.gguf_of_unequal_layers.empty();
+  return std::string(is_unequal ? architecture.gguf_of_unequal_layers : architecture.gguf);
 }
 
 bool has_equal_sizes(const ModelConfig& config) {
@@ -96,7 +97,8 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
     add("rope.scaling.factor", config.rope.factor);
   }
   // llama.cpp does not heed it for this architecture; readers that know Mistral do.
-  if (config.model_type == "mistral" && config.sliding_window) add("attention.sliding_window", *config.sliding_window);
+  if (architecture_of(config).window == WindowRule::kAllLayers && config.sliding_window)
+    add("attention.sliding_window", *config.sliding_window);
   return metadata;
 }
 

@@ -10,14 +10,6 @@ constexpr int64_t kBlockValues = int64_t{1} << 22;
 
 }  // namespace
 
-std::optional<std::pair<int64_t, std::string>> split_layer_name(const std::string& name) {
-  constexpr std::string_view kPrefix = "model.layers.";
-  if (!name.starts_with(kPrefix)) return std::nullopt;
-  const size_t dot = name.find('.', kPrefix.size());
-  return std::pair{static_cast<int64_t>(std::stoll(name.substr(kPrefix.size(), dot - kPrefix.size()))),
-                   name.substr(dot + 1)};
-}
-
 void copy_tensor(const Checkpoint& source, const std::string& name, const OutputTensor& tensor,
                  CheckpointWriter& writer, ProgressTask& task) {
   if (tensor.shape.size() != 2) {

@@ -21,13 +21,6 @@ at::Tensor merged(MergeRule rule, size_t count, const std::function<at::Tensor(s
   return sum.sub_(low, static_cast<double>(count) - 1);
 }
 
-// Every tensor of a layer that merging touches.
-std::vector<at::Tensor*> tensors_of(DecoderLayer& layer) {
-  return {&layer.input_norm,       &layer.qkv.weight,          &layer.qkv.bias,       &layer.o_proj.weight,
-          &layer.o_proj.bias,      &layer.post_attention_norm, &layer.gate_up.weight, &layer.gate_up.bias,
-          &layer.down_proj.weight, &layer.down_proj.bias};
-}
-
 class DepthWriter {
  public:
   DepthWriter(const Checkpoint& source, const DepthPlan& plan, CheckpointWriter& writer, ProgressTask& task)

@@ -20,19 +20,16 @@ struct Module {
   int64_t first_row = 0, rows = 0, in = 0;
 };
 
+LayerMatrix layer_matrix(const LayerPart& part) {
+  if (part.half == Half::kAttention) return part.side == PartSide::kReads ? LayerMatrix::kQkv : LayerMatrix::kO;
+  return part.side == PartSide::kReads ? LayerMatrix::kGateUp : LayerMatrix::kDown;
+}
+
 std::vector<Module> modules_of(const LayerShape& shape, int64_t head_dim) {
-  const int64_t heads = shape.num_attention_heads * head_dim, kv = shape.num_key_value_heads * head_dim;
-  const int64_t inner = shape.intermediate_size, gate = shape.is_gated ? inner : 0;
   std::vector<Module> modules;
-  if (shape.has_attention()) {
-    modules = {{"self_attn.q_proj", LayerMatrix::kQkv, 0, heads, shape.input_width},
-               {"self_attn.k_proj", LayerMatrix::kQkv, heads, kv, shape.input_width},
-               {"self_attn.v_proj", LayerMatrix::kQkv, heads + kv, kv, shape.input_width},
-               {"self_attn.o_proj", LayerMatrix::kO, 0, shape.middle_width, heads}};
+  for (const MatrixPart& one : matrix_parts(shape, head_dim)) {
+    modules.push_back({std::string(one.part->module), layer_matrix(*one.part), one.first_row, one.rows, one.columns});
   }
-  if (shape.is_gated) modules.push_back({"mlp.gate_proj", LayerMatrix::kGateUp, 0, inner, shape.middle_width});
-  modules.push_back({"mlp.up_proj", LayerMatrix::kGateUp, gate, inner, shape.middle_width});
-  modules.push_back({"mlp.down_proj", LayerMatrix::kDown, 0, shape.output_width, inner});
   return modules;
 }
 
@@ -43,11 +40,12 @@ bool is_wanted(const Module& module, const LoraOptions& options) {
 }
 
 void check_modules(const std::vector<std::string>& modules) {
-  const std::vector<std::string> known = LoraOptions{}.modules;
+  const std::vector<std::string> known = linear_names();
   for (const std::string& module : modules) {
     if (std::find(known.begin(), known.end(), module) != known.end()) continue;
-    throw_error(ErrorKind::kUsage, "--target-modules \"", module,
-                "\": is not one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj");
+    std::string names;
+    for (const std::string& name : known) names += (names.empty() ? "" : ", ") + name;
+    throw_error(ErrorKind::kUsage, "--target-modules \"", module, "\": is not one of ", names);
   }
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "dynslice/model/architecture.h"
+
 namespace dynslice {
 
 bool ModelConfig::is_sliced() const {
@@ -32,20 +34,18 @@ namespace {
 
 // What one layer costs: multiply-adds, and parameters that are no factor of a product (biases, norms).
 ModelCost count_layer(const ModelConfig& config, const LayerShape& shape) {
-  const int64_t queries = shape.num_attention_heads * config.head_dim;
-  const int64_t keys_values = 2 * shape.num_key_value_heads * config.head_dim;
   ModelCost cost;
-  cost.multiply_adds_per_token = (queries + keys_values) * shape.input_width + shape.middle_width * queries +
-                                 shape.read_rows() * shape.middle_width + shape.output_width * shape.intermediate_size;
-  cost.parameters = cost.multiply_adds_per_token +
-                    shortcut_parameters(shape.attn_shortcut, shape.input_width, shape.middle_width) +
-                    shortcut_parameters(shape.mlp_shortcut, shape.middle_width, shape.output_width);
+  for (const LayerPart& part : layer_parts()) {
+    if (!part.is_in(shape)) continue;
+    const int64_t rows = part.rows(shape, config.head_dim);
+    if (part.is_linear()) cost.multiply_adds_per_token += rows * part.columns(shape, config.head_dim);
+    if (!part.is_linear() || part.has_bias(config)) cost.parameters += rows;
+  }
+  cost.parameters += cost.multiply_adds_per_token +
+                     shortcut_parameters(shape.attn_shortcut, shape.input_width, shape.middle_width) +
+                     shortcut_parameters(shape.mlp_shortcut, shape.middle_width, shape.output_width);
   cost.multiply_adds_per_token += shortcut_multiply_adds(shape.attn_shortcut, shape.input_width, shape.middle_width) +
                                   shortcut_multiply_adds(shape.mlp_shortcut, shape.middle_width, shape.output_width);
-  if (shape.has_norm_weights) cost.parameters += (shape.has_attention() ? shape.input_width : 0) + shape.middle_width;
-  if (config.qkv_bias) cost.parameters += queries + keys_values;
-  if (config.o_bias && shape.has_attention()) cost.parameters += shape.middle_width;
-  if (config.mlp_bias) cost.parameters += shape.read_rows() + shape.output_width;
   return cost;
 }
 

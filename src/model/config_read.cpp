@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dynslice/model/architecture.h"
 #include "dynslice/model/config_json.h"
 #include "dynslice/support/error.h"
 
@@ -13,32 +14,11 @@ constexpr int64_t kMaxIntermediate = int64_t{1} << 22;
 constexpr int64_t kMaxVocabulary = int64_t{1} << 28;
 constexpr int64_t kMaxPositions = (int64_t{1} << 31) - 1;
 
-// What transformers assumes of a model type when config.json is silent.
-struct Defaults {
-  const char* model_type;
-  const char* architecture;
-  int64_t max_position_embeddings;
-  int64_t num_key_value_heads;  // 0: as many as attention heads
-};
-
-constexpr Defaults kSupported[] = {
-    {"llama", "LlamaForCausalLM", 2048, 0},
-    {"mistral", "MistralForCausalLM", 4096 * 32, 8},
-    {"qwen2", "Qwen2ForCausalLM", 32768, 0},
-};
-
-const Defaults* find_defaults(const std::string& model_type) {
-  for (const Defaults& entry : kSupported) {
-    if (model_type == entry.model_type) return &entry;
-  }
-  return nullptr;
-}
-
-const Defaults& defaults_of(const std::string& model_type, const std::string& where, const char* key) {
-  const Defaults* found = find_defaults(model_type);
+const Architecture& known_architecture(const std::string& model_type, const std::string& where, const char* key) {
+  const Architecture* found = find_architecture(model_type);
   if (found != nullptr) return *found;
   std::string names;
-  for (const Defaults& entry : kSupported) names += std::string(names.empty() ? "" : ", ") + entry.model_type;
+  for (const Architecture& row : architectures()) names += (names.empty() ? "" : ", ") + std::string(row.model_type);
   throw_error(ErrorKind::kBadInput, where, ": key \"", key, "\" is ", Json(model_type).dump(-1, ' ', true),
               "; supported are ", names, " and what dynslice writes");
 }
@@ -121,7 +101,7 @@ std::optional<int64_t> read_token_id(const JsonReader& reader, const std::string
   return number < 0 ? std::nullopt : std::optional<int64_t>(number);
 }
 
-int64_t read_key_value_heads(const JsonReader& reader, const Defaults& defaults, int64_t heads) {
+int64_t read_key_value_heads(const JsonReader& reader, const Architecture& defaults, int64_t heads) {
   const std::string key = "num_key_value_heads";
   int64_t fallback = heads;
   if (defaults.num_key_value_heads > 0 && !is_null(reader, key)) fallback = defaults.num_key_value_heads;
@@ -130,10 +110,12 @@ int64_t read_key_value_heads(const JsonReader& reader, const Defaults& defaults,
   return kv_heads;
 }
 
-int64_t read_head_dim(const JsonReader& reader, int64_t hidden_size, int64_t heads) {
+int64_t read_head_dim(const JsonReader& reader, const Architecture& defaults, int64_t hidden_size, int64_t heads) {
   int64_t head_dim = 0;
   if (reader.has("head_dim")) {
     head_dim = reader.integer("head_dim", 2, kMaxWidth);
+  } else if (defaults.head_dim > 0) {
+    head_dim = defaults.head_dim;
   } else {
     if (hidden_size % heads != 0) {
       reader.fail("num_attention_heads", "a divisor of hidden_size (" + std::to_string(hidden_size) + ")");
@@ -146,24 +128,26 @@ int64_t read_head_dim(const JsonReader& reader, int64_t hidden_size, int64_t hea
   return head_dim;
 }
 
-LayerShape read_dense_shape(const JsonReader& reader, const Defaults& defaults, int64_t hidden_size) {
+LayerShape read_dense_shape(const JsonReader& reader, const Architecture& defaults, int64_t hidden_size) {
   LayerShape shape;
   shape.input_width = shape.middle_width = shape.output_width = hidden_size;
   shape.intermediate_size = reader.integer("intermediate_size", 1, kMaxIntermediate);
   shape.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxWidth);
   shape.num_key_value_heads = read_key_value_heads(reader, defaults, shape.num_attention_heads);
+  shape.has_query_key_norm = defaults.has_query_key_norm;
   return shape;
 }
 
 void read_biases(const JsonReader& reader, ModelConfig& config) {
-  config.qkv_bias = config.model_type == "qwen2";
-  if (config.model_type != "llama") return;
+  const BiasRule rule = architecture_of(config).biases;
+  config.qkv_bias = rule == BiasRule::kQueryKeyValue;
+  if (rule != BiasRule::kFlags && rule != BiasRule::kAttentionFlag) return;
   config.qkv_bias = config.o_bias = reader.boolean_or("attention_bias", false);
-  config.mlp_bias = reader.boolean_or("mlp_bias", false);
+  if (rule == BiasRule::kFlags) config.mlp_bias = reader.boolean_or("mlp_bias", false);
 }
 
-// Mistral: all layers slide. Absent means transformers' default, null means no window.
-void read_mistral_window(const JsonReader& reader, ModelConfig& config) {
+// All layers slide. Absent means transformers' default, null means no window.
+void read_common_window(const JsonReader& reader, ModelConfig& config) {
   const std::string key = "sliding_window";
   if (reader.has(key)) config.sliding_window = reader.integer(key, 1, kMaxPositions);
   if (!reader.raw().contains(key)) config.sliding_window = 4096;
@@ -184,8 +168,8 @@ std::vector<bool> read_layer_types(const JsonReader& reader, size_t count) {
   return sliding;
 }
 
-// Qwen2: layers from max_window_layers on slide, or those that layer_types names.
-void read_qwen2_window(const JsonReader& reader, ModelConfig& config) {
+// Layers from max_window_layers on slide, or those that layer_types names.
+void read_window_by_layer(const JsonReader& reader, ModelConfig& config) {
   std::vector<bool> sliding(config.layers.size(), false);
   if (reader.has("layer_types")) {
     sliding = read_layer_types(reader, config.layers.size());
@@ -230,6 +214,7 @@ LayerShape read_sliced_shape(const JsonReader& reader, const ModelConfig& config
   shape.attn_shortcut = read_shortcut(reader, "attn_shortcut", shape.input_width, shape.middle_width);
   shape.mlp_shortcut = read_shortcut(reader, "mlp_shortcut", shape.middle_width, shape.output_width);
   shape.has_norm_weights = reader.boolean("norm_weights");
+  shape.has_query_key_norm = architecture_of(config).has_query_key_norm;
   shape.is_gated = reader.boolean_or("gated", true);
   if (!shape.has_attention()) {
     if (shape.input_width != shape.middle_width || shape.attn_shortcut != ShortcutShape{})
@@ -300,23 +285,19 @@ void read_sliced_shapes(const JsonReader& reader, ModelConfig& config) {
 
 }  // namespace
 
-std::string architecture_of(const std::string& model_type) {
-  return defaults_of(model_type, "configuration", "model_type").architecture;
-}
-
 ModelConfig parse_dense_config(const Json& object, const std::string& model_type, const std::string& where) {
   const JsonReader reader(object, where);
-  const Defaults& defaults = defaults_of(model_type, where, "model_type");
+  const Architecture& architecture = known_architecture(model_type, where, "model_type");
   check_activation(reader);
   ModelConfig config;
   config.model_type = model_type;
   config.vocab_size = reader.integer("vocab_size", 1, kMaxVocabulary);
   config.hidden_size = reader.integer("hidden_size", 1, kMaxWidth);
   config.embedding_width = config.head_width = config.hidden_size;
-  const LayerShape shape = read_dense_shape(reader, defaults, config.hidden_size);
-  config.head_dim = read_head_dim(reader, config.hidden_size, shape.num_attention_heads);
+  const LayerShape shape = read_dense_shape(reader, architecture, config.hidden_size);
+  config.head_dim = read_head_dim(reader, architecture, config.hidden_size, shape.num_attention_heads);
   config.layers.assign(static_cast<size_t>(reader.integer("num_hidden_layers", 1, kMaxLayers)), shape);
-  config.max_position_embeddings = defaults.max_position_embeddings;
+  config.max_position_embeddings = architecture.max_position_embeddings;
   if (reader.has("max_position_embeddings")) {
     config.max_position_embeddings = reader.integer("max_position_embeddings", 1, kMaxPositions);
   }
@@ -324,8 +305,8 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   config.rope = read_rope(reader);
   config.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", false);
   read_biases(reader, config);
-  if (model_type == "mistral") read_mistral_window(reader, config);
-  if (model_type == "qwen2") read_qwen2_window(reader, config);
+  if (architecture.window == WindowRule::kAllLayers) read_common_window(reader, config);
+  if (architecture.window == WindowRule::kByLayer) read_window_by_layer(reader, config);
   config.bos_token_id = read_token_id(reader, "bos_token_id");
   config.eos_token_id = read_token_id(reader, "eos_token_id");
   const char* packing = "quantization_config";
@@ -340,7 +321,7 @@ ModelConfig parse_config(const Json& object, const std::string& where) {
   const std::string model_type = reader.string("model_type");
   if (model_type != "dynslice") return parse_dense_config(object, model_type, where);
   const std::string base = reader.string("base_model_type");
-  defaults_of(base, where, "base_model_type");
+  known_architecture(base, where, "base_model_type");
   ModelConfig config = parse_dense_config(object, base, where);
   read_sliced_shapes(reader.object("dynslice"), config);
   return config;

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "dynslice/model/architecture.h"
 #include "dynslice/model/config_json.h"
 
 namespace dynslice {
@@ -32,9 +33,10 @@ Json describe_layer_types(const ModelConfig& config) {
 }
 
 void describe_window(const ModelConfig& config, Json& out) {
-  if (config.model_type == "llama") return;
+  const WindowRule rule = architecture_of(config).window;
+  if (rule == WindowRule::kNone) return;
   out["sliding_window"] = config.sliding_window ? Json(*config.sliding_window) : Json(nullptr);
-  if (config.model_type != "qwen2") return;
+  if (rule != WindowRule::kByLayer) return;
   out["use_sliding_window"] = config.sliding_window.has_value();
   if (config.sliding_window) out["layer_types"] = describe_layer_types(config);
 }
@@ -75,7 +77,7 @@ void update_changed(const ModelConfig& config, Json& out) {
 
 // transformers refuses a layer_types whose length is not the number of layers.
 void update_layer_types(const ModelConfig& config, Json& out) {
-  if (config.model_type != "qwen2") {
+  if (architecture_of(config).window != WindowRule::kByLayer) {
     out.erase("layer_types");
   } else if (config.sliding_window || out.contains("layer_types")) {
     out["layer_types"] = describe_layer_types(config);
@@ -139,7 +141,7 @@ OrderedJson describe_slicing(const ModelConfig& config) {
 
 Json describe_dense_config(const ModelConfig& config) {
   const LayerShape& shape = config.layers.front();
-  Json out = {{"architectures", {architecture_of(config.model_type)}},
+  Json out = {{"architectures", {std::string(architecture_of(config).class_name)}},
               {"model_type", config.model_type},
               {"vocab_size", config.vocab_size},
               {"hidden_size", config.hidden_size},
@@ -155,11 +157,12 @@ Json describe_dense_config(const ModelConfig& config) {
               {"tie_word_embeddings", config.tie_word_embeddings},
               {"bos_token_id", config.bos_token_id ? Json(*config.bos_token_id) : Json(nullptr)},
               {"eos_token_id", config.eos_token_id ? Json(*config.eos_token_id) : Json(nullptr)}};
-  if (config.head_dim * shape.num_attention_heads != config.hidden_size) out["head_dim"] = config.head_dim;
-  if (config.model_type == "llama") {
-    out["attention_bias"] = config.qkv_bias;
-    out["mlp_bias"] = config.mlp_bias;
-  }
+  if (config.head_dim * shape.num_attention_heads != config.hidden_size || architecture_of(config).head_dim > 0)
+    out["head_dim"] = config.head_dim;
+  const Architecture& architecture = architecture_of(config);
+  const bool has_flags = architecture.biases == BiasRule::kFlags;
+  if (has_flags || architecture.biases == BiasRule::kAttentionFlag) out["attention_bias"] = config.qkv_bias;
+  if (has_flags) out["mlp_bias"] = config.mlp_bias;
   describe_window(config, out);
   return out;
 }
@@ -168,7 +171,7 @@ OrderedJson write_config(const ModelConfig& config, const std::string& dtype_nam
   Json out = config.source.is_object() && !config.source.empty() ? config.source : describe_dense_config(config);
   if (out.value("model_type", "") == "dynslice") {  // these speak of the source's shapes, not of ours
     for (const char* key : {"dynslice", "base_model_type", "auto_map"}) out.erase(key);
-    out["architectures"] = {architecture_of(config.model_type)};
+    out["architectures"] = {std::string(architecture_of(config).class_name)};
   }
   out["model_type"] = config.model_type;
   update_changed(config, out);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numbers>
 #include <optional>
 
@@ -59,12 +60,6 @@ class LayerLoader {
     return checkpoint_.load(layer_tensor_name(index_, suffix), shape, dtype).to(device_);
   }
 
-  Linear linear(const std::string& module, int64_t out, int64_t in, bool bias) const {
-    Linear result{tensor(module + ".weight", {out, in}, dtype_), {}};
-    if (bias) result.bias = tensor(module + ".bias", {out}, dtype_);
-    return result;
-  }
-
   Shortcut shortcut(const std::string& module, const ShortcutShape& shape, int64_t in, int64_t out) const {
     Shortcut result;
     result.kind = shape.kind;
@@ -78,22 +73,23 @@ class LayerLoader {
 
   // Several linears of the same input as one, rows one after the other. They are read in blocks into their places, so
   // that no second copy of them is ever in memory.
-  Linear packed(const std::vector<std::pair<std::string, int64_t>>& modules, int64_t in, bool bias) const {
+  Linear packed(const std::vector<MatrixPart>& linears, bool bias) const {
+    const int64_t in = linears.front().columns;
     int64_t rows = 0;
-    for (const auto& [module, out] : modules) rows += out;
+    for (const MatrixPart& one : linears) rows += one.rows;
     const auto options = at::TensorOptions().dtype(dtype_).device(device_);
     const at::Tensor weight = at::empty({rows, in}, options);
     std::vector<at::Tensor> biases;
-    int64_t first = 0;
-    for (const auto& [module, out] : modules) {
-      const std::string name = layer_tensor_name(index_, module + ".weight");
+    for (const MatrixPart& one : linears) {
+      const int64_t out = one.rows;
+      const std::string module(one.part->module), name = layer_tensor_name(index_, module + ".weight");
       const int64_t step = std::max<int64_t>(1, kLoadBlockValues / in);
       for (int64_t row = 0; row < out; row += step) {
         const int64_t count = std::min(step, out - row);
-        weight.narrow(0, first + row, count).copy_(checkpoint_.load_rows(name, {out, in}, row, row + count, dtype_));
+        weight.narrow(0, one.first_row + row, count)
+            .copy_(checkpoint_.load_rows(name, {out, in}, row, row + count, dtype_));
       }
       if (bias) biases.push_back(tensor(module + ".bias", {out}, dtype_));
-      first += out;
     }
     return {weight, bias ? at::cat(biases) : at::Tensor()};
   }
@@ -180,6 +176,7 @@ at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, co
   const int64_t batch = packed.size(0), length = packed.size(1);
   const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
   at::Tensor qkv = packed.view({batch, length, heads + 2 * kv, context.head_dim});
+  norm_heads_(layer, context, qkv);
   kernels::apply_rope_(qkv, heads + kv, context.cos, context.sin);
   const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
   const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
@@ -283,6 +280,85 @@ LayerContext continued_context(const LayerContext& positions, int64_t first, int
   return context;
 }
 
+at::Tensor DecoderLayer::* norm_member(Role role) {
+  switch (role) {
+    case Role::kAttentionNorm:
+      return &DecoderLayer::input_norm;
+    case Role::kQueryNorm:
+      return &DecoderLayer::query_norm;
+    case Role::kKeyNorm:
+      return &DecoderLayer::key_norm;
+    case Role::kMlpNorm:
+      return &DecoderLayer::post_attention_norm;
+    default:
+      return nullptr;
+  }
+}
+
+Linear DecoderLayer::* matrix_member(Role role) {
+  switch (role) {
+    case Role::kQuery:
+    case Role::kKey:
+    case Role::kValue:
+      return &DecoderLayer::qkv;
+    case Role::kOutput:
+      return &DecoderLayer::o_proj;
+    case Role::kGate:
+    case Role::kUp:
+      return &DecoderLayer::gate_up;
+    case Role::kDown:
+      return &DecoderLayer::down_proj;
+    default:
+      return nullptr;
+  }
+}
+
+std::vector<MatrixPart> matrix_parts(const LayerShape& shape, int64_t head_dim) {
+  std::vector<MatrixPart> parts;
+  for (const LayerPart& part : layer_parts()) {
+    if (!part.is_linear() || !part.is_in(shape)) continue;
+    MatrixPart one{&part, matrix_member(part.role), 0, part.rows(shape, head_dim), part.columns(shape, head_dim)};
+    if (!parts.empty() && parts.back().matrix == one.matrix) one.first_row = parts.back().first_row + parts.back().rows;
+    parts.push_back(one);
+  }
+  return parts;
+}
+
+std::vector<Linear DecoderLayer::*> matrices_of(const LayerShape& shape) {
+  std::vector<Linear DecoderLayer::*> matrices;
+  for (const LayerPart& part : layer_parts()) {
+    Linear DecoderLayer::* const matrix = matrix_member(part.role);
+    if (matrix == nullptr || !part.is_in(shape)) continue;
+    if (matrices.empty() || matrices.back() != matrix) matrices.push_back(matrix);
+  }
+  return matrices;
+}
+
+void remove_attention(DecoderLayer& layer) {
+  for (const LayerPart& part : layer_parts()) {
+    if (part.half != Half::kAttention) continue;
+    if (part.is_linear()) {
+      layer.*matrix_member(part.role) = {};
+    } else {
+      (layer.*norm_member(part.role)).reset();
+    }
+  }
+}
+
+std::vector<at::Tensor*> tensors_of(DecoderLayer& layer) {
+  std::vector<at::Tensor*> tensors;
+  Linear* last = nullptr;
+  for (const LayerPart& part : layer_parts()) {
+    if (!part.is_linear()) {
+      tensors.push_back(&(layer.*norm_member(part.role)));
+    } else if (Linear* linear = &(layer.*matrix_member(part.role)); linear != last) {
+      tensors.insert(tensors.end(), {&linear->weight, &linear->bias});
+      last = linear;
+    }
+  }
+  return tensors;
+}
+
 std::string layer_tensor_name(int64_t index, const std::string& suffix) {
   return "model.layers." + std::to_string(index) + "." + suffix;
 }
@@ -291,37 +367,33 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
   const ModelConfig& config = checkpoint.config();
   const LayerShape& shape = config.layers.at(static_cast<size_t>(index));
   const LayerLoader loader(checkpoint, index, dtype, device);
-  const int64_t heads = shape.num_attention_heads * config.head_dim;
-  const int64_t kv = shape.num_key_value_heads * config.head_dim;
-
   DecoderLayer layer;
   layer.shape = shape;
   layer.is_sliding = config.sliding_window.has_value() &&
                      (config.layer_is_sliding.empty() || config.layer_is_sliding.at(static_cast<size_t>(index)));
-  if (shape.has_norm_weights) {
-    if (shape.has_attention())
-      layer.input_norm = loader.tensor("input_layernorm.weight", {shape.input_width}, at::kFloat);
-    layer.post_attention_norm = loader.tensor("post_attention_layernorm.weight", {shape.middle_width}, at::kFloat);
+  for (const LayerPart& part : layer_parts()) {
+    if (part.is_linear() || !part.is_in(shape)) continue;
+    layer.*norm_member(part.role) =
+        loader.tensor(std::string(part.module) + ".weight", {part.rows(shape, config.head_dim)}, at::kFloat);
   }
-  if (shape.has_attention()) {
-    layer.qkv = loader.packed({{"self_attn.q_proj", heads}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}},
-                              shape.input_width, config.qkv_bias);
-    layer.o_proj = loader.linear("self_attn.o_proj", shape.middle_width, heads, config.o_bias);
+  const std::vector<MatrixPart> linears = matrix_parts(shape, config.head_dim);
+  for (Linear DecoderLayer::* matrix : matrices_of(shape)) {
+    std::vector<MatrixPart> rows;
+    std::ranges::copy_if(linears, std::back_inserter(rows),
+                         [&](const MatrixPart& one) { return one.matrix == matrix; });
+    layer.*matrix = loader.packed(rows, rows.front().part->has_bias(config));
   }
-  std::vector<std::pair<std::string, int64_t>> reads{{"mlp.up_proj", shape.intermediate_size}};
-  if (shape.is_gated) reads.insert(reads.begin(), {"mlp.gate_proj", shape.intermediate_size});
-  layer.gate_up = loader.packed(reads, shape.middle_width, config.mlp_bias);
-  layer.down_proj = loader.linear("mlp.down_proj", shape.output_width, shape.intermediate_size, config.mlp_bias);
   layer.attn_shortcut = loader.shortcut("attn_shortcut", shape.attn_shortcut, shape.input_width, shape.middle_width);
   layer.mlp_shortcut = loader.shortcut("mlp_shortcut", shape.mlp_shortcut, shape.middle_width, shape.output_width);
   return layer;
 }
 
 DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype) {
-  for (Linear* linear : {&layer.qkv, &layer.o_proj, &layer.gate_up, &layer.down_proj}) {
-    if (!linear->weight.defined()) continue;
-    linear->weight = linear->weight.to(dtype);
-    if (linear->bias.defined()) linear->bias = linear->bias.to(dtype);
+  for (Linear DecoderLayer::* matrix : matrices_of(layer.shape)) {
+    Linear& linear = layer.*matrix;
+    if (!linear.weight.defined()) continue;
+    linear.weight = linear.weight.to(dtype);
+    if (linear.bias.defined()) linear.bias = linear.bias.to(dtype);
   }
   return layer;
 }
@@ -339,36 +411,23 @@ std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer
   const auto tensor = [&](const std::string& suffix, const at::Tensor& values) {
     if (values.defined()) tensors.emplace_back(suffix, values);
   };
-  const auto unpacked = [&](const Linear& linear, const std::vector<std::pair<std::string, int64_t>>& modules) {
-    int64_t first = 0;
-    for (const auto& [module, rows] : modules) {
-      tensor(module + ".weight", linear.weight.narrow(0, first, rows));
-      if (linear.bias.defined()) tensor(module + ".bias", linear.bias.narrow(0, first, rows));
-      first += rows;
-    }
-  };
-  const auto whole = [&](const Linear& linear, const std::string& module) {
-    unpacked(linear, {{module, linear.weight.size(0)}});
-  };
   const auto shortcut = [&](const Shortcut& residual, const std::string& module) {
     tensor(module + ".weight", residual.weight);
     tensor(module + ".down.weight", residual.down);
     if (residual.kind == ShortcutKind::kLowRank) tensor(module + ".up.weight", residual.up);
   };
-  const LayerShape& shape = layer.shape;
-  const int64_t heads = shape.num_attention_heads * head_dim, kv = shape.num_key_value_heads * head_dim;
-  tensor("input_layernorm.weight", layer.input_norm);
-  if (shape.has_attention()) {
-    unpacked(layer.qkv, {{"self_attn.q_proj", heads}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}});
-    whole(layer.o_proj, "self_attn.o_proj");
+  const std::vector<MatrixPart> linears = matrix_parts(layer.shape, head_dim);
+  for (const LayerPart& part : layer_parts()) {
+    const std::string module(part.module);
+    if (!part.is_linear()) tensor(module + ".weight", layer.*norm_member(part.role));
+    const auto one = std::ranges::find(linears, &part, &MatrixPart::part);
+    if (one == linears.end()) continue;
+    const Linear& linear = layer.*one->matrix;
+    // What writes to the stream is alone in its matrix, whose rows may have been sliced since the shape was read.
+    const int64_t rows = part.side == PartSide::kWrites ? linear.weight.size(0) : one->rows;
+    tensor(module + ".weight", linear.weight.narrow(0, one->first_row, rows));
+    if (linear.bias.defined()) tensor(module + ".bias", linear.bias.narrow(0, one->first_row, rows));
   }
-  tensor("post_attention_layernorm.weight", layer.post_attention_norm);
-  if (shape.is_gated) {
-    unpacked(layer.gate_up, {{"mlp.gate_proj", shape.intermediate_size}, {"mlp.up_proj", shape.intermediate_size}});
-  } else {
-    whole(layer.gate_up, "mlp.up_proj");
-  }
-  whole(layer.down_proj, "mlp.down_proj");
   shortcut(layer.attn_shortcut, "attn_shortcut");
   shortcut(layer.mlp_shortcut, "mlp_shortcut");
   return tensors;
@@ -377,6 +436,17 @@ std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer
 at::Tensor attention_input(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
   return kernels::rms_norm(x, layer.input_norm, context.hidden_size, context.rms_norm_eps,
                            layer.qkv.weight.scalar_type());
+}
+
+void norm_heads_(const DecoderLayer& layer, const LayerContext& context, at::Tensor& qkv) {
+  const int64_t heads = layer.shape.num_attention_heads, dim = qkv.dim() - 2;
+  const auto norm = [&](const at::Tensor& weight, int64_t first, int64_t count) {
+    if (!weight.defined()) return;
+    at::Tensor part = qkv.narrow(dim, first, count);
+    part.copy_(kernels::rms_norm(part.contiguous(), weight, context.head_dim, context.rms_norm_eps, qkv.scalar_type()));
+  };
+  norm(layer.query_norm, 0, heads);
+  norm(layer.key_norm, heads, layer.shape.num_key_value_heads);
 }
 
 at::Tensor attention_inner(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {

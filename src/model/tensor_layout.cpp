@@ -1,5 +1,6 @@
 #include "dynslice/model/tensor_layout.h"
 
+#include "dynslice/model/architecture.h"
 #include "dynslice/model/decoder_layer.h"
 
 namespace dynslice {
@@ -13,10 +14,6 @@ class LayerLayout {
 
   void tensor(const std::string& suffix, std::vector<int64_t> shape) {
     tensors_.push_back({layer_tensor_name(index_, suffix), std::move(shape), dtype_});
-  }
-  void linear(const std::string& module, int64_t out, int64_t in, bool bias) {
-    tensor(module + ".weight", {out, in});
-    if (bias) tensor(module + ".bias", {out});
   }
   void shortcut(const std::string& module, const ShortcutShape& shortcut, int64_t in, int64_t out) {
     if (shortcut.kind == ShortcutKind::kMatrix) tensor(module + ".weight", {out, in});
@@ -34,19 +31,15 @@ class LayerLayout {
 
 void add_layer(std::vector<OutputTensor>& tensors, const ModelConfig& config, int64_t index, at::ScalarType dtype) {
   const LayerShape& shape = config.layers.at(static_cast<size_t>(index));
-  const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
   LayerLayout layer(tensors, index, dtype);
-  if (shape.has_attention()) {
-    if (shape.has_norm_weights) layer.tensor("input_layernorm.weight", {shape.input_width});
-    layer.linear("self_attn.q_proj", q, shape.input_width, config.qkv_bias);
-    layer.linear("self_attn.k_proj", kv, shape.input_width, config.qkv_bias);
-    layer.linear("self_attn.v_proj", kv, shape.input_width, config.qkv_bias);
-    layer.linear("self_attn.o_proj", shape.middle_width, q, config.o_bias);
+  for (const LayerPart& part : layer_parts()) {
+    if (!part.is_in(shape)) continue;
+    std::vector<int64_t> sizes{part.rows(shape, config.head_dim)};
+    if (part.is_linear()) sizes.push_back(part.columns(shape, config.head_dim));
+    const std::string module(part.module);
+    layer.tensor(module + ".weight", sizes);
+    if (part.has_bias(config)) layer.tensor(module + ".bias", {sizes.front()});
   }
-  if (shape.has_norm_weights) layer.tensor("post_attention_layernorm.weight", {shape.middle_width});
-  if (shape.is_gated) layer.linear("mlp.gate_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
-  layer.linear("mlp.up_proj", shape.intermediate_size, shape.middle_width, config.mlp_bias);
-  layer.linear("mlp.down_proj", shape.output_width, shape.intermediate_size, config.mlp_bias);
   layer.shortcut("attn_shortcut", shape.attn_shortcut, shape.input_width, shape.middle_width);
   layer.shortcut("mlp_shortcut", shape.mlp_shortcut, shape.middle_width, shape.output_width);
 }
@@ -60,7 +53,11 @@ std::vector<OutputTensor> linear_weights(const ModelConfig& config, int64_t laye
   return tensors;
 }
 
-bool is_linear_weight(const std::string& name) { return name.ends_with("_proj.weight"); }
+bool is_linear_weight(const std::string& name) {
+  const auto place = split_layer_name(name);
+  const LayerPart* part = find_part(place ? place->second : name);
+  return part != nullptr && part->is_linear() && name.ends_with(".weight");
+}
 
 std::string describe_shape(const std::vector<int64_t>& shape) {
   std::string text;
@@ -93,6 +90,14 @@ int64_t count_values(const OutputTensor& tensor) {
 
 uint64_t count_bytes(const OutputTensor& tensor) {
   return static_cast<uint64_t>(count_values(tensor)) * c10::elementSize(tensor.dtype);
+}
+
+std::optional<std::pair<int64_t, std::string>> split_layer_name(const std::string& name) {
+  constexpr std::string_view kPrefix = "model.layers.";
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  const size_t dot = name.find('.', kPrefix.size());
+  return std::pair{static_cast<int64_t>(std::stoll(name.substr(kPrefix.size(), dot - kPrefix.size()))),
+                   name.substr(dot + 1)};
 }
 
 }  // namespace dynslice

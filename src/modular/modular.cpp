@@ -36,8 +36,7 @@ void keep_heads(DecoderLayer& layer, const HeadElimination& heads, const at::Ten
   layer.shape.num_attention_heads = left.heads;
   layer.shape.num_key_value_heads = left.kv_heads;
   if (left.heads == 0) {
-    layer.qkv = layer.o_proj = {};
-    layer.input_norm.reset();
+    remove_attention(layer);
     return;
   }
   const at::Tensor of_keys = heads.key_rows();

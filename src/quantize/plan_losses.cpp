@@ -16,12 +16,6 @@
 namespace dynslice {
 namespace {
 
-// The four groups of matrices of a layer, those without attention fewer.
-std::vector<Linear DecoderLayer::*> linears_of(const DecoderLayer& layer) {
-  if (!layer.shape.has_attention()) return {&DecoderLayer::gate_up, &DecoderLayer::down_proj};
-  return {&DecoderLayer::qkv, &DecoderLayer::o_proj, &DecoderLayer::gate_up, &DecoderLayer::down_proj};
-}
-
 // Plans that are alike as far as the walk has come, and the stream of the model that they make.
 struct Branch {
   std::vector<size_t> plans;
@@ -103,7 +97,7 @@ class PlanWalk {
     std::vector<SecondMoment> moments;
     if (quantizer_.calibration == nullptr) return moments;
     const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
-    for (const auto linear : linears_of(layer))
+    for (const auto linear : matrices_of(layer.shape))
       moments.emplace_back((layer.*linear).weight.size(1), walk_.options().device);
     const bool attends = layer.shape.has_attention();
     step.transform(calibration_, [&](const at::Tensor& x) {
@@ -138,7 +132,7 @@ class PlanWalk {
       sinks.try_emplace(bits, walk_.config(), step.index(),
                         [this, bits](const MatrixRows& rows) { quantizer_.sink(bits, rows); });
     }
-    const auto linears = linears_of(step.layer);
+    const auto linears = matrices_of(step.layer.shape);
     for (size_t i = 0; i < linears.size(); ++i) {
       const at::Tensor whole = (step.layer.*linears[i]).weight.cpu();
       at::Tensor moment;

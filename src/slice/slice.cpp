@@ -48,17 +48,6 @@ void turn_output(Linear& linear, const Turn& turn, int64_t out) {
 // Which half of which layer a stream is at, for messages.
 std::string place(const char* half, int64_t layer) { return std::string(half) + " layer " + std::to_string(layer); }
 
-void emit_linear(const TensorSink& sink, int64_t layer, const std::string& module, const Linear& linear) {
-  sink.write(layer_tensor_name(layer, module + ".weight"), linear.weight);
-  if (linear.bias.defined()) sink.write(layer_tensor_name(layer, module + ".bias"), linear.bias);
-}
-
-// Rows [first, first + count) of a packed linear.
-Linear part(const Linear& packed, int64_t first, int64_t count) {
-  return {packed.weight.narrow(0, first, count),
-          packed.bias.defined() ? packed.bias.narrow(0, first, count) : at::Tensor()};
-}
-
 void emit_shortcut(const TensorSink& sink, int64_t layer, const std::string& module, const ShortcutTensors& path) {
   const auto emit = [&](const char* suffix, const at::Tensor& values) {
     if (values.defined()) sink.write(layer_tensor_name(layer, module + suffix), values);
@@ -69,15 +58,9 @@ void emit_shortcut(const TensorSink& sink, int64_t layer, const std::string& mod
 }
 
 void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer, int64_t head_dim) {
-  const int64_t q = layer.shape.num_attention_heads * head_dim, kv = layer.shape.num_key_value_heads * head_dim;
-  emit_linear(sink, index, "self_attn.q_proj", part(layer.qkv, 0, q));
-  emit_linear(sink, index, "self_attn.k_proj", part(layer.qkv, q, kv));
-  emit_linear(sink, index, "self_attn.v_proj", part(layer.qkv, q + kv, kv));
-  emit_linear(sink, index, "self_attn.o_proj", layer.o_proj);
-  const int64_t inner = layer.shape.intermediate_size;
-  emit_linear(sink, index, "mlp.gate_proj", part(layer.gate_up, 0, inner));
-  emit_linear(sink, index, "mlp.up_proj", part(layer.gate_up, inner, inner));
-  emit_linear(sink, index, "mlp.down_proj", layer.down_proj);
+  for (const auto& [suffix, values] : layer_tensors(layer, head_dim)) {
+    if (find_part(suffix) != nullptr) sink.write(layer_tensor_name(index, suffix), values);
+  }
 }
 
 // Carries the calibration stream (and the held-out one) through the model and slices layer after layer.

@@ -170,9 +170,7 @@ const LayerContext& TrainableLayers::context(int64_t length) const {
 
 std::vector<at::Tensor> make_trainable(DecoderLayer& layer) {
   std::vector<at::Tensor> parameters;
-  for (at::Tensor* tensor : {&layer.input_norm, &layer.qkv.weight, &layer.qkv.bias, &layer.o_proj.weight,
-                             &layer.o_proj.bias, &layer.post_attention_norm, &layer.gate_up.weight, &layer.gate_up.bias,
-                             &layer.down_proj.weight, &layer.down_proj.bias}) {
+  for (at::Tensor* tensor : tensors_of(layer)) {
     if (!tensor->defined()) continue;
     *tensor = tensor->detach().to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous().requires_grad_();
     parameters.push_back(*tensor);

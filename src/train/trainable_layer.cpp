@@ -70,8 +70,9 @@ class Forward {
     const int64_t batch = x.size(0), length = x.size(1);
     const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
     const at::Tensor packed = linear(LayerMatrix::kQkv, layer_.qkv, x);
-    const at::Tensor qkv = differentiable::rope(packed.view({batch, length, heads + 2 * kv, context_.head_dim}),
-                                                heads + kv, context_.cos, context_.sin);
+    const at::Tensor qkv =
+        differentiable::rope(heads_normed(packed.view({batch, length, heads + 2 * kv, context_.head_dim})), heads + kv,
+                             context_.cos, context_.sin);
     const auto head_major = [&](int64_t first, int64_t count) {
       at::Tensor part = qkv.narrow(2, first, count).transpose(1, 2);
       if (part.device().is_cpu()) part = part.to(at::kFloat);  // LibTorch's attention is slow in bf16 there
@@ -85,6 +86,18 @@ class Forward {
                : at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, scale);
     const at::Tensor mixed = attended.transpose(1, 2).reshape({batch, length, heads * context_.head_dim});
     return linear(LayerMatrix::kO, layer_.o_proj, mixed);
+  }
+
+  // Queries and keys of every head normed, where the layer has such norms.
+  at::Tensor heads_normed(const at::Tensor& qkv) const {
+    if (!layer_.query_norm.defined()) return qkv;
+    const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
+    const auto norm = [&](int64_t first, int64_t count, const at::Tensor& weight) {
+      return differentiable::rms_norm(qkv.narrow(2, first, count).to(at::kFloat), weight, context_.head_dim,
+                                      context_.rms_norm_eps, dtype_);
+    };
+    return at::cat({norm(0, heads, layer_.query_norm), norm(heads, kv, layer_.key_norm), qkv.narrow(2, heads + kv, kv)},
+                   2);
   }
 
   at::Tensor mlp(const at::Tensor& x) const {

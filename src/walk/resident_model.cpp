@@ -18,19 +18,6 @@ int64_t bytes_of(std::initializer_list<at::Tensor> tensors) {
   return bytes;
 }
 
-// Applies `visit` to every tensor of the layer, in the order of their use.
-template <typename Layer, typename Visitor>
-void for_each_tensor(Layer& layer, Visitor visit) {
-  const auto half = [&](auto& norm, auto& reads, auto& shortcut, auto& writes) {
-    for (auto* tensor : {&norm, &reads.weight, &reads.bias, &shortcut.weight, &shortcut.down, &writes.weight,
-                         &writes.bias, &shortcut.up}) {
-      visit(*tensor);
-    }
-  };
-  half(layer.input_norm, layer.qkv, layer.attn_shortcut, layer.o_proj);
-  half(layer.post_attention_norm, layer.gate_up, layer.mlp_shortcut, layer.down_proj);
-}
-
 int64_t bytes_of(const DecoderLayer& layer) {
   int64_t bytes = 0;
   for_each_tensor(layer, [&](const at::Tensor& tensor) { bytes += bytes_of({tensor}); });

@@ -25,6 +25,7 @@ class TreeLayer {
     const at::Tensor packed =
         kernels::linear(attention_input(layer, step_.context, x), layer.qkv.weight, layer.qkv.bias);
     at::Tensor qkv = packed.view({1, rows, heads + 2 * kv, positions_.head_dim});
+    norm_heads_(layer, positions_, qkv);
     const at::Tensor position = at::tensor(slice.positions).to(x.device());
     kernels::apply_rope_(qkv, heads + kv, positions_.cos.index_select(0, position),
                          positions_.sin.index_select(0, position));

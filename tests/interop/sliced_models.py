@@ -53,6 +53,8 @@ CASES = {
     "mistral_no_window": ("mistral", description(ALIKE, head_rotation=True), {"sliding_window": None}),
     "qwen2": ("qwen2", description(CUT, embedding_rotation=True), {}),
     "qwen2_windows": ("qwen2", description(CUT), {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}),
+    "qwen3": ("qwen3", description(CUT), {"head_dim": HEAD_DIM, "tie_word_embeddings": False}),
+    "qwen3_biases": ("qwen3", description(CUT, True), {"head_dim": HEAD_DIM, "attention_bias": True}),
 }
 
 
@@ -100,6 +102,8 @@ def tensor_shapes(config):
         linear(prefix + "self_attn.k_proj", kv_heads * HEAD_DIM, enter, qkv_bias)
         linear(prefix + "self_attn.v_proj", kv_heads * HEAD_DIM, enter, qkv_bias)
         linear(prefix + "self_attn.o_proj", middle, heads * HEAD_DIM, o_bias)
+        if base == "qwen3":
+            shapes[prefix + "self_attn.q_norm.weight"] = shapes[prefix + "self_attn.k_norm.weight"] = (HEAD_DIM,)
         linear(prefix + "mlp.gate_proj", inner, middle, mlp_bias)
         linear(prefix + "mlp.up_proj", inner, middle, mlp_bias)
         linear(prefix + "mlp.down_proj", leave, inner, mlp_bias)
@@ -188,6 +192,11 @@ def reference_logits(config, tensors, ids):
         y = x / (x.square().sum(-1, keepdim=True) / HIDDEN + config["rms_norm_eps"]).sqrt()
         return y * w[name] if name in w else y
 
+    def head_norm(x, name):
+        if name not in w:
+            return x
+        return w[name] * x / (x.square().mean(-1, keepdim=True) + config["rms_norm_eps"]).sqrt()
+
     def linear(x, name):
         y = x @ w[name + ".weight"].T
         return y + w[name + ".bias"] if name + ".bias" in w else y
@@ -220,6 +229,7 @@ def reference_logits(config, tensors, ids):
         prefix = f"model.layers.{i}."
         normed = norm(x, prefix + "input_layernorm.weight")
         q, k, v = (linear(normed, prefix + f"self_attn.{part}_proj").split(HEAD_DIM, dim=1) for part in "qkv")
+        q, k = ([head_norm(head, prefix + f"self_attn.{part}_norm.weight") for head in heads] for part, heads in (("q", q), ("k", k)))
         visible = torch.ones(len(ids), len(ids)).tril().bool()
         if window is not None:
             visible &= ~torch.ones(len(ids), len(ids)).tril(-window).bool()

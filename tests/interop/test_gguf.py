@@ -97,6 +97,7 @@ MODELS = {
     "mistral_window": ("mistral", {"sliding_window": 8}),
     "mistral": ("mistral", {"sliding_window": None}),
     "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 24}),
     "qwen2_window": ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
 }
 
@@ -133,7 +134,7 @@ GGUF_NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
 }  # fmt: skip
 
 
@@ -182,7 +183,7 @@ def write_gguf(model, path):
     writer.close()
 
 
-@pytest.mark.parametrize("name", ["llama", "llama_tied", "llama_biases", "llama_wide_heads", "llama3", "qwen2"])
+@pytest.mark.parametrize("name", ["llama", "llama_tied", "llama_biases", "llama_wide_heads", "llama3", "qwen2", "qwen3"])
 def test_a_gguf_file_is_the_same_model_to_transformers(name, tmp_path, dump):
     model_type, options = MODELS[name]
     model = small_model(model_type, **options)

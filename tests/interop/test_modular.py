@@ -1,5 +1,6 @@
 """`dynslice slice --method modular` against transformers, the gguf package and llama.cpp."""
 
+import itertools
 import json
 
 import gguf
@@ -14,6 +15,7 @@ FAMILIES = {
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "mistral": ("mistral", {}),
     "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
 }
 
 
@@ -71,12 +73,12 @@ def test_other_sizes_load_with_the_modeling_code(name, allocate, compress, our_l
     assert (our_logits(out) - their_logits(out, window, trust_remote_code=True)).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("allocate", ["constant", "loss", "heads"])
-@pytest.mark.parametrize("name", ["llama", "llama, tied", "mistral"])
+@pytest.mark.parametrize("name, allocate", [*itertools.product(["llama", "llama, tied", "mistral"], ["constant", "loss", "heads"]),
+                                            ("qwen3", "constant")])  # fmt: skip
 def test_llama_cpp_runs_both(name, allocate, compress, run, tmp_path, is_the_same_model):
     out, file = compress(name, allocate), tmp_path / "m.gguf"
     shown = run("export", out, "--gguf", "-o", file, "--json").json()
-    assert shown["architecture"] == ("llama" if allocate == "constant" else "deci")
+    assert shown["architecture"] == (("qwen3" if name == "qwen3" else "llama") if allocate == "constant" else "deci")
     is_the_same_model(out, file)
 
 
@@ -91,6 +93,7 @@ def test_gguf_names_the_sizes_layer_by_layer(compress, run, tmp_path):
     assert reader.fields["deci.attention.head_count_kv"].contents() == [2, 2, 1, 0]
 
 
-def test_qwen2_of_other_sizes_has_no_place_in_gguf(compress, run, tmp_path):
-    done = run("export", compress("qwen2", "loss"), "--gguf", "-o", tmp_path / "m.gguf", expect=3)
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_qwen_of_other_sizes_has_no_place_in_gguf(family, compress, run, tmp_path):
+    done = run("export", compress(family, "loss"), "--gguf", "-o", tmp_path / "m.gguf", expect=3)
     assert "llama.cpp has room for" in done.stderr

@@ -118,6 +118,9 @@ LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
         ("mistral", {"sliding_window": None}),
         ("qwen2", {}),
         ("qwen2", {"tie_word_embeddings": True}),
+        ("qwen3", {}),
+        ("qwen3", {"tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 1}),
+        ("qwen3", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain",
 )
@@ -131,7 +134,7 @@ def test_tiny_models_logits_equal_transformers(build_dir, tmp_path, tiny_model, 
 
 
 @pytest.mark.parametrize("kind, changes", [("llama", {}), ("llama", {"tie_word_embeddings": True}),
-                                           ("llama", {"attention_bias": True, "mlp_bias": True}), ("mistral", {}), ("qwen2", {})],
+                                           ("llama", {"attention_bias": True, "mlp_bias": True}), ("mistral", {}), ("qwen2", {}), ("qwen3", {})],
                          ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain")
 def test_rotation_without_slicing_leaves_the_logits(build_dir, tmp_path, run, tiny_model, text_file, kind, changes):
     folder = tiny_model(kind, **changes)

@@ -54,14 +54,15 @@ struct LayerShape {
   ShortcutShape attn_shortcut;  // input_width → middle_width
   ShortcutShape mlp_shortcut;   // middle_width → output_width
   bool has_norm_weights = true;
-  bool is_gated = true;  // down(silu(gate x) * up x); else down(silu(up x))
+  bool has_query_key_norm = false;  // every query and key head is normed before it is rotated
+  bool is_gated = true;             // down(silu(gate x) * up x); else down(silu(up x))
   bool has_attention() const { return num_attention_heads > 0; }
   int64_t read_rows() const { return (is_gated ? 2 : 1) * intermediate_size; }  // of the matrices that the MLP reads by
   bool operator==(const LayerShape&) const = default;
 };
 
 struct ModelConfig {
-  std::string model_type;  // "llama", "mistral", "qwen2": decides names of tensors, not of models
+  std::string model_type;  // of a row in model/architecture.h: "llama"
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;  // of the original model: what the norms divide by
   int64_t head_dim = 0;
@@ -106,7 +107,7 @@ struct ModelConfig {
 // unsupported model_type or rope scaling lists what is supported.
 ModelConfig read_config(const std::filesystem::path& config_json);
 
-// The same from GGUF metadata (general.architecture llama, deci, qwen2).
+// The same from GGUF metadata: general.architecture is one that model/architecture.h names.
 ModelConfig read_config(const GgufFile& file);
 
 // config.json for a checkpoint with these shapes: `source` itself for an ordinary model (with the numbers that

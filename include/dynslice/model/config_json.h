@@ -18,9 +18,6 @@ ModelConfig parse_config(const Json& object, const std::string& where);
 // An object in Hugging Face's form that says what `config`, a dense model's, says.
 Json describe_dense_config(const ModelConfig& config);
 
-// "LlamaForCausalLM" and so on.
-std::string architecture_of(const std::string& model_type);
-
 // Of the "dynslice" object; older ones were never released.
 inline constexpr int64_t kDynsliceFormat = 2;
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "dynslice/model/architecture.h"
 #include "dynslice/model/checkpoint.h"
 #include "dynslice/model/config.h"
 
@@ -32,16 +33,60 @@ struct Shortcut {
 // Linears that read the same input are packed into one matrix, so that one product serves them.
 struct DecoderLayer {
   LayerShape shape;
-  at::Tensor input_norm;           // [input_width]; undefined when folded into qkv
-  Linear qkv;                      // rows: query heads, key heads, value heads; undefined without attention
-  Linear o_proj;                   // [middle_width, heads * head_dim]
-  at::Tensor post_attention_norm;  // [middle_width]; undefined when folded into gate_up
-  Linear gate_up;                  // rows: gate (of a gated MLP), up; [read_rows(), middle_width]
-  Linear down_proj;                // [output_width, intermediate_size]
-  Shortcut attn_shortcut;          // input_width → middle_width
-  Shortcut mlp_shortcut;           // middle_width → output_width
-  bool is_sliding = false;         // attention sees the last `sliding_window` tokens only
+  at::Tensor input_norm;            // [input_width]; undefined when folded into qkv
+  Linear qkv;                       // rows: query heads, key heads, value heads; undefined without attention
+  at::Tensor query_norm, key_norm;  // [head_dim], shared by all heads; undefined without such norms
+  Linear o_proj;                    // [middle_width, heads * head_dim]
+  at::Tensor post_attention_norm;   // [middle_width]; undefined when folded into gate_up
+  Linear gate_up;                   // rows: gate (of a gated MLP), up; [read_rows(), middle_width]
+  Linear down_proj;                 // [output_width, intermediate_size]
+  Shortcut attn_shortcut;           // input_width → middle_width
+  Shortcut mlp_shortcut;            // middle_width → output_width
+  bool is_sliding = false;          // attention sees the last `sliding_window` tokens only
 };
+
+// Where a layer keeps a part: a norm as a tensor of its own, a linear as rows of a matrix. Null where the part is none.
+at::Tensor DecoderLayer::* norm_member(Role role);
+Linear DecoderLayer::* matrix_member(Role role);
+
+// A linear in its matrix.
+struct MatrixPart {
+  const LayerPart* part = nullptr;
+  Linear DecoderLayer::* matrix = nullptr;
+  int64_t first_row = 0, rows = 0, columns = 0;
+};
+// The linears of a layer of this shape, in the order of layer_parts().
+std::vector<MatrixPart> matrix_parts(const LayerShape& shape, int64_t head_dim);
+
+// The matrices of a layer of this shape: qkv and o_proj where it has attention, gate_up, down_proj.
+std::vector<Linear DecoderLayer::*> matrices_of(const LayerShape& shape);
+
+// All norms, weights and biases of the layer, some of them undefined; no shortcuts.
+std::vector<at::Tensor*> tensors_of(DecoderLayer& layer);
+
+// Leaves the MLP alone: the layer's attention, its norms included, goes. The shape is the caller's to change.
+void remove_attention(DecoderLayer& layer);
+
+// Applies `visit` to every tensor of the layer, shortcuts included, in the order in which the forward reads them.
+template <typename Layer, typename Visitor>
+void for_each_tensor(Layer& layer, Visitor visit) {
+  const auto linear = [&](auto& matrix) {
+    visit(matrix.weight);
+    visit(matrix.bias);
+  };
+  const auto half = [&](auto& norm, auto& reads, auto& shortcut, auto& writes) {
+    visit(norm);
+    linear(reads);
+    visit(shortcut.weight);
+    visit(shortcut.down);
+    linear(writes);
+    visit(shortcut.up);
+  };
+  visit(layer.query_norm);
+  visit(layer.key_norm);
+  half(layer.input_norm, layer.qkv, layer.attn_shortcut, layer.o_proj);
+  half(layer.post_attention_norm, layer.gate_up, layer.mlp_shortcut, layer.down_proj);
+}
 
 // What all layers of a model share during a walk over windows of one length.
 struct LayerContext {
@@ -92,6 +137,10 @@ at::Tensor attention_input(const DecoderLayer& layer, const LayerContext& contex
 at::Tensor attention_inner(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
 at::Tensor mlp_input(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
 at::Tensor mlp_inner(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
+
+// Norms the heads of queries and keys in place, where the layer has such norms: qkv [.., heads + 2 kv_heads, head_dim],
+// as projected.
+void norm_heads_(const DecoderLayer& layer, const LayerContext& context, at::Tensor& qkv);
 
 // What attention and MLP add to the stream: x [B, T, input_width] → [B, T, middle_width], and x [B, T, middle_width]
 // → [B, T, output_width], in the dtype of the weights; x is fp32 or of that dtype.

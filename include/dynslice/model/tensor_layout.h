@@ -4,7 +4,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dynslice/model/config.h"
@@ -30,6 +32,9 @@ std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::Scal
 std::vector<OutputTensor> linear_weights(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
 // Whether the tensor of that name, "self_attn.q_proj.weight" or more, is one of them.
 bool is_linear_weight(const std::string& name);
+
+// "model.layers.12.mlp.up_proj.weight" → {12, "mlp.up_proj.weight"}; nothing for tensors of no layer.
+std::optional<std::pair<int64_t, std::string>> split_layer_name(const std::string& name);
 
 // "[49152, 576]", for messages.
 std::string describe_shape(const std::vector<int64_t>& shape);

@@ -1,14 +1,26 @@
 """Configuration of a sliced model that dynslice wrote (checkpoint format 2), for transformers.
 
-A sliced model is a Llama, Mistral or Qwen2 whose residual stream has a width of its own at every layer. config.json
+A sliced model is a Llama, Mistral, Qwen2 or Qwen3 whose residual stream has a width of its own at every layer. config.json
 keeps the keys of the original model; the widths are in its "dynslice" object. This file travels with the checkpoint.
 """
 
 from transformers import PretrainedConfig
 
 FORMAT = 2
-# What the original model's own configuration class assumes where config.json is silent.
-MAX_POSITION_EMBEDDINGS = {"llama": 2048, "mistral": 131072, "qwen2": 32768}
+# What sets the original models apart, and what their own configuration classes assume where config.json is silent.
+# Biases: "flags" are attention_bias and mlp_bias, "attention" the first of them alone. Windows: of all layers, or some.
+BASE_MODELS = {
+    "llama": {"max_position_embeddings": 2048, "biases": "flags"},
+    "mistral": {"max_position_embeddings": 131072, "window": "all"},
+    "qwen2": {"max_position_embeddings": 32768, "biases": "qkv", "window": "some"},
+    "qwen3": {
+        "max_position_embeddings": 32768,
+        "biases": "attention",
+        "window": "some",
+        "head_dim": 128,
+        "head_norms": True,  # of queries and keys, before the rotation
+    },
+}
 SLIDING_WINDOW = 4096
 MAX_WINDOW_LAYERS = 28
 
@@ -24,10 +36,11 @@ class DynsliceConfig(PretrainedConfig):
             raise ValueError(
                 f"config.json: dynslice.format is {shapes.get('format')!r}; this modeling code reads format {FORMAT}"
             )
-        if base_model_type not in MAX_POSITION_EMBEDDINGS:
+        if base_model_type not in BASE_MODELS:
             raise ValueError(
-                f"config.json: base_model_type is {base_model_type!r}; known are {', '.join(MAX_POSITION_EMBEDDINGS)}"
+                f"config.json: base_model_type is {base_model_type!r}; known are {', '.join(BASE_MODELS)}"
             )
+        base = BASE_MODELS[base_model_type]
         self.dynslice = shapes
         self.base_model_type = base_model_type
         self.vocab_size = kwargs.pop("vocab_size")
@@ -36,8 +49,8 @@ class DynsliceConfig(PretrainedConfig):
         kwargs.pop("num_hidden_layers", None)
         self.num_attention_heads = kwargs.pop("num_attention_heads")
         self.num_key_value_heads = kwargs.pop("num_key_value_heads", None) or shapes["layers"][0]["num_key_value_heads"]
-        self.head_dim = kwargs.pop("head_dim", None) or self.hidden_size // self.num_attention_heads
-        self.max_position_embeddings = kwargs.pop("max_position_embeddings", MAX_POSITION_EMBEDDINGS[base_model_type])
+        self.head_dim = kwargs.pop("head_dim", None) or base.get("head_dim") or self.hidden_size // self.num_attention_heads
+        self.max_position_embeddings = kwargs.pop("max_position_embeddings", base["max_position_embeddings"])
         self.rms_norm_eps = kwargs.pop("rms_norm_eps", 1e-6)
         self.hidden_act = kwargs.pop("hidden_act", "silu")
         self.attention_bias = kwargs.pop("attention_bias", False)
@@ -59,9 +72,10 @@ class DynsliceConfig(PretrainedConfig):
         first = kwargs.pop("max_window_layers", MAX_WINDOW_LAYERS)
         enabled = kwargs.pop("use_sliding_window", False)
         slides = [False] * count
-        if self.base_model_type == "mistral":
+        rule = BASE_MODELS[self.base_model_type].get("window")
+        if rule == "all":
             slides = [window is not None] * count
-        elif self.base_model_type == "qwen2" and enabled and window is not None:
+        elif rule == "some" and enabled and window is not None:
             slides = [types[i] == "sliding_attention" if types else i >= first for i in range(count)]
         self.sliding_window = window if any(slides) else None
         self.use_sliding_window = any(slides)
@@ -85,16 +99,24 @@ class DynsliceConfig(PretrainedConfig):
         self.rope_parameters = rope
 
     @property
+    def _biases(self):
+        return BASE_MODELS[self.base_model_type].get("biases")
+
+    @property
     def qkv_bias(self):
-        return self.base_model_type == "qwen2" or (self.base_model_type == "llama" and self.attention_bias)
+        return self._biases == "qkv" or self.o_bias
 
     @property
     def o_bias(self):
-        return self.base_model_type == "llama" and self.attention_bias
+        return self._biases in ("flags", "attention") and self.attention_bias
 
     @property
     def gated_bias(self):
-        return self.base_model_type == "llama" and self.mlp_bias
+        return self._biases == "flags" and self.mlp_bias
+
+    @property
+    def head_norms(self):
+        return BASE_MODELS[self.base_model_type].get("head_norms", False)
 
     def to_diff_dict(self):
         """What save_pretrained writes. Readers other than this class do not know transformers' defaults."""

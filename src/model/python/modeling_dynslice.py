@@ -86,11 +86,11 @@ def make_shortcut(description, input_width, output_width):
 
 
 class DynsliceRMSNorm(nn.Module):
-    """Divides by the root of (sum of squares / original hidden size), whatever the width."""
+    """Divides by the root of (sum of squares / divisor), that of the stream being the original hidden size."""
 
-    def __init__(self, config, width, weighted):
+    def __init__(self, config, width, weighted, divisor=None):
         super().__init__()
-        self.divisor = config.hidden_size
+        self.divisor = divisor or config.hidden_size
         self.eps = config.rms_norm_eps
         self.register_parameter("weight", nn.Parameter(torch.ones(width)) if weighted else None)
 
@@ -168,13 +168,17 @@ class DynsliceAttention(nn.Module):
         self.k_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
         self.v_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
         self.o_proj = nn.Linear(heads * self.head_dim, shape["middle_width"], bias=config.o_bias)
+        self.q_norm = self.k_norm = nn.Identity()
+        if config.head_norms:
+            self.q_norm = DynsliceRMSNorm(config, self.head_dim, True, divisor=self.head_dim)
+            self.k_norm = DynsliceRMSNorm(config, self.head_dim, True, divisor=self.head_dim)
 
     def forward(
         self, x, position_embeddings, attention_mask=None, past_key_values=None, cache_position=None, **kwargs
     ):
         by_head = (*x.shape[:-1], -1, self.head_dim)
-        query = rotate(self.q_proj(x).view(by_head).transpose(1, 2), *position_embeddings)
-        key = rotate(self.k_proj(x).view(by_head).transpose(1, 2), *position_embeddings)
+        query = rotate(self.q_norm(self.q_proj(x).view(by_head)).transpose(1, 2), *position_embeddings)
+        key = rotate(self.k_norm(self.k_proj(x).view(by_head)).transpose(1, 2), *position_embeddings)
         value = self.v_proj(x).view(by_head).transpose(1, 2)
         if past_key_values is not None:
             # A static cache of transformers 4 needs the positions; 5 counts by itself.

@@ -80,7 +80,8 @@ INSTANTIATE_TEST_SUITE_P(Slice, EveryKindOfModel,
                          ::testing::Values(Kind{"Untied", {}}, Kind{"Tied", {.tied = true}},
                                            Kind{"SingleKeyValueHead", {.kv_heads = 1}},
                                            Kind{"MultiHead", {.kv_heads = 4}}, Kind{"QkvBias", {.qkv_bias = true}},
-                                           Kind{"AllBiases", {.tied = true, .all_biases = true}}),
+                                           Kind{"AllBiases", {.tied = true, .all_biases = true}},
+                                           Kind{"HeadNorms", {.head_norms = true}}),
                          [](const auto& instance) { return instance.param.name; });
 
 TEST(Slice, LeavesATiedModelTiedWhereThatIsSmaller) {

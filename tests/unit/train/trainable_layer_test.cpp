@@ -28,6 +28,7 @@ struct Kind {
 
 const Kind kKinds[] = {
     {"Dense", [](LayerShape&) {}},
+    {"HeadNorms", [](LayerShape& shape) { shape.has_query_key_norm = true; }},
     {"MlpAlone", [](LayerShape& shape) { shape.num_attention_heads = shape.num_key_value_heads = 0; }},
     {"Ungated",
      [](LayerShape& shape) {

@@ -74,6 +74,7 @@ TEST(ResidentModel, GivesTheWalksLogitsHoweverTheTextIsCut) {
   expect_pieces_do_not_matter(tiny_model(), "llama");
   expect_pieces_do_not_matter(tiny_model({.tied = true}), "tied");
   expect_pieces_do_not_matter(tiny_model({.qkv_bias = true}), "qwen2's biases");
+  expect_pieces_do_not_matter(tiny_model({.head_norms = true}), "qwen3's norms of heads");
 }
 
 TEST(ResidentModel, SeesOnlyTheSlidingWindow) {

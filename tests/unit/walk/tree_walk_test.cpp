@@ -138,7 +138,7 @@ TEST(TreeAttention, ServesRunsLongerThanATask) {
 
 TEST(TreeWalk, GivesEverySequenceItsOwnStream) {
   for (const bool is_sliding : {false, true}) {
-    ModelConfig config = testing::tiny_config({.qkv_bias = true});
+    ModelConfig config = testing::tiny_config({.qkv_bias = true, .head_norms = is_sliding});
     if (is_sliding) config.sliding_window = 4;
     const testing::MemoryCheckpoint model = testing::random_model(config);
     const Sequences sequences = branching_sequences();

@@ -1,0 +1,99 @@
+#include "dynslice/model/architecture.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "dynslice/model/decoder_layer.h"
+#include "dynslice/model/tensor_layout.h"
+#include "tiny_model.h"
+
+namespace dynslice {
+namespace {
+
+using testing::MemoryCheckpoint;
+using testing::tiny_model;
+
+// A layer that has every part, and every bias.
+MemoryCheckpoint model_with_all_parts() { return tiny_model({.layers = 1, .all_biases = true, .head_norms = true}); }
+
+std::set<std::string> all_tensors() {
+  std::set<std::string> names;
+  for (const LayerPart& part : layer_parts()) {
+    names.insert(std::string(part.module) + ".weight");
+    if (part.bias != nullptr) names.insert(std::string(part.module) + ".bias");
+  }
+  return names;
+}
+
+TEST(Architecture, EveryRoleIsInTheLayoutOfACheckpoint) {
+  std::set<std::string> names;
+  for (const OutputTensor& tensor : checkpoint_tensors(model_with_all_parts().config(), at::kFloat)) {
+    if (const auto place = split_layer_name(tensor.name)) names.insert(place->second);
+  }
+  EXPECT_EQ(names, all_tensors());
+}
+
+TEST(Architecture, EveryRoleIsLoadedAndGivenBackUnderItsName) {
+  MemoryCheckpoint model = model_with_all_parts();
+  const DecoderLayer layer = load_decoder_layer(model, 0, at::kFloat, at::kCPU);
+  std::set<std::string> names;
+  for (const auto& [suffix, values] : layer_tensors(layer, model.config().head_dim)) {
+    names.insert(suffix);
+    EXPECT_TRUE(at::equal(values, model.at(layer_tensor_name(0, suffix)))) << suffix;
+  }
+  EXPECT_EQ(names, all_tensors());
+}
+
+TEST(Architecture, EveryRoleIsCounted) {
+  const ModelConfig config = model_with_all_parts().config();
+  int64_t parameters = 0;
+  for (const OutputTensor& tensor : checkpoint_tensors(config, at::kFloat)) parameters += count_values(tensor);
+  EXPECT_EQ(count_cost(config).parameters, parameters);
+}
+
+TEST(Architecture, EveryRoleIsATensorOrAMatrixOfTheLayer) {
+  MemoryCheckpoint model = model_with_all_parts();
+  DecoderLayer layer = load_decoder_layer(model, 0, at::kFloat, at::kCPU);
+  int64_t values = 0, visited = 0, stored = 0;
+  for (const at::Tensor* tensor : tensors_of(layer)) values += tensor->numel();
+  for_each_tensor(layer, [&](const at::Tensor& tensor) { visited += tensor.defined() ? tensor.numel() : 0; });
+  for (const TensorInfo& info : model.tensors()) {
+    if (split_layer_name(info.name)) stored += static_cast<int64_t>(info.bytes / 4);
+  }
+  EXPECT_EQ(values, stored);
+  EXPECT_EQ(visited, stored);
+  for (const LayerPart& part : layer_parts()) {
+    EXPECT_NE(matrix_member(part.role) != nullptr, norm_member(part.role) != nullptr) << part.module;
+    EXPECT_EQ(matrix_member(part.role) != nullptr, part.is_linear()) << part.module;
+  }
+}
+
+TEST(Architecture, OfALayerWithoutAttentionOnlyTheMlpIsLeft) {
+  const MemoryCheckpoint model = model_with_all_parts();
+  DecoderLayer layer = load_decoder_layer(model, 0, at::kFloat, at::kCPU);
+  remove_attention(layer);
+  layer.shape.num_attention_heads = layer.shape.num_key_value_heads = 0;
+  for (const auto& [suffix, values] : layer_tensors(layer, model.config().head_dim)) {
+    ASSERT_NE(find_part(suffix), nullptr) << suffix;
+    EXPECT_EQ(find_part(suffix)->half, Half::kMlp) << suffix;
+  }
+}
+
+TEST(Architecture, NamesOfPartsAreFoundAgain) {
+  for (const LayerPart& part : layer_parts()) EXPECT_EQ(find_part(std::string(part.module) + ".weight"), &part);
+  EXPECT_EQ(find_part("attn_shortcut.weight"), nullptr);
+  EXPECT_EQ(find_part("self_attn.q_proj"), nullptr);
+  EXPECT_THAT(linear_names(),
+              ::testing::ElementsAre("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"));
+}
+
+TEST(Architecture, ModelTypesAreFoundByTheirNames) {
+  for (const Architecture& row : architectures()) EXPECT_EQ(find_architecture(row.model_type), &row);
+  EXPECT_EQ(find_architecture("mamba"), nullptr);
+}
+
+}  // namespace
+}  // namespace dynslice
