@@ -101,7 +101,7 @@ std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions
   return updates;
 }
 
-HealResult heal_by_lora(const ResidentModel& model, const std::vector<TrainingExample>& training,
+LoraResult heal_by_lora(const ResidentModel& model, const std::vector<TrainingExample>& training,
                         const std::vector<TrainingExample>& held_out, const LoraOptions& lora,
                         const TrainingOptions& options, bool recomputes, ProgressSink& progress,
                         const JournalPhase& journal) {
@@ -120,7 +120,7 @@ HealResult heal_by_lora(const ResidentModel& model, const std::vector<TrainingEx
     return model.embed(padded_ids(is_held_out ? held_out : training, examples, length));
   };
   LanguageModelObjective objective(layers, model.head(), entry, training, held_out, options.micro_batch);
-  HealResult result;
+  LoraResult result;
   result.training = train(parameters, objective, options, "Healing", progress, journal);
   for (const at::Tensor& parameter : parameters) parameter.requires_grad_(false);
   result.updates = std::move(layers.updates);

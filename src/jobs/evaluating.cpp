@@ -73,10 +73,10 @@ OrderedJson to_json(const Divergence& divergence) {
   return json;
 }
 
-void finish_json(OrderedJson& json, const ComputeOptions& compute, double seconds, const OrderedJson& run_description,
+void finish_json(OrderedJson& json, const PeakMemory& peak, double seconds, const OrderedJson& run_description,
                  const OrderedJson& text) {
   json["wall_seconds"] = seconds + (json.contains("wall_seconds") ? json["wall_seconds"].get<double>() : 0);
-  add_peaks(json, peak_memory(compute));
+  add_peaks(json, peak);
   json["provenance"] = run_description;
   json["provenance"]["text"] = text;
 }

@@ -24,14 +24,14 @@ std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions
 // Parameters of the updates of every layer.
 std::vector<int64_t> lora_parameters(const ModelConfig& config, const LoraOptions& options);
 
-struct HealResult {
+struct LoraResult {
   std::vector<LayerUpdates> updates;
   TrainingResult training;
 };
 
 // Trains on `training`, next token by next token. `recomputes`: see TrainableLayers. Throws as train does, and
 // kBadInput for token ids that the model does not have.
-HealResult heal_by_lora(const ResidentModel& model, const std::vector<TrainingExample>& training,
+LoraResult heal_by_lora(const ResidentModel& model, const std::vector<TrainingExample>& training,
                         const std::vector<TrainingExample>& held_out, const LoraOptions& lora,
                         const TrainingOptions& options, bool recomputes, ProgressSink& progress,
                         const JournalPhase& journal = {});

@@ -7,6 +7,7 @@
 #include "dynslice/evaluate/perplexity.h"
 #include "dynslice/evaluate/text_levels.h"
 #include "dynslice/jobs/inputs.h"
+#include "dynslice/jobs/prepare.h"
 
 namespace dynslice {
 
@@ -27,7 +28,7 @@ OrderedJson to_json(const Perplexity& perplexity, const ScoredText& text, const 
 // The object under divergence.NAME.
 OrderedJson to_json(const Divergence& divergence);
 // Adds what a report ends with: seconds (to those that are there already), peaks, and where it comes from.
-void finish_json(OrderedJson& json, const ComputeOptions& compute, double seconds, const OrderedJson& run_description,
+void finish_json(OrderedJson& json, const PeakMemory& peak, double seconds, const OrderedJson& run_description,
                  const OrderedJson& text);
 
 // Ids mean nothing to a model of another vocabulary. Whether two vocabularies are one shows in what becomes of the

@@ -1,167 +1,161 @@
-// dynslice depth drop and depth merge.
-#include <algorithm>
+#include "dynslice/jobs/depth.h"
 
-#include "cli/verbs/depth_frame.h"
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "cli/show/outcome.h"
+#include "cli/show/sizes.h"
+#include "cli/show/terminal.h"
+#include "cli/show/training.h"
+#include "cli/show/written.h"
 #include "cli/verbs/verbs.h"
-#include "dynslice/depth/drop.h"
-#include "dynslice/depth/estimate.h"
-#include "dynslice/depth/merge.h"
-#include "dynslice/score/score.h"
-#include "dynslice/support/error.h"
 
 namespace dynslice::cli {
 namespace {
 
+std::string join(const std::vector<int64_t>& numbers) {
+  std::string text;
+  for (const int64_t number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
+  return text;
+}
+
+// What stands above the table of sizes, with a line between.
+void print_upper_table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows) {
+  if (rows.empty()) return;
+  print_table(header, rows);
+  std::cout << '\n';
+}
+
+// The table of sizes, what the search came to (a line or more), and where the result lies.
+void print_result(const DepthResult& result, const CommonOptions& common, const std::string& summary) {
+  const auto after = static_cast<int64_t>(result.plan.layers.size());
+  print_sizes(result.sizes, {"layers", std::to_string(result.layers_before), std::to_string(after),
+                             format_change(static_cast<double>(result.layers_before), static_cast<double>(after))});
+  std::cout << '\n' << summary;
+  print_size_notice(result.sizes);
+  std::cout << format_duration(result.seconds) << ", peak memory " << format_bytes(result.peak.rss) << ".\n";
+  print_written(common, result.output);
+}
+
 // ---- drop
 
-Found drop_named(const DropRequest& options, const Search& in) {
-  std::vector<int64_t> dropped;
-  for (const auto& [first, last] : options.indices) {
-    if (last >= in.layers()) plan_without(in.layers(), {last});  // says that it does not exist
-    for (int64_t layer = first; layer <= last; ++layer) dropped.push_back(layer);
+void print_influence(const DropSearch& search) {
+  const std::vector<double>& values = search.scores->values;
+  const double highest = std::max(1e-12, *std::max_element(values.begin(), values.end()));
+  std::vector<std::vector<std::string>> rows;
+  for (size_t layer = 0; layer < values.size(); ++layer) {
+    const bool goes = std::ranges::count(search.dropped, static_cast<int64_t>(layer)) > 0;
+    rows.push_back(
+        {std::to_string(layer), format_fixed(values[layer], 6), goes ? "dropped" : bar(values[layer] / highest, 30)});
   }
-  Found found{plan_without(in.layers(), dropped), {}, {}, {}, "Dropped as named: layers " + join(dropped) + ".\n"};
-  found.json["removed"] = dropped;
-  return found;
+  print_upper_table({"layer", "block influence", ""}, rows);
 }
 
-Found drop_by_influence(const Search& in, int64_t count) {
-  const LayerWalk walk(in.checkpoint, in.compute, in.windows().length, in.progress);
-  dynslice::ScoreOptions score{parse_metric("bi"), false, in.phase("scoring")};
-  const LayerScores scores = score_layers(walk, in.windows(), score);
-  const std::vector<int64_t> dropped = least_important(scores, count);
-  Found found{plan_without(in.layers(), dropped), {}, {"layer", "block influence", ""}, {}, {}};
-  const double highest = std::max(1e-12, *std::max_element(scores.values.begin(), scores.values.end()));
-  for (int64_t layer = 0; layer < in.layers(); ++layer) {
-    const double value = scores.values[static_cast<size_t>(layer)];
-    const bool goes = std::find(dropped.begin(), dropped.end(), layer) != dropped.end();
-    found.rows.push_back({std::to_string(layer), format_fixed(value, 6), goes ? "dropped" : bar(value / highest, 30)});
+void print_drops(const DropSearch& search) {
+  std::vector<std::vector<std::string>> rows;
+  for (const DropTrial& trial : search.trials) {
+    rows.push_back(
+        {std::to_string(rows.size() + 1), std::to_string(trial.layer), format_fixed(std::exp(trial.loss), 3)});
   }
-  found.summary = "Dropped: layers " + join(dropped) + ".\n";
-  found.json["removed"] = dropped;
-  found.json["scores"] = to_json(scores);
-  return found;
+  print_upper_table({"dropped", "layer", "perplexity"}, rows);
 }
 
-Found drop_by_perplexity(const Search& in, int64_t count) {
-  const LayerWalk walk(in.checkpoint, in.compute, in.windows().length, in.progress);
-  const auto trials = drop_by_loss(walk, in.windows(), count, [&](const std::string& name) { return in.phase(name); });
-  Found found{{}, {}, {"dropped", "layer", "perplexity"}, {}, {}};
-  std::vector<int64_t> dropped;
-  found.json["trials"] = OrderedJson::array();
-  for (const DropTrial& trial : trials) {
-    dropped.push_back(trial.layer);
-    found.rows.push_back(
-        {std::to_string(dropped.size()), std::to_string(trial.layer), format_fixed(perplexity_of(trial.loss), 3)});
-    found.json["trials"].push_back({{"layer", trial.layer}, {"perplexity", perplexity_of(trial.loss)}});
+void print(const DepthResult& result, const DropRequest& request) {
+  const auto& search = std::get<DropSearch>(result.search);
+  std::string summary = "Dropped: layers " + join(search.dropped);
+  if (!request.indices.empty()) {
+    summary = "Dropped as named: layers " + join(search.dropped);
+  } else if (search.scores) {
+    print_influence(search);
+  } else {
+    print_drops(search);
+    summary += ", in the order of the table; perplexity is that of the calibration text";
   }
-  std::sort(dropped.begin(), dropped.end());
-  found.plan = plan_without(in.layers(), dropped);
-  found.json["removed"] = dropped;
-  found.summary = "Dropped: layers " + join(dropped) +
-                  ", in the order of the table; perplexity is that of the "
-                  "calibration text.\n";
-  return found;
+  print_result(result, request.common, summary + ".\n");
 }
 
 // ---- merge
 
-Found merge(const MergeRequest& options, const Search& in) {
-  const LayerWalk walk(in.checkpoint, in.compute, in.windows().length, in.progress);
-  dynslice::MergeOptions merging;
-  merging.rule = parse_merge_rule(options.rule);
-  if (options.threshold) merging.threshold = *options.threshold;
-  merging.target_layers = options.target_layers;
-  if (options.ratio) merging.target_layers = in.layers() - share_of_layers(*options.ratio, in.layers());
-  const MergeResult result =
-      merge_by_sliding(walk, in.windows(), merging, [&](const std::string& name) { return in.phase(name); });
-
-  Found found{result.plan, {}, {"layers as one", "cosine", ""}, {}, {}};
-  found.json["merge_rule"] = options.rule;
-  found.json["threshold"] = result.threshold;
-  found.json["cosine"] = result.cosine;
-  found.json["merged"] = OrderedJson::array();
-  found.json["trials"] = OrderedJson::array();
-  for (const MergeTrial& trial : result.trials) {
-    const bool good = trial.cosine > result.threshold;
-    found.rows.push_back({span_of(trial.low, trial.high), format_fixed(trial.cosine, 4), good ? "" : "too far"});
-    found.json["trials"].push_back({{"low", trial.low}, {"high", trial.high}, {"cosine", trial.cosine}});
-  }
+std::string merged_layers(const MergeSearch& search) {
   std::string groups;
-  for (const std::vector<int64_t>& layers : result.plan.layers) {
-    if (layers.size() < 2) continue;
-    groups += (groups.empty() ? "" : ", ") + span_of(layers.front(), layers.back());
-    found.json["merged"].push_back(layers);
+  for (const std::vector<int64_t>& layers : search.result.plan.layers) {
+    if (layers.size() > 1) groups += (groups.empty() ? "" : ", ") + span_of(layers.front(), layers.back());
   }
-  found.json["layers_run"] = result.layers_run;
-  found.json["layers_if_whole"] = result.layers_if_whole;
-  found.summary = groups.empty()
-                      ? "Nothing was merged: no two layers became one above the threshold.\n"
-                      : "Merged (" + options.rule + "): layers " + groups + "; cosine " +
-                            format_fixed(result.cosine, 4) + ", threshold " + format_fixed(result.threshold, 4) + ".\n";
-  if (result.layers_run > 0) {
-    found.summary +=
-        "The search ran " + std::to_string(result.layers_run) + " layers, " +
-        format_fixed(static_cast<double>(result.layers_if_whole) / static_cast<double>(result.layers_run), 1) +
-        " times fewer than whole models would have.\n";
+  return groups;
+}
+
+void print(const DepthResult& result, const MergeRequest& request) {
+  const auto& search = std::get<MergeSearch>(result.search);
+  const MergeResult& merging = search.result;
+  std::vector<std::vector<std::string>> rows;
+  for (const MergeTrial& trial : merging.trials) {
+    rows.push_back({span_of(trial.low, trial.high), format_fixed(trial.cosine, 4),
+                    trial.cosine > merging.threshold ? "" : "too far"});
   }
-  return found;
+  print_upper_table({"layers as one", "cosine", ""}, rows);
+  const std::string groups = merged_layers(search);
+  std::string summary = groups.empty() ? "Nothing was merged: no two layers became one above the threshold.\n"
+                                       : "Merged (" + search.rule + "): layers " + groups + "; cosine " +
+                                             format_fixed(merging.cosine, 4) + ", threshold " +
+                                             format_fixed(merging.threshold, 4) + ".\n";
+  if (merging.layers_run > 0) {
+    const double times = static_cast<double>(merging.layers_if_whole) / static_cast<double>(merging.layers_run);
+    summary += "The search ran " + std::to_string(merging.layers_run) + " layers, " + format_fixed(times, 1) +
+               " times fewer than whole models would have.\n";
+  }
+  print_result(result, request.common, summary);
+}
+
+// ---- streamline
+
+void print_windows(const StreamlineSearch& search) {
+  const auto layers = [&](int64_t first) { return span_of(first, first + search.window - 1); };
+  std::vector<std::vector<std::string>> rows;
+  if (search.scores) {
+    for (const double cosine : search.scores->values)
+      rows.push_back({layers(static_cast<int64_t>(rows.size())), format_fixed(cosine, 6)});
+  }
+  for (const WindowTrial& trial : search.trials)
+    rows.push_back({layers(trial.start), format_fixed(std::exp(trial.loss), 3)});
+  print_upper_table({"layers", search.scores ? "cosine" : "perplexity, held out"}, rows);
+}
+
+// What stands for the layers that went.
+std::string describe_stand_in(const StreamlineSearch& search, const std::string& replace) {
+  if (search.training) {
+    return std::string("; a trained ") + (replace == "layer" ? "layer" : "MLP (" + replace + ")") +
+           " stands for them.\n" + training_summary(*search.training);
+  }
+  return search.is_repaired ? "; a linear map makes up for them (" + replace + ").\n" : ".\n";
+}
+
+void print(const DepthResult& result, const StreamlineRequest& request) {
+  const auto& search = std::get<StreamlineSearch>(result.search);
+  print_windows(search);
+  if (search.training) {
+    const bool as_perplexity = request.loss == "lm";
+    print_upper_table(training_header(as_perplexity), training_rows(*search.training, as_perplexity));
+  }
+  print_result(result, request.common,
+               search.count == 0 ? "Nothing was to go.\n"
+                                 : "Removed: layers " + span_of(search.first, search.first + search.count - 1) +
+                                       describe_stand_in(search, request.replace));
+}
+
+template <typename Request>
+void run_and_print(const Request& request, TerminalProgress& progress) {
+  present(dynslice::run(request, progress), request.common, [&](const DepthResult& result) { print(result, request); });
 }
 
 }  // namespace
 
-void run(const DropRequest& options, TerminalProgress& progress) {
-  run_method(options, progress, [&](const Checkpoint& checkpoint) {
-    const int64_t layers = checkpoint.config().num_layers();
-    Method method{"drop", "drop"};
-    if (!options.indices.empty()) {
-      int64_t named = 0;
-      for (const auto& [first, last] : options.indices) named += last - first + 1;
-      method.layers_left = std::max<int64_t>(1, layers - named);
-      method.suffix += "-" + std::to_string(method.layers_left);
-      method.search = [&](const Search& in) { return drop_named(options, in); };
-      return method;
-    }
-    const int64_t count = layers_to_go(options, layers);
-    method.layers_left = layers - count;
-    method.suffix += "-" + std::to_string(method.layers_left);
-    const bool by_influence = options.order == "bi";
-    method.samples = by_influence ? 32 : 8;
-    method.use = [by_influence, layers, count](const TokenWindows&) {
-      DepthUse use;
-      if (by_influence) return use;
-      use.streams = layers + 1;
-      use.losses = layers * count;
-      use.walks = static_cast<double>(count) * static_cast<double>(layers) / 2;
-      return use;
-    };
-    method.search = [by_influence, count](const Search& in) {
-      return by_influence ? drop_by_influence(in, count) : drop_by_perplexity(in, count);
-    };
-    return method;
-  });
-}
+void run(const DropRequest& request, TerminalProgress& progress) { run_and_print(request, progress); }
 
-void run(const MergeRequest& options, TerminalProgress& progress) {
-  run_method(options, progress, [&](const Checkpoint& checkpoint) {
-    const int64_t layers = checkpoint.config().num_layers();
-    Method method{"merge", "merged"};
-    method.layers_left = options.target_layers ? *options.target_layers
-                         : options.ratio       ? layers - share_of_layers(*options.ratio, layers)
-                                               : layers;
-    if (method.layers_left < layers) method.suffix = "merge-" + std::to_string(method.layers_left);
-    method.samples = 10;
-    method.seqlen = std::min<int64_t>(128, checkpoint.config().max_position_embeddings);
-    method.use = [layers](const TokenWindows&) {
-      DepthUse use;
-      use.streams = layers + 2;
-      use.merged_layers = 3;  // the sum, the term that was loaded, and its fp32 copy
-      use.walks = static_cast<double>(layers) / 2;
-      return use;
-    };
-    method.search = [&](const Search& in) { return merge(options, in); };
-    return method;
-  });
-}
+void run(const MergeRequest& request, TerminalProgress& progress) { run_and_print(request, progress); }
+
+void run(const StreamlineRequest& request, TerminalProgress& progress) { run_and_print(request, progress); }
 
 }  // namespace dynslice::cli

@@ -58,7 +58,7 @@ TEST(Lora, LearnsAndWritesWhatItMeasured) {
   const MemoryCheckpoint source = tiny_model({.layers = 3, .tied = true});
   const TokenWindows text = counting_windows(24), held_out = counting_windows(8);
   const ResidentModel model(source, {}, no_progress());
-  const HealResult result = heal_by_lora(model, examples_of(text), examples_of(held_out), {.rank = 4},
+  const LoraResult result = heal_by_lora(model, examples_of(text), examples_of(held_out), {.rank = 4},
                                          some_training(40), /*recomputes=*/true, no_progress());
   const double before = result.training.points.front().validation_loss;
   double after = before;

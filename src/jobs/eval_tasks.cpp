@@ -1,45 +1,28 @@
-#include "cli/verbs/eval_tasks.h"
+#include "jobs/eval_tasks.h"
 
 #include <chrono>
-#include <iostream>
-#include <memory>
 #include <optional>
+#include <utility>
 
-#include "cli/verbs/prepare_and_show.h"
 #include "dynslice/evaluate/estimate.h"
 #include "dynslice/evaluate/task_run.h"
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/journaling.h"
-#include "dynslice/jobs/prepare.h"
 #include "dynslice/jobs/tasks.h"
 #include "dynslice/resources/estimate.h"
-#include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
-#include "dynslice/support/log.h"
+#include "dynslice/text/tokenizer/tokenizer.h"
 #include "dynslice/walk/memory_plan.h"
 
-namespace dynslice::cli {
+namespace dynslice {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-// Scripts measure perplexity and tasks with the same options: those of the other one are no error.
-void tell_unused(const EvalRequest& options) {
-  std::string unused;
-  for (const char* name : {"--ppl-range", "--samples", "--seqlen", "--shuffle", "--protocol"}) {
-    if (options.common.is_given(name)) unused += (unused.empty() ? "" : ", ") + std::string(name);
-  }
-  if (!unused.empty()) log(LogLevel::kInfo, "Without --ppl only the tasks are run; not used: " + unused);
-}
-
 // A model, and the questions in its tokens.
-class Examinee {
+class EvaluatedModel {
  public:
-  Examinee(std::unique_ptr<Checkpoint> checkpoint, const std::vector<TaskQuestions>& questions)
+  EvaluatedModel(std::unique_ptr<Checkpoint> checkpoint, const std::vector<TaskQuestions>& questions)
       : checkpoint_(std::move(checkpoint)),
-        started_(Clock::now()),
+        started_(std::chrono::steady_clock::now()),
         run_(questions, *load_tokenizer(checkpoint_->path()), *checkpoint_),
         tokenizing_seconds_(seconds_since(started_)) {}
 
@@ -61,7 +44,7 @@ class Examinee {
         answers.outcomes.push_back(task_outcome_from_json(task, reader.where()));
       return answers;
     }
-    const auto start = Clock::now();
+    const auto start = std::chrono::steady_clock::now();
     answers.outcomes = run_.run(*checkpoint_, plan.compute, {plan.stream_bytes, journal, title}, progress);
     answers.seconds = tokenizing_seconds_ + seconds_since(start) + journal.earlier_seconds();
     OrderedJson result = {{"seconds", answers.seconds}, {"tasks", OrderedJson::array()}};
@@ -72,14 +55,15 @@ class Examinee {
 
  private:
   std::unique_ptr<Checkpoint> checkpoint_;
-  Clock::time_point started_;
+  std::chrono::steady_clock::time_point started_;
   TaskRun run_;
   double tokenizing_seconds_;
 };
 
 // What a run takes at most: the models are asked one after the other, and then the text is measured.
-ResourceEstimate estimate(const Examinee& model, const std::optional<Examinee>& original,
-                          const std::optional<LoadedText>& text, const ComputeOptions& compute, int64_t stream_bytes) {
+ResourceEstimate estimate_all(const EvaluatedModel& model, const std::optional<EvaluatedModel>& original,
+                              const std::optional<LoadedText>& text, const ComputeOptions& compute,
+                              int64_t stream_bytes) {
   ResourceEstimate all = model.estimate(compute, stream_bytes);
   if (original) all = all + original->estimate(compute, stream_bytes);
   if (text && original) {
@@ -91,8 +75,9 @@ ResourceEstimate estimate(const Examinee& model, const std::optional<Examinee>& 
   return all;
 }
 
-OrderedJson fingerprint_of(const EvalRequest& options, const ComputeOptions& compute, const Examinee& model,
-                           const std::optional<Examinee>& original, const std::vector<TaskQuestions>& questions) {
+OrderedJson tasks_fingerprint(const EvalRequest& options, const ComputeOptions& compute, const EvaluatedModel& model,
+                              const std::optional<EvaluatedModel>& original,
+                              const std::vector<TaskQuestions>& questions) {
   OrderedJson json = fingerprint(options.common, compute, model.checkpoint(), nullptr, options.text);
   json["command"] = "eval-tasks";
   if (original) add_model_files(json, "against", original->checkpoint());
@@ -103,14 +88,8 @@ OrderedJson fingerprint_of(const EvalRequest& options, const ComputeOptions& com
   return json;
 }
 
-// What the journal keeps until the command is done, and the results as JSON; no journal after a dry run.
-struct Finished {
-  std::unique_ptr<Journal> journal;
-  OrderedJson json;
-};
-
 // Both models' answers, and how they compare.
-void answer_all(TaskReport& report, const Examinee& model, const std::optional<Examinee>& original,
+void answer_all(TaskReport& report, const EvaluatedModel& model, const std::optional<EvaluatedModel>& original,
                 const ResourcePlan& plan, Journal& journal, const std::string& against, ProgressSink& progress) {
   report.answers = model.answers(plan, JournalPhase(journal, "answers"), "", progress);
   if (!original) return;
@@ -121,69 +100,47 @@ void answer_all(TaskReport& report, const Examinee& model, const std::optional<E
   }
 }
 
-Finished answer_and_report(const EvalRequest& options, TerminalProgress& progress, bool asks_perplexity) {
-  const auto start = Clock::now();
-  TaskReport report;
+}  // namespace
+
+std::variant<AnsweredTasks, DryRun> answer_tasks(const EvalRequest& options, ProgressSink& progress,
+                                                 bool asks_perplexity) {
+  const auto start = std::chrono::steady_clock::now();
+  AnsweredTasks answered;
+  TaskReport& report = answered.tasks.report;
   report.selection = tasks_named(options.tasks);
   const ComputeOptions asked = resolve_compute(options.common.device, options.common.dtype);
   auto checkpoint = open_model(options.common, progress);
   report.questions =
       load_questions(report.selection, {options.limit, options.examples}, options.common.data_dir, progress);
-  const Examinee model(std::move(checkpoint), report.questions);
-  std::optional<Examinee> original;
+  const EvaluatedModel model(std::move(checkpoint), report.questions);
+  std::optional<EvaluatedModel> original;
   if (!options.against.empty())
     original.emplace(open_model(options.common, options.against, progress), report.questions);
   std::optional<LoadedText> text;
   if (asks_perplexity && options.common.dry_run) {
     text = load_windows(options.text, TextUse::kEvaluation, options.common, model.checkpoint(), progress);
   }
-  const auto plan = prepare_or_show(options.common, model.checkpoint(), asked,
-                                    {"eval",
-                                     [&](const ComputeOptions& with, int64_t stream_bytes) {
-                                       return estimate(model, original, text, with, stream_bytes);
-                                     },
-                                     default_turn_bytes(model.checkpoint(), asked.device)});
-  if (!plan) return {};
-  Finished finished;
-  finished.journal =
-      open_journal(options.common, "", fingerprint_of(options, plan->compute, model, original, report.questions),
-                   describe_run(options.common, plan->compute, model.checkpoint()));
-  Journal& journal = *finished.journal;
+  auto prepared = prepare(options.common, model.checkpoint(), asked,
+                          {"eval",
+                           [&](const ComputeOptions& with, int64_t stream_bytes) {
+                             return estimate_all(model, original, text, with, stream_bytes);
+                           },
+                           default_turn_bytes(model.checkpoint(), asked.device)});
+  if (auto* dry_run = std::get_if<DryRun>(&prepared)) return std::move(*dry_run);
+  const auto& plan = std::get<ResourcePlan>(prepared);
+  answered.journal =
+      open_journal(options.common, "", tasks_fingerprint(options, plan.compute, model, original, report.questions),
+                   describe_run(options.common, plan.compute, model.checkpoint()));
+  Journal& journal = *answered.journal;
   with_journal(journal, options.common, [&] {
-    answer_all(report, model, original, *plan, journal, options.against, progress);
+    answer_all(report, model, original, plan, journal, options.against, progress);
     if (!options.log_samples.empty()) write_file_atomically(options.log_samples, sample_lines(report));
   });
-  const double seconds = journal.earlier_seconds() + seconds_since(start);
-  if (!options.common.json) {
-    print(report, plan->compute, seconds);
-    return finished;
-  }
-  finished.json = to_json(report);
-  finished.json["wall_seconds"] = seconds;
-  add_peaks(finished.json, peak_memory(plan->compute));
-  finished.json["provenance"] = journal.job();
-  return finished;
+  answered.tasks.compute = plan.compute;
+  answered.tasks.seconds = journal.earlier_seconds() + seconds_since(start);
+  answered.tasks.peak = peak_memory(plan.compute);
+  answered.tasks.run_description = journal.job();
+  return answered;
 }
 
-}  // namespace
-
-void run_tasks(const EvalRequest& options, TerminalProgress& progress, const std::function<void(OrderedJson)>& then) {
-  const bool asks_perplexity = options.common.is_given("--ppl");
-  if (!asks_perplexity) tell_unused(options);
-  if (!options.log_samples.empty()) check_output_file(options.log_samples);
-  Finished finished = answer_and_report(options, progress, asks_perplexity);
-  if (!finished.journal) return;
-  if (asks_perplexity) {
-    try {
-      then(std::move(finished.json));
-    } catch (...) {
-      finished.journal->keep();
-      throw;
-    }
-  } else if (options.common.json) {
-    std::cout << to_text(finished.json);
-  }
-  finished.journal->remove_files();
-}
-
-}  // namespace dynslice::cli
+}  // namespace dynslice
