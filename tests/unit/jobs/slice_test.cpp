@@ -1,0 +1,148 @@
+#include "dynslice/jobs/slice.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <variant>
+
+#include "dynslice/checkpoint/open_checkpoint.h"
+#include "dynslice/jobs/plan.h"
+#include "dynslice/model/checkpoint.h"
+#include "dynslice/support/error.h"
+#include "unit/jobs/model_folder.h"
+#include "unit/support/error_matchers.h"
+
+namespace dynslice {
+namespace {
+
+using testing::content_of;
+using testing::expect_error;
+using testing::ModelFolder;
+using ::testing::UnorderedElementsAre;
+
+SliceRequest request_of(const ModelFolder& folder) {
+  SliceRequest request;
+  request.common = folder.common("slice");
+  request.calibration = folder.text();
+  request.average = 0.25;
+  request.allocator = "constant";
+  request.output = folder.in("sliced");
+  return request;
+}
+
+SliceJobResult slice(const SliceRequest& request) { return std::get<SliceJobResult>(run(request, no_progress())); }
+
+struct SliceWay {
+  const char* name;
+  const char* method;
+  const char* basis;
+  const char* allocator;
+};
+
+class EveryWayToSlice : public ::testing::TestWithParam<SliceWay> {};
+
+TEST_P(EveryWayToSlice, SaysTheSizesThatTheWrittenCheckpointHas) {
+  const ModelFolder folder;
+  SliceRequest request = request_of(folder);
+  request.method = GetParam().method;
+  request.basis = GetParam().basis;
+  request.allocator = GetParam().allocator;
+  const SliceJobResult result = slice(request);
+  EXPECT_EQ(result.output, folder / "sliced");
+  const auto written = open_checkpoint(result.output);
+  EXPECT_EQ(result.sizes.after.parameters, count_cost(written->config()).parameters);
+  EXPECT_EQ(result.sizes.bytes_after, stored_bytes(*written));
+  const auto source = open_checkpoint(folder / "model");
+  EXPECT_EQ(result.sizes.before.parameters, count_cost(source->config()).parameters);
+  EXPECT_EQ(result.sizes.bytes_before, stored_bytes(*source));
+  EXPECT_EQ(result.plan.method, GetParam().method);
+  EXPECT_EQ(result.plan.dims.size(), 3U);
+  EXPECT_EQ(result.calibration.windows, 8);
+  EXPECT_EQ(result.calibration.length, 32);
+}
+
+INSTANTIATE_TEST_SUITE_P(SliceJob, EveryWayToSlice,
+                         ::testing::Values(SliceWay{"Block", "slice", "block", "constant"},
+                                           SliceWay{"ByScores", "slice", "block", "lr"},
+                                           SliceWay{"Layer", "slice", "layer", "constant"},
+                                           SliceWay{"Global", "slice", "global", "constant"},
+                                           SliceWay{"Modular", "modular", "block", "constant"},
+                                           SliceWay{"ModularByLoss", "modular", "block", "loss"}),
+                         [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST(SliceJob, WritesNothingInADryRun) {
+  const ModelFolder folder;
+  SliceRequest request = request_of(folder);
+  request.common.dry_run = true;
+  const auto dry_run = std::get<DryRun>(run(request, no_progress()));
+  EXPECT_EQ(dry_run.job, "slice");
+  EXPECT_GT(dry_run.plan.estimate.output_bytes, 0U);
+  EXPECT_THAT(folder.names(), UnorderedElementsAre("model", "text.txt"));
+}
+
+TEST(SliceJob, LeavesNothingBesideItsFolder) {
+  const ModelFolder folder;
+  slice(request_of(folder));
+  EXPECT_THAT(folder.names(), UnorderedElementsAre("model", "text.txt", "sliced"));
+}
+
+TEST(SliceJob, GivesTheRecordThatItWrites) {
+  const ModelFolder folder;
+  const SliceJobResult result = slice(request_of(folder));
+  EXPECT_EQ(content_of(result.output / "dynslice.json"), to_text(result.record));
+  OrderedJson json = to_json(result);
+  EXPECT_EQ(json.at("output"), result.output.string());
+  EXPECT_EQ(json.at("wall_seconds"), result.seconds);
+  EXPECT_EQ(json.at("parameters").at("after"), result.sizes.after.parameters);
+  for (const char* key : {"wall_seconds", "peak_rss_bytes", "output"}) json.erase(key);
+  EXPECT_EQ(to_text(json), to_text(result.record));
+}
+
+TEST(SliceJob, FindsWithResumeThatAnEarlierRunHadFinished) {
+  const ModelFolder folder;
+  SliceRequest request = request_of(folder);
+  const SliceJobResult first = slice(request);
+  request.common.resume = true;
+  const auto earlier = std::get<EarlierResult>(run(request, no_progress()));
+  EXPECT_EQ(earlier.output, first.output);
+  EXPECT_EQ(to_text(earlier.record), to_text(first.record));
+}
+
+TEST(SliceJob, RefusesAFolderThatIsThereUnlessItMayReplaceIt) {
+  const ModelFolder folder;
+  SliceRequest request = request_of(folder);
+  slice(request);
+  expect_error(ErrorKind::kUsage, {"sliced: exists", "--force"}, [&] { run(request, no_progress()); });
+  request.average = 0.5;
+  request.common.force = true;
+  const SliceJobResult replaced = slice(request);
+  EXPECT_EQ(replaced.sizes.bytes_after, stored_bytes(*open_checkpoint(folder / "sliced")));
+}
+
+TEST(SliceJob, RefusesToReplaceTheModelThatItReads) {
+  const ModelFolder folder;
+  SliceRequest request = request_of(folder);
+  request.output = folder.in("model");
+  request.common.force = true;
+  expect_error(ErrorKind::kUsage, {"holds the model that is read"}, [&] { run(request, no_progress()); });
+}
+
+TEST(SliceJob, SlicesAsAPlanSaysThatWasMadeBefore) {
+  const ModelFolder folder;
+  PlanRequest planning;
+  static_cast<PlanningRequest&>(planning) = request_of(folder);
+  planning.allocator = "lr";
+  planning.output = folder.in("plan.json");
+  const auto planned = std::get<PlanResult>(run(planning, no_progress()));
+  SliceRequest request = request_of(folder);
+  request.average.reset();
+  request.plan = planning.output;
+  const SliceJobResult result = slice(request);
+  EXPECT_EQ(result.plan.dims, planned.plan.dims);
+  EXPECT_EQ(result.sizes.after.parameters, planned.sizes.after.parameters);
+  EXPECT_FALSE(result.scores.has_value());
+}
+
+}  // namespace
+}  // namespace dynslice
