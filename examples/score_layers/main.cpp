@@ -2,11 +2,11 @@
 //
 // MODEL is a checkpoint folder or a .gguf file. A high Layer Redundancy (the mean cosine of a layer's input and
 // output) says that the layer changes little, and may lose more.
-#include <dynslice/model/checkpoint.h>
+#include <dynslice/checkpoint/open_checkpoint.h>
 #include <dynslice/score/score.h>
 #include <dynslice/support/error.h>
-#include <dynslice/text/dataset.h>
-#include <dynslice/text/tokenizer.h>
+#include <dynslice/text/datasets/dataset.h>
+#include <dynslice/text/tokenizer/tokenizer.h>
 
 #include <cstdio>
 #include <cstdlib>

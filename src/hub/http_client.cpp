@@ -1,4 +1,4 @@
-#include "hub/http_client.h"
+#include "dynslice/hub/http_client.h"
 
 #include <curl/curl.h>
 

@@ -5,11 +5,11 @@
 #include <string_view>
 #include <system_error>
 
+#include "dynslice/hub/http_client.h"
 #include "dynslice/hub/hub.h"
 #include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
-#include "hub/http_client.h"
 
 namespace dynslice {
 namespace {

@@ -445,7 +445,7 @@ def test_check_includes_names_what_points_up(run_command, tmp_path):
     files = {
         "tools/check_includes.py": (TOOLS / "check_includes.py").read_text(),
         "include/dynslice/walk/walk.h": '#include "dynslice/slice/slice.h"\n',
-        "include/dynslice/slice/slice.h": "",
+        "include/dynslice/slice/slice.h": '#include "slice/own.h"\n#include "aten.h"\n',
         "src/slice/slice.cpp": '#include "dynslice/modular/modular.h"\n#include "tensor/inner.h"\n#include "slice/own.h"\n',
         "src/walk/walk.cpp": '#include "dynslice/text/text.h"\n#include "dynslice/nowhere/a.h"\n#include "dynslice/support/log.h"\n',
     }
@@ -454,6 +454,8 @@ def test_check_includes_names_what_points_up(run_command, tmp_path):
         (tmp_path / name).write_text(text)
     found = run_command([sys.executable, tmp_path / "tools/check_includes.py"], expect=1).stdout.splitlines()
     assert found == [
+        "include/dynslice/slice/slice.h:1: a public header includes slice/own.h, which is not installed",
+        "include/dynslice/slice/slice.h:2: a public header includes aten.h, which is not installed",
         "include/dynslice/walk/walk.h:1: walk includes slice/slice.h, which is above it",
         "src/slice/slice.cpp:1: slice includes modular/modular.h, and may not know modular",
         "src/slice/slice.cpp:2: slice includes src/tensor/inner.h, which is private to tensor",

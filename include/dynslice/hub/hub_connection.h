@@ -9,9 +9,9 @@
 #include <string>
 #include <utility>
 
+#include "dynslice/hub/http_client.h"
 #include "dynslice/hub/hub.h"
 #include "dynslice/support/progress.h"
-#include "hub/http_client.h"
 
 namespace dynslice {
 

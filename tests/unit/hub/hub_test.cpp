@@ -15,11 +15,11 @@
 #include <thread>
 #include <vector>
 
+#include "dynslice/hub/http_client.h"
 #include "dynslice/hub/hub_cache.h"
 #include "dynslice/hub/hub_connection.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
-#include "hub/http_client.h"
 #include "unit/support/error_of.h"
 
 namespace dynslice {
