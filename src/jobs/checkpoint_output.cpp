@@ -176,6 +176,12 @@ std::optional<OrderedJson> finished_earlier(const fs::path& out, const OrderedJs
   return record_of_job(read_file(file), file.string(), run_description);
 }
 
+OrderedJson written_json(OrderedJson record, double seconds, const PeakMemory& peak, const fs::path& output) {
+  add_cost(record, seconds, peak);
+  record["output"] = output.string();
+  return record;
+}
+
 EarlierResult tell_finished(const fs::path& out, OrderedJson record) {
   log(LogLevel::kInfo, out.string() + ": was finished by the run before; nothing is left to do");
   return {out, std::move(record)};

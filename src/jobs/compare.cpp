@@ -10,13 +10,13 @@
 #include "dynslice/jobs/comparison.h"
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/journaling.h"
-#include "dynslice/jobs/tasks.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/log.h"
 #include "dynslice/walk/memory_plan.h"
+#include "jobs/tasks.h"
 
 namespace dynslice {
 namespace {
@@ -178,8 +178,7 @@ OrderedJson to_json(const CompareResult& result) {
   json["models"] = result.models;
   json["bootstrap"] = {{"resamples", result.resamples}, {"seed", result.seed}, {"level", 0.95}};
   if (result.has_tasks) json["tasks_of"] = kHarnessVersion;
-  json["wall_seconds"] = result.seconds;
-  add_peaks(json, result.peak);
+  add_cost(json, result.seconds, result.peak);
   json["provenance"] = result.run_description;
   if (!result.text.is_null()) json["provenance"]["text"] = result.text;
   return json;

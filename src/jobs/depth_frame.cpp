@@ -14,6 +14,7 @@
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
 #include "dynslice/walk/walk_estimate.h"
+#include "jobs/folder_job.h"
 
 namespace dynslice {
 namespace {
@@ -73,11 +74,7 @@ ResourceEstimate estimate_method(const DepthRequest& request, const DepthMethod&
 }  // namespace
 
 OrderedJson to_json(const DepthResult& result) {
-  OrderedJson json = result.record;
-  json["wall_seconds"] = result.seconds;
-  add_peaks(json, result.peak);
-  json["output"] = result.output.string();
-  return json;
+  return written_json(result.record, result.seconds, result.peak, result.output);
 }
 
 int64_t share_of_layers(double ratio, int64_t layers) { return std::llround(ratio * static_cast<double>(layers)); }
@@ -110,20 +107,13 @@ Outcome<DepthResult> run_method(DepthRequest request, ProgressSink& progress,
   if (auto* dry_run = std::get_if<DryRun>(&prepared)) return std::move(*dry_run);
   compute = std::get<ResourcePlan>(prepared).compute;
 
-  const OrderedJson run_description = describe_run(request.common, compute, *checkpoint);
-  const auto folder = std::make_shared<WorkFolder>(CheckpointWriter::partial_folder(out));
-  if (auto earlier = earlier_result(request.common, out, *folder, run_description)) return std::move(*earlier);
-  Journal journal(folder,
-                  fingerprint(request.common, compute, *checkpoint, text ? &*text : nullptr, request.calibration),
-                  run_description, journal_options(request.common));
-  const DepthInputs in{*checkpoint, compute, text ? &*text : nullptr, journal, progress};
-  DepthResult result;
-  with_journal(journal, request.common, [&] {
-    result = search_and_write(request, method, in, out, folder);
-    result.seconds = journal.earlier_seconds() + seconds_since(start);
-    result.peak = peak_memory(compute);
-  });
-  return result;
+  const LoadedText* const read = text ? &*text : nullptr;
+  return write_folder<DepthResult>(
+      {.common = request.common, .compute = compute, .checkpoint = *checkpoint, .out = out, .start = start},
+      [&] { return fingerprint(request.common, compute, *checkpoint, read, request.calibration); },
+      [&](const std::shared_ptr<WorkFolder>& folder, Journal& journal) {
+        return search_and_write(request, method, {*checkpoint, compute, read, journal, progress}, out, folder);
+      });
 }
 
 }  // namespace dynslice

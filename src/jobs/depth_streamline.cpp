@@ -15,12 +15,12 @@
 #include "dynslice/depth/shallow_losses.h"
 #include "dynslice/jobs/depth.h"
 #include "dynslice/jobs/prepare.h"
-#include "dynslice/jobs/training.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/score/score.h"
 #include "dynslice/support/error.h"
 #include "dynslice/train/estimate.h"
 #include "jobs/depth_frame.h"
+#include "jobs/training.h"
 
 namespace dynslice {
 namespace {

@@ -118,8 +118,7 @@ OrderedJson to_json(const EvalResult& result) {
   OrderedJson json;
   if (result.tasks) {
     json = to_json(result.tasks->report);
-    json["wall_seconds"] = result.tasks->seconds;
-    add_peaks(json, result.tasks->peak);
+    add_cost(json, result.tasks->seconds, result.tasks->peak);
     json["provenance"] = result.tasks->run_description;
   }
   if (result.text) add_text(json, *result.text);

@@ -8,11 +8,11 @@
 #include "dynslice/evaluate/task_run.h"
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/journaling.h"
-#include "dynslice/jobs/tasks.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/files.h"
 #include "dynslice/text/tokenizer/tokenizer.h"
 #include "dynslice/walk/memory_plan.h"
+#include "jobs/tasks.h"
 
 namespace dynslice {
 namespace {

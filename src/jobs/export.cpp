@@ -5,10 +5,10 @@
 #include <variant>
 
 #include "dynslice/jobs/checkpoint_output.h"
-#include "dynslice/jobs/ggml_types.h"
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/support/log.h"
 #include "dynslice/walk/walk_estimate.h"
+#include "jobs/ggml_types.h"
 
 namespace dynslice {
 namespace {
@@ -35,8 +35,7 @@ OrderedJson to_json(const ExportResult& result) {
   json["bytes"] = result.file.bytes;
   json["bytes_by_type"] = result.file.bytes_by_type;
   json["notices"] = result.file.notices;
-  json["wall_seconds"] = result.seconds;
-  add_peaks(json, result.peak);
+  add_cost(json, result.seconds, result.peak);
   json["output"] = result.output.string();
   return json;
 }

@@ -1,4 +1,4 @@
-#include "dynslice/jobs/ggml_types.h"
+#include "jobs/ggml_types.h"
 
 #include <cctype>
 

@@ -17,7 +17,6 @@
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/journaling.h"
 #include "dynslice/jobs/sizes.h"
-#include "dynslice/jobs/training.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/error.h"
@@ -27,7 +26,9 @@
 #include "dynslice/text/datasets/instructions.h"
 #include "dynslice/text/tokenizer/tokenizer.h"
 #include "dynslice/train/estimate.h"
+#include "jobs/folder_job.h"
 #include "jobs/layer_origins.h"
+#include "jobs/training.h"
 
 namespace dynslice {
 namespace {
@@ -281,11 +282,7 @@ OrderedJson fingerprint_of(const HealInputs& in) {
 }  // namespace
 
 OrderedJson to_json(const HealResult& result) {
-  OrderedJson json = result.record;
-  json["wall_seconds"] = result.seconds;
-  add_peaks(json, result.peak);
-  json["output"] = result.output.string();
-  return json;
+  return written_json(result.record, result.seconds, result.peak, result.output);
 }
 
 Outcome<HealResult> run(const HealRequest& options, ProgressSink& progress) {
@@ -314,17 +311,12 @@ Outcome<HealResult> run(const HealRequest& options, ProgressSink& progress) {
   if (auto* dry_run = std::get_if<DryRun>(&prepared)) return std::move(*dry_run);
   compute = std::get<ResourcePlan>(prepared).compute;
 
-  const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
-  const auto folder = std::make_shared<WorkFolder>(CheckpointWriter::partial_folder(out));
-  if (auto earlier = earlier_result(options.common, out, *folder, run_description)) return std::move(*earlier);
-  Journal journal(folder, fingerprint_of(in), run_description, journal_options(options.common));
-  HealResult result;
-  with_journal(journal, options.common, [&] {
-    result = heal_to_folder(in, out, folder, journal, progress);
-    result.seconds = journal.earlier_seconds() + seconds_since(start);
-    result.peak = peak_memory(compute);
-  });
-  return result;
+  return write_folder<HealResult>(
+      {.common = options.common, .compute = compute, .checkpoint = *checkpoint, .out = out, .start = start},
+      [&] { return fingerprint_of(in); },
+      [&](const std::shared_ptr<WorkFolder>& folder, Journal& journal) {
+        return heal_to_folder(in, out, folder, journal, progress);
+      });
 }
 
 }  // namespace dynslice

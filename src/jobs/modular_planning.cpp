@@ -1,4 +1,4 @@
-#include "dynslice/jobs/modular_planning.h"
+#include "jobs/modular_planning.h"
 
 #include <algorithm>
 

@@ -5,7 +5,6 @@
 
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/journaling.h"
-#include "dynslice/jobs/modular_planning.h"
 #include "dynslice/jobs/planning.h"
 #include "dynslice/jobs/prepare.h"
 #include "dynslice/resources/estimate.h"
@@ -14,6 +13,7 @@
 #include "dynslice/train/estimate.h"
 #include "dynslice/walk/journal.h"
 #include "dynslice/walk/layer_walk.h"
+#include "jobs/modular_planning.h"
 
 namespace dynslice {
 namespace {

@@ -4,14 +4,14 @@
 #include <numeric>
 #include <utility>
 
-#include "dynslice/jobs/modular_planning.h"
-#include "dynslice/jobs/plan_parts.h"
-#include "dynslice/jobs/trials.h"
 #include "dynslice/modular/modular.h"
 #include "dynslice/plan/budget.h"
 #include "dynslice/slice/spectrum.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
+#include "jobs/modular_planning.h"
+#include "jobs/plan_parts.h"
+#include "jobs/trials.h"
 
 namespace dynslice {
 namespace {

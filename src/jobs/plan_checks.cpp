@@ -1,8 +1,8 @@
 // Which options of planning go together.
-#include "dynslice/jobs/plan_parts.h"
 #include "dynslice/modular/modular.h"
 #include "dynslice/slice/slice.h"
 #include "dynslice/support/error.h"
+#include "jobs/plan_parts.h"
 
 namespace dynslice {
 namespace {

@@ -1,4 +1,4 @@
-#include "dynslice/jobs/plan_parts.h"
+#include "jobs/plan_parts.h"
 
 #include <algorithm>
 #include <limits>

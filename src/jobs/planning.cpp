@@ -2,13 +2,13 @@
 
 #include <algorithm>
 
-#include "dynslice/jobs/modular_planning.h"
-#include "dynslice/jobs/plan_parts.h"
 #include "dynslice/jobs/prepare.h"
-#include "dynslice/jobs/trials.h"
 #include "dynslice/modular/estimate.h"
 #include "dynslice/score/estimate.h"
 #include "dynslice/slice/estimate.h"
+#include "jobs/modular_planning.h"
+#include "jobs/plan_parts.h"
+#include "jobs/trials.h"
 
 namespace dynslice {
 namespace {

@@ -63,6 +63,11 @@ void add_peaks(OrderedJson& json, const PeakMemory& peak) {
   if (peak.device) json["peak_device_bytes"] = *peak.device;
 }
 
+void add_cost(OrderedJson& json, double seconds, const PeakMemory& peak) {
+  json["wall_seconds"] = seconds;
+  add_peaks(json, peak);
+}
+
 std::variant<ResourcePlan, DryRun> prepare(const CommonOptions& options, const Checkpoint& checkpoint,
                                            const ComputeOptions& compute, const Job& job) {
   ResourcePlan plan = plan_resources(job.estimator, compute, memory_limits(options), job.stream_bytes);

@@ -11,8 +11,6 @@
 #include "dynslice/jobs/checkpoint_output.h"
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/journaling.h"
-#include "dynslice/jobs/quantize_gguf.h"
-#include "dynslice/jobs/quantizing.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/quantize/estimate.h"
 #include "dynslice/quantize/gguf_blocks.h"
@@ -21,7 +19,9 @@
 #include "dynslice/resources/estimate.h"
 #include "dynslice/score/estimate.h"
 #include "dynslice/support/error.h"
+#include "jobs/quantize_gguf.h"
 #include "jobs/quantize_sweep.h"
+#include "jobs/quantizing.h"
 
 namespace dynslice {
 namespace {
@@ -302,17 +302,12 @@ Outcome<QuantizeResult> run_prepared(const Quantizing& in, const QuantizeOutput&
 }
 
 OrderedJson model_json(const QuantizedModel& model) {
-  OrderedJson json = model.record;
-  json["wall_seconds"] = model.seconds;
-  add_peaks(json, model.peak);
-  json["output"] = model.output.string();
-  return json;
+  return written_json(model.record, model.seconds, model.peak, model.output);
 }
 
 OrderedJson sweep_json(const QuantSweep& sweep) {
   OrderedJson json = sweep.record;
-  json["wall_seconds"] = sweep.seconds;
-  add_peaks(json, sweep.peak);
+  add_cost(json, sweep.seconds, sweep.peak);
   return json;
 }
 

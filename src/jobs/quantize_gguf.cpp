@@ -1,12 +1,12 @@
-#include "dynslice/jobs/quantize_gguf.h"
+#include "jobs/quantize_gguf.h"
 
 #include "dynslice/formats/gguf/gguf_file.h"
 #include "dynslice/jobs/checkpoint_output.h"
-#include "dynslice/jobs/ggml_types.h"
 #include "dynslice/jobs/journaling.h"
 #include "dynslice/quantize/gguf_blocks.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
+#include "jobs/ggml_types.h"
 
 namespace dynslice {
 

@@ -8,14 +8,14 @@
 #include "dynslice/jobs/checkpoint_output.h"
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/journaling.h"
-#include "dynslice/jobs/quantizing.h"
-#include "dynslice/jobs/sweep_tasks.h"
 #include "dynslice/quantize/estimate.h"
 #include "dynslice/report/line_chart.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
+#include "jobs/quantizing.h"
+#include "jobs/sweep_tasks.h"
 
 namespace dynslice {
 namespace {

@@ -1,4 +1,4 @@
-#include "dynslice/jobs/quantizing.h"
+#include "jobs/quantizing.h"
 
 #include <algorithm>
 #include <array>
@@ -7,10 +7,10 @@
 #include <numeric>
 #include <set>
 
-#include "dynslice/jobs/ggml_types.h"
 #include "dynslice/jobs/sizes.h"
 #include "dynslice/quantize/gguf_blocks.h"
 #include "dynslice/support/error.h"
+#include "jobs/ggml_types.h"
 
 namespace dynslice {
 namespace {

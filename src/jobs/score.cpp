@@ -39,8 +39,7 @@ ResourceEstimate estimate(const Checkpoint& checkpoint, const ComputeOptions& co
 
 OrderedJson to_json(const ScoreResult& result) {
   OrderedJson json = to_json(result.scores);
-  json["wall_seconds"] = result.seconds;
-  add_peaks(json, result.peak);
+  add_cost(json, result.seconds, result.peak);
   return json;
 }
 

@@ -13,7 +13,6 @@
 #include "dynslice/jobs/checkpoint_output.h"
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/journaling.h"
-#include "dynslice/jobs/modular_planning.h"
 #include "dynslice/jobs/planning.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/modular/estimate.h"
@@ -26,6 +25,8 @@
 #include "dynslice/train/estimate.h"
 #include "dynslice/walk/journal.h"
 #include "dynslice/walk/layer_walk.h"
+#include "jobs/folder_job.h"
+#include "jobs/modular_planning.h"
 
 namespace dynslice {
 namespace {
@@ -65,7 +66,6 @@ struct SliceInputs {
   Calibration& calibration;
   std::optional<SlicePlan> plan{};  // that was given
   std::filesystem::path out{};
-  Work work{};  // that was estimated, planning and slicing together
 };
 
 // Planning and slicing together.
@@ -149,7 +149,7 @@ OrderedJson record_of_slice(const SliceInputs& in, const Planned& planned, const
 
 // Plans, slices and writes the checkpoint; what the journal holds of that is taken from there.
 SliceJobResult slice_to_folder(const SliceInputs& in, const std::shared_ptr<WorkFolder>& folder, Journal& journal,
-                               std::chrono::steady_clock::time_point start, ProgressSink& progress) {
+                               ProgressSink& progress) {
   SensitivitySource sensitivity =
       sensitivity_source(in.options, in.checkpoint, in.compute, in.calibration, &journal, progress);
   Planned planned = in.plan ? Planned{*in.plan, std::nullopt}
@@ -176,9 +176,6 @@ SliceJobResult slice_to_folder(const SliceInputs& in, const std::shared_ptr<Work
   writer.write_text("dynslice.json", to_text(result.record));
   writer.commit([&] { journal.remove_files(); });
 
-  result.seconds = journal.earlier_seconds() + seconds_since(start);
-  result.peak = peak_memory(in.compute);  // before anything is measured after the run
-  result.arithmetic = measure_arithmetic(in.work, in.compute, result.seconds);
   result.plan = std::move(planned.plan);
   result.scores = std::move(planned.scores);
   result.dtype = in.compute.dtype;
@@ -224,18 +221,23 @@ Outcome<SliceJobResult> run(const SliceRequest& request, ProgressSink& progress)
                           {.verb = "slice", .estimator = estimator, .stream_bytes = 0, .output = in.out});
   if (auto* dry_run = std::get_if<DryRun>(&prepared)) return std::move(*dry_run);
   compute = std::get<ResourcePlan>(prepared).compute;
-  in.work = std::get<ResourcePlan>(prepared).estimate.work;
+  const Work work = std::get<ResourcePlan>(prepared).estimate.work;  // of planning and slicing together
 
-  const auto folder = std::make_shared<WorkFolder>(CheckpointWriter::partial_folder(in.out));
-  const OrderedJson run_description = describe_run(options.common, compute, *checkpoint);
-  if (auto earlier = earlier_result(options.common, in.out, *folder, run_description)) return std::move(*earlier);
-  OrderedJson job = fingerprint(options.common, compute, *checkpoint, &calibration.text(), options.calibration);
-  add_file(job, "--scores", options.scores);
-  add_file(job, "--plan", options.plan);
-  Journal journal(folder, job, run_description, journal_options(options.common));
-  SliceJobResult result;
-  with_journal(journal, options.common, [&] { result = slice_to_folder(in, folder, journal, start, progress); });
-  return result;
+  const auto fingerprint_of_slice = [&] {
+    OrderedJson job = fingerprint(options.common, compute, *checkpoint, &calibration.text(), options.calibration);
+    add_file(job, "--scores", options.scores);
+    add_file(job, "--plan", options.plan);
+    return job;
+  };
+  auto outcome = write_folder<SliceJobResult>(
+      {.common = options.common, .compute = compute, .checkpoint = *checkpoint, .out = in.out, .start = start},
+      fingerprint_of_slice, [&](const std::shared_ptr<WorkFolder>& folder, Journal& journal) {
+        return slice_to_folder(in, folder, journal, progress);
+      });
+  // What is measured now takes no part in what the run took.
+  if (auto* result = std::get_if<SliceJobResult>(&outcome))
+    result->arithmetic = measure_arithmetic(work, compute, result->seconds);
+  return outcome;
 }
 
 }  // namespace dynslice

@@ -1,13 +1,13 @@
-#include "dynslice/jobs/sweep_tasks.h"
+#include "jobs/sweep_tasks.h"
 
 #include <map>
 
-#include "dynslice/jobs/tasks.h"
 #include "dynslice/quantize/planned_checkpoint.h"
 #include "dynslice/quantize/quant_plan.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/text/tokenizer/tokenizer.h"
 #include "dynslice/walk/memory_plan.h"
+#include "jobs/tasks.h"
 
 namespace dynslice {
 SweepTasks::SweepTasks(const QuantizeRequest& options, const Checkpoint& checkpoint, ProgressSink& progress)

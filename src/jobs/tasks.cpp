@@ -1,4 +1,4 @@
-#include "dynslice/jobs/tasks.h"
+#include "jobs/tasks.h"
 
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"

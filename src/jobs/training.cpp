@@ -1,4 +1,4 @@
-#include "dynslice/jobs/training.h"
+#include "jobs/training.h"
 
 #include <algorithm>
 #include <cmath>

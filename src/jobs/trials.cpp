@@ -1,11 +1,9 @@
-#include "dynslice/jobs/trials.h"
+#include "jobs/trials.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "dynslice/jobs/modular_planning.h"
-#include "dynslice/jobs/plan_parts.h"
 #include "dynslice/modular/estimate.h"
 #include "dynslice/plan/allocate.h"
 #include "dynslice/plan/search.h"
@@ -15,6 +13,8 @@
 #include "dynslice/support/error.h"
 #include "dynslice/support/format.h"
 #include "dynslice/support/log.h"
+#include "jobs/modular_planning.h"
+#include "jobs/plan_parts.h"
 
 namespace dynslice {
 

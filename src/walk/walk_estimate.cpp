@@ -1,5 +1,6 @@
 #include "dynslice/walk/walk_estimate.h"
 
+#include "dynslice/model/decoder_layer.h"
 #include "dynslice/support/machine.h"
 #include "dynslice/tensor/kernels.h"
 #include "dynslice/tensor/logit_blocks.h"
@@ -36,9 +37,9 @@ MemoryPart program_part(at::Device device) {
 }
 
 int64_t layer_parameters(const ModelConfig& config, const LayerShape& shape) {
-  const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
-  return (q + 2 * kv) * shape.input_width + q * shape.middle_width + shape.read_rows() * shape.middle_width +
-         shape.intermediate_size * shape.output_width;
+  int64_t parameters = 0;
+  for (const MatrixPart& one : matrix_parts(shape, config.head_dim)) parameters += one.rows * one.columns;
+  return parameters;
 }
 
 int64_t largest_linear(const ModelConfig& config, const LayerShape& shape) {

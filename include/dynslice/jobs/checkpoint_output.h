@@ -9,6 +9,7 @@
 #include "dynslice/checkpoint/checkpoint_writer.h"
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/outcome.h"
+#include "dynslice/jobs/prepare.h"
 #include "dynslice/jobs/requests.h"
 
 namespace dynslice {
@@ -54,6 +55,10 @@ std::optional<OrderedJson> finished_earlier(const std::filesystem::path& out, co
 // The record in `text`, which lies at `where`, when it is that of the same command.
 std::optional<OrderedJson> record_of_job(const std::string& text, const std::string& where,
                                          const OrderedJson& run_description);
+// As --json prints what was written: the record, what it took, and where it lies.
+OrderedJson written_json(OrderedJson record, double seconds, const PeakMemory& peak,
+                         const std::filesystem::path& output);
+
 // Says that nothing is left to do.
 EarlierResult tell_finished(const std::filesystem::path& out, OrderedJson record);
 

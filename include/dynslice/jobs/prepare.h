@@ -43,5 +43,7 @@ PeakMemory peak_memory(const ComputeOptions& compute);
 
 // As the keys "peak_rss_bytes" and "peak_device_bytes".
 void add_peaks(OrderedJson& json, const PeakMemory& peak);
+// The same behind "wall_seconds".
+void add_cost(OrderedJson& json, double seconds, const PeakMemory& peak);
 
 }  // namespace dynslice

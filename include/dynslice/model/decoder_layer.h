@@ -70,22 +70,29 @@ void remove_attention(DecoderLayer& layer);
 // Applies `visit` to every tensor of the layer, shortcuts included, in the order in which the forward reads them.
 template <typename Layer, typename Visitor>
 void for_each_tensor(Layer& layer, Visitor visit) {
-  const auto linear = [&](auto& matrix) {
-    visit(matrix.weight);
-    visit(matrix.bias);
+  const auto parts = [&](Half half, bool writes) {
+    Linear DecoderLayer::* last = nullptr;
+    for (const LayerPart& part : layer_parts()) {
+      if (part.half != half || (part.side == PartSide::kWrites) != writes) continue;
+      Linear DecoderLayer::* const matrix = matrix_member(part.role);
+      if (matrix == nullptr) {
+        visit(layer.*norm_member(part.role));
+      } else if (matrix != last) {
+        visit((layer.*matrix).weight);
+        visit((layer.*matrix).bias);
+      }
+      last = matrix;
+    }
   };
-  const auto half = [&](auto& norm, auto& reads, auto& shortcut, auto& writes) {
-    visit(norm);
-    linear(reads);
+  const auto half = [&](Half which, auto& shortcut) {
+    parts(which, false);
     visit(shortcut.weight);
     visit(shortcut.down);
-    linear(writes);
+    parts(which, true);
     visit(shortcut.up);
   };
-  visit(layer.query_norm);
-  visit(layer.key_norm);
-  half(layer.input_norm, layer.qkv, layer.attn_shortcut, layer.o_proj);
-  half(layer.post_attention_norm, layer.gate_up, layer.mlp_shortcut, layer.down_proj);
+  half(Half::kAttention, layer.attn_shortcut);
+  half(Half::kMlp, layer.mlp_shortcut);
 }
 
 // What all layers of a model share during a walk over windows of one length.

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cli/show/terminal.h"
+#include "dynslice/jobs/checkpoint_output.h"
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/support/machine.h"
 
@@ -47,11 +48,7 @@ void show(const DryRun& dry_run, bool json) {
 
 void show(const EarlierResult& earlier, bool json) {
   if (!json) return;  // the log has said it
-  OrderedJson record = earlier.record;
-  record["wall_seconds"] = 0.0;
-  record["peak_rss_bytes"] = peak_rss_bytes();
-  record["output"] = earlier.output.string();
-  std::cout << to_text(record);
+  std::cout << to_text(written_json(earlier.record, 0, {.rss = peak_rss_bytes(), .device = {}}, earlier.output));
 }
 
 }  // namespace dynslice::cli

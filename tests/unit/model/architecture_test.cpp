@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <set>
 
+#include "dynslice/heal/lora_options.h"
 #include "dynslice/model/decoder_layer.h"
 #include "dynslice/model/tensor_layout.h"
 #include "tiny_model.h"
@@ -89,6 +90,8 @@ TEST(Architecture, NamesOfPartsAreFoundAgain) {
   EXPECT_THAT(linear_names(),
               ::testing::ElementsAre("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"));
 }
+
+TEST(Architecture, LoraUpdatesAllLinearsUnlessToldOtherwise) { EXPECT_EQ(LoraOptions{}.modules, linear_names()); }
 
 TEST(Architecture, ModelTypesAreFoundByTheirNames) {
   for (const Architecture& row : architectures()) EXPECT_EQ(find_architecture(row.model_type), &row);

@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "dynslice/checkpoint/gguf_export.h"
-#include "dynslice/jobs/quantizing.h"
+#include "jobs/quantizing.h"
 
 namespace dynslice {
 

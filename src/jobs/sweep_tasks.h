@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "dynslice/evaluate/task_run.h"
-#include "dynslice/jobs/quantizing.h"
 #include "dynslice/resources/estimate.h"
+#include "jobs/quantizing.h"
 
 namespace dynslice {
 
