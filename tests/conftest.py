@@ -7,7 +7,11 @@ import random
 import re
 import select
 import signal
+import socket
 import subprocess
+import sys
+import tempfile
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -99,10 +103,65 @@ def run_program(command, expect=0, env=None, timeout=600, **options):
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **{k: str(v) for k, v in (env or {}).items()}}
     done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           encoding="utf-8", env=environment, timeout=timeout, **options)
-    if expect is not None and done.returncode != expect:
-        pytest.fail(f"exit code {done.returncode}, expected {expect}: {' '.join(map(str, command))}\n"
-                    f"--- stdout\n{done.stdout[-4000:]}\n--- stderr\n{done.stderr[-4000:]}")
-    return Result(done.returncode, done.stdout, done.stderr)
+    return as_expected(Result(done.returncode, done.stdout, done.stderr), expect, command)
+
+
+def as_expected(result, expect, command):
+    __tracebackhide__ = True
+    if expect is not None and result.code != expect:
+        pytest.fail(f"exit code {result.code}, expected {expect}: {' '.join(map(str, command))}\n"
+                    f"--- stdout\n{result.stdout[-4000:]}\n--- stderr\n{result.stderr[-4000:]}")
+    return result
+
+
+class WarmProgram:
+    """Runs dynslice in processes forked from one that has loaded LibTorch (tests/warm_main.cpp), which saves 0.3 s each.
+
+    What reads its environment while libraries are loaded, or is to be seen on pipes or a terminal, needs the program itself.
+    """
+
+    LOADED_WITH = ("OMP_", "GOMP_", "KMP_", "MKL_", "LD_", "GLIBC_", "MALLOC_")
+
+    def __init__(self, program, warm):
+        ours, theirs = socket.socketpair()
+        self.program, self.socket, self.lock = program, ours, threading.Lock()
+        self.server = subprocess.Popen([warm, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                                       env=self.environment({}))
+        theirs.close()
+
+    def environment(self, changes):
+        return {**os.environ, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000", **{k: str(v) for k, v in changes.items()}}
+
+    def takes(self, changes, options):
+        return not any(name.startswith(self.LOADED_WITH) for name in changes) and options.keys() <= {"cwd"}
+
+    def number(self):
+        data = self.socket.recv(4, socket.MSG_WAITALL)
+        assert len(data) == 4, f"warm_main has ended with {self.server.wait()}"
+        return int.from_bytes(data, sys.byteorder, signed=True)
+
+    def run(self, arguments, changes, timeout, cwd="."):
+        request = json.dumps({"arguments": [str(self.program), *map(str, arguments)], "environment": self.environment(changes),
+                              "folder": os.path.abspath(cwd)}).encode()
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            socket.send_fds(self.socket, [len(request).to_bytes(4, sys.byteorder)], [out.fileno(), err.fileno()])
+            self.socket.sendall(request)
+            process = self.number()
+            in_time = threading.Timer(timeout, os.kill, (process, signal.SIGKILL))
+            in_time.start()
+            status = self.number()
+            if in_time.finished.is_set():
+                pytest.fail(f"not done in {timeout} s: {' '.join(map(str, arguments))}")
+            in_time.cancel()
+            texts = []
+            for stream in (out, err):
+                stream.seek(0)
+                texts.append(stream.read().decode().replace("\r\n", "\n").replace("\r", "\n"))
+        return Result(os.waitstatus_to_exitcode(status), *texts)
+
+    def close(self):
+        self.socket.close()
+        self.server.wait()
 
 
 @pytest.fixture(scope="session")
@@ -112,9 +171,30 @@ def run_command():
 
 
 @pytest.fixture(scope="session")
-def run(binary):
-    """run("eval", folder, "--json", expect=0, env={...}) -> Result: dynslice with these arguments."""
-    return lambda *arguments, **options: run_program([binary, *arguments], **options)
+def warm(binary, helper):
+    program = WarmProgram(binary, helper("warm_main"))
+    yield program
+    program.close()
+
+
+@pytest.fixture(scope="session")
+def run(binary, warm):
+    """run("eval", folder, "--json", expect=0, env={...}) -> Result: dynslice with these arguments.
+
+    DYNSLICE_TEST_COLD=1 starts the program itself for each.
+    """
+
+    def run_dynslice(*arguments, expect=0, env=None, timeout=600, **options):
+        __tracebackhide__ = True
+        if not warm.takes(env or {}, options) or os.environ.get("DYNSLICE_TEST_COLD") or not warm.lock.acquire(blocking=False):
+            return run_program([binary, *arguments], expect, env, timeout, **options)
+        try:
+            done = warm.run(arguments, env or {}, timeout, **options)
+        finally:
+            warm.lock.release()
+        return as_expected(done, expect, [binary, *arguments])
+
+    return run_dynslice
 
 
 @dataclass

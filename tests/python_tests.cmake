@@ -19,6 +19,8 @@ dynslice_test_program(dequantize_main interop/dequantize_main.cpp)
 dynslice_test_program(logits_main interop/logits_main.cpp)
 dynslice_test_program(template_main interop/template_main.cpp)
 dynslice_test_program(hub_main integration/hub_main.cpp)
+dynslice_test_program(warm_main warm_main.cpp)
+target_link_libraries(warm_main PRIVATE dynslice_cli dynslice_definitions)
 
 # dynslice_python_tests(label timeout distribution): tests/<label>/test_*.py, by a process a core. `distribution` is
 # pytest-xdist's: which test a process takes when it is done with one.

@@ -1,6 +1,7 @@
 """`dynslice slice --basis global` and `layer` against transformers, the gguf package and llama.cpp."""
 
 import pytest
+from conftest import tiny_config
 from test_export import field
 from test_modular import FAMILIES, is_the_same_model, their_logits  # noqa: F401
 from transformers import AutoConfig
@@ -22,8 +23,9 @@ def cut(run, tiny_model, text_file, tmp_path):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_one_basis_is_an_ordinary_model_to_transformers(name, cut, our_logits, window):
     out = cut(name, "--basis", "global")
-    config = AutoConfig.from_pretrained(out)
-    assert config.model_type == FAMILIES[name][0] and config.hidden_size == 48 and config.head_dim == 16
+    config, (family, changes) = AutoConfig.from_pretrained(out), FAMILIES[name]
+    assert config.model_type == family and config.hidden_size == 48
+    assert config.head_dim == getattr(tiny_config(family, **changes), "head_dim", 16)  # Qwen2's is hidden_size / heads
     assert config.tie_word_embeddings == ("tied" in name)
     assert (our_logits(out) - their_logits(out, window)).abs().max() < 1e-3
 
