@@ -22,13 +22,13 @@ dynslice_test_program(hub_main integration/hub_main.cpp)
 dynslice_test_program(warm_main warm_main.cpp)
 target_link_libraries(warm_main PRIVATE dynslice_cli dynslice_definitions)
 
-# dynslice_python_tests(label timeout distribution): tests/<label>/test_*.py, by a process a core. `distribution` is
-# pytest-xdist's: which test a process takes when it is done with one.
+# dynslice_python_tests(label timeout processes distribution): tests/<label>/test_*.py, by so many processes.
+# `distribution` is pytest-xdist's: which test a process takes when it is done with one.
 include(ProcessorCount)
 ProcessorCount(_processors)
-function(dynslice_python_tests label timeout distribution)
+function(dynslice_python_tests label timeout processes distribution)
   add_test(NAME ${label}
-    COMMAND "${DYNSLICE_TEST_PYTHON}" -m pytest -q -ra --tb=short --color=no -p no:cacheprovider -p xdist -n ${_processors}
+    COMMAND "${DYNSLICE_TEST_PYTHON}" -m pytest -q -ra --tb=short --color=no -p no:cacheprovider -p xdist -n ${processes}
             --dist ${distribution} --rootdir "${CMAKE_CURRENT_SOURCE_DIR}" --junitxml "${CMAKE_BINARY_DIR}/junit/${label}.xml"
             "${CMAKE_CURRENT_SOURCE_DIR}/${label}"
     WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
@@ -40,6 +40,8 @@ function(dynslice_python_tests label timeout distribution)
     ENVIRONMENT "OMP_NUM_THREADS=1;DYNSLICE_BUILD_DIR=${CMAKE_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1;PYTEST_DISABLE_PLUGIN_AUTOLOAD=1;OMP_WAIT_POLICY=passive")
 endfunction()
 
-dynslice_python_tests(integration 3600 worksteal)
+# One process more than cores: many of its tests wait, for a server or for a program to be stopped.
+math(EXPR _more_processes "${_processors} + 1")
+dynslice_python_tests(integration 3600 ${_more_processes} worksteal)
 # File by file: a file's tests share the models that peers have loaded, which takes longer than many a test.
-dynslice_python_tests(interop 3600 loadfile)
+dynslice_python_tests(interop 3600 ${_processors} loadfile)

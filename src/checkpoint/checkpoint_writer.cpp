@@ -433,11 +433,11 @@ void CheckpointWriter::Impl::commit(const std::function<void()>& before_rename) 
   swap_in();
 }
 
-CheckpointWriter::CheckpointWriter(fs::path out, std::vector<OutputTensor> tensors, bool force,
+CheckpointWriter::CheckpointWriter(const fs::path& out, std::vector<OutputTensor> tensors, bool force,
                                    uint64_t max_shard_bytes)
-    : CheckpointWriter(std::move(out), std::move(tensors), force, nullptr, {}, max_shard_bytes) {}
+    : CheckpointWriter(out, std::move(tensors), force, nullptr, {}, max_shard_bytes) {}
 
-CheckpointWriter::CheckpointWriter(fs::path out, std::vector<OutputTensor> tensors, bool force,
+CheckpointWriter::CheckpointWriter(const fs::path& out, std::vector<OutputTensor> tensors, bool force,
                                    std::shared_ptr<WorkFolder> folder, const OrderedJson& written,
                                    uint64_t max_shard_bytes, const std::string& stem)
     : impl_(std::make_unique<Impl>(out, std::move(tensors), force, std::move(folder), written, max_shard_bytes, stem)) {

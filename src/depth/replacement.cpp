@@ -120,7 +120,7 @@ TrainedReplacement train_replacement(const LayerWalk& walk, const TokenWindows& 
     trained_one.result = train(parameters, objective, options.training, "Training", walk.progress(), journal);
   }
   trained_one.replacement = {start, std::move(layers.layers.front())};
-  for (at::Tensor parameter : parameters) parameter.requires_grad_(false);
+  for (const at::Tensor& parameter : parameters) parameter.requires_grad_(false);
   return trained_one;
 }
 

@@ -25,13 +25,13 @@ class CheckpointWriter {
   // Announces all tensors and lays out model.safetensors, or model-0000k-of-0000n.safetensors with an index
   // when there is more than `max_shard_bytes`. Throws kUsage when `out` exists and not `force`;
   // kOutOfResources, before anything is written, when the disk lacks the room.
-  CheckpointWriter(std::filesystem::path out, std::vector<OutputTensor> tensors, bool force,
+  CheckpointWriter(const std::filesystem::path& out, std::vector<OutputTensor> tensors, bool force,
                    uint64_t max_shard_bytes = kShardBytes);
   // The same for a run that keeps a journal in `folder` (OUT.partial), whose files are left alone. With `written`,
   // what `written()` gave in an earlier run, the tensors that it names are there already: they are compared with
   // their checksums, and everything else is written again. Throws kBadInput when they are not as they were. `stem` is
   // what the files' names begin with.
-  CheckpointWriter(std::filesystem::path out, std::vector<OutputTensor> tensors, bool force,
+  CheckpointWriter(const std::filesystem::path& out, std::vector<OutputTensor> tensors, bool force,
                    std::shared_ptr<WorkFolder> folder, const OrderedJson& written,
                    uint64_t max_shard_bytes = kShardBytes, const std::string& stem = "model");
   ~CheckpointWriter();

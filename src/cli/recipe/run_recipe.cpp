@@ -38,7 +38,7 @@ class PassingFolder {
 std::string plain_argument(const std::string& path) { return path.starts_with('-') ? "./" + path : path; }
 
 void print_heading(const Step& step, const std::vector<std::string>& words) {
-  std::cout << "\n== " << step.title << ": " << shell_line(words) << std::endl;
+  std::cout << "\n== " << step.title << ": " << shell_line(words) << '\n' << std::flush;
 }
 
 OrderedJson parse_result(const std::string& text) { return text.empty() ? OrderedJson() : OrderedJson::parse(text); }

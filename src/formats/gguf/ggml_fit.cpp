@@ -289,8 +289,9 @@ bool fit_scale_and_offset(const Group& group, const Layout& layout, bool weighte
   // fit's; and then with the scale that suits each of them best, as half precision has it.
   Trials trials{};
   for (int lane = 0; lane < kLanes; ++lane) {
-    trials.base[lane] = beside(half, lane % 4 - 1);
-    trials.scale[lane] = fit.scale + (fit.base - trials.base[lane]) / layout.highest() * static_cast<float>(lane / 4);
+    const int offset = lane % 4 - 1, reach = lane / 4;
+    trials.base[lane] = beside(half, offset);
+    trials.scale[lane] = fit.scale + (fit.base - trials.base[lane]) / layout.highest() * static_cast<float>(reach);
   }
   evaluate(group, 0, layout.highest(), trials);
   refit_scales(trials);
@@ -530,7 +531,7 @@ bool fit_grid(const Layout& layout, std::span<const float> values, std::span<con
   KBlock block{layout, {}, {}, layout.groups()};
   const auto group_values = static_cast<int>(layout.grid.group_values);
   for (int g = 0; g < block.count; ++g) {
-    const auto first = static_cast<ptrdiff_t>(g * group_values);
+    const auto first = static_cast<ptrdiff_t>(g) * group_values;
     block.groups[static_cast<size_t>(g)] = {values.data() + first, normalized + first, group_values};
   }
   if (layout.is_k())

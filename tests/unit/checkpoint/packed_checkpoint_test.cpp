@@ -22,7 +22,7 @@ using testing::TemporaryFolder;
 using testing::tensor_named;
 using testing::write_folder;
 
-const std::string kQuery = "model.layers.0.self_attn.q_proj";
+const std::string kPackedQuery = "model.layers.0.self_attn.q_proj";
 const std::string kDown = "model.layers.1.mlp.down_proj";
 
 FixtureJson weights(int bits, bool symmetric, FixtureJson group_size) {
@@ -81,15 +81,15 @@ class PackedFolder : public ::testing::Test {
     query_zeros_ = random(16, 16);  // [8, 2]
     down_codes_ = random(48, 8);
     std::erase_if(tensors_,
-                  [](const RawTensor& t) { return t.name == kQuery + ".weight" || t.name == kDown + ".weight"; });
+                  [](const RawTensor& t) { return t.name == kPackedQuery + ".weight" || t.name == kDown + ".weight"; });
     std::vector<uint8_t> columns;  // of the zero points, one after the other
     for (size_t group = 0; group < 2; ++group) {
       for (size_t row = 0; row < 8; ++row) columns.push_back(query_zeros_[row * 2 + group]);
     }
-    tensors_.push_back({kQuery + ".weight_packed", "I32", {8, 1}, packed_rows(query_codes_, 8, 4)});
-    tensors_.push_back({kQuery + ".weight_scale", "F32", {8, 2}, bytes_of(testing::random_values(16, 50))});
-    tensors_.push_back({kQuery + ".weight_zero_point", "I32", {1, 2}, packed_rows(columns, 8, 4)});
-    tensors_.push_back({kQuery + ".weight_shape", "I64", {2}, bytes_of(std::vector<int64_t>{8, 8})});
+    tensors_.push_back({kPackedQuery + ".weight_packed", "I32", {8, 1}, packed_rows(query_codes_, 8, 4)});
+    tensors_.push_back({kPackedQuery + ".weight_scale", "F32", {8, 2}, bytes_of(testing::random_values(16, 50))});
+    tensors_.push_back({kPackedQuery + ".weight_zero_point", "I32", {1, 2}, packed_rows(columns, 8, 4)});
+    tensors_.push_back({kPackedQuery + ".weight_shape", "I64", {2}, bytes_of(std::vector<int64_t>{8, 8})});
     tensors_.push_back({kDown + ".weight_packed", "I32", {8, 1}, packed_rows(down_codes_, 6, 3)});
     tensors_.push_back({kDown + ".weight_scale", "F32", {8, 1}, bytes_of(testing::random_values(8, 51))});
     tensors_.push_back({kDown + ".weight_shape", "I64", {2}, bytes_of(std::vector<int64_t>{8, 6})});
@@ -114,7 +114,7 @@ class PackedFolder : public ::testing::Test {
   }
   at::Tensor query() {
     std::vector<float> values;
-    const std::vector<float> scales = scales_of(kQuery);
+    const std::vector<float> scales = scales_of(kPackedQuery);
     for (size_t i = 0; i < 64; ++i) {
       const size_t at = i / 8 * 2 + i % 8 / 4;
       values.push_back(static_cast<float>(query_codes_[i] - query_zeros_[at]) * scales[at]);
@@ -136,27 +136,27 @@ class PackedFolder : public ::testing::Test {
 
 TEST_F(PackedFolder, ShowsWeightsInTheirOwnShapesAndLoadsTheirValues) {
   const auto checkpoint = open();
-  const TensorInfo* info = checkpoint->find(kQuery + ".weight");
+  const TensorInfo* info = checkpoint->find(kPackedQuery + ".weight");
   ASSERT_NE(info, nullptr);
   EXPECT_EQ(info->shape, (std::vector<int64_t>{8, 8}));
   EXPECT_EQ(info->dtype, "I4");
   EXPECT_EQ(info->bytes, 8U * 4 + 16 * 4 + 2 * 4);
   EXPECT_EQ(checkpoint->find(kDown + ".weight")->dtype, "I3");
   for (const TensorInfo& tensor : checkpoint->tensors()) EXPECT_TRUE(tensor.name.ends_with(".weight")) << tensor.name;
-  EXPECT_TRUE(at::equal(checkpoint->load(kQuery + ".weight", {8, 8}, at::kFloat), query()));
+  EXPECT_TRUE(at::equal(checkpoint->load(kPackedQuery + ".weight", {8, 8}, at::kFloat), query()));
   EXPECT_TRUE(at::equal(checkpoint->load(kDown + ".weight", {8, 6}, at::kFloat), down()));
 }
 
 TEST_F(PackedFolder, GivesRowsAndConvertsThem) {
   const auto checkpoint = open();
-  const at::Tensor rows = checkpoint->load_rows(kQuery + ".weight", {8, 8}, 3, 6, at::kBFloat16);
+  const at::Tensor rows = checkpoint->load_rows(kPackedQuery + ".weight", {8, 8}, 3, 6, at::kBFloat16);
   EXPECT_TRUE(at::equal(rows, query().narrow(0, 3, 3).to(at::kBFloat16)));
-  EXPECT_EQ(checkpoint->load_rows(kQuery + ".weight", {8, 8}, 5, 5, at::kFloat).numel(), 0);
+  EXPECT_EQ(checkpoint->load_rows(kPackedQuery + ".weight", {8, 8}, 5, 5, at::kFloat).numel(), 0);
 }
 
 TEST_F(PackedFolder, ComputesInTheDtypeOfTheScales) {
-  const at::Tensor scales = at::tensor(scales_of(kQuery)).view({8, 2}).to(at::kBFloat16);
-  RawTensor& stored = part(kQuery, "scale");
+  const at::Tensor scales = at::tensor(scales_of(kPackedQuery)).view({8, 2}).to(at::kBFloat16);
+  RawTensor& stored = part(kPackedQuery, "scale");
   stored.dtype = "BF16";
   stored.bytes.assign(static_cast<const char*>(scales.const_data_ptr()), scales.nbytes());
   std::vector<float> differences;
@@ -164,7 +164,7 @@ TEST_F(PackedFolder, ComputesInTheDtypeOfTheScales) {
     differences.push_back(static_cast<float>(query_codes_[i] - query_zeros_[i / 8 * 2 + i % 8 / 4]));
   const at::Tensor expected =
       (at::tensor(differences).view({8, 2, 4}).to(at::kBFloat16) * scales.unsqueeze(2)).view({8, 8});
-  EXPECT_TRUE(at::equal(open()->load(kQuery + ".weight", {8, 8}, at::kBFloat16), expected));
+  EXPECT_TRUE(at::equal(open()->load(kPackedQuery + ".weight", {8, 8}, at::kBFloat16), expected));
 }
 
 TEST_F(PackedFolder, StoresWhatItsScalesAndOtherWeightsAre) {
@@ -177,10 +177,10 @@ TEST_F(PackedFolder, StoresWhatItsScalesAndOtherWeightsAre) {
 }
 
 TEST_F(PackedFolder, TakesZeroPointsThatAreNotPacked) {
-  RawTensor& zeros = part(kQuery, "zero_point");
+  RawTensor& zeros = part(kPackedQuery, "zero_point");
   zeros = {zeros.name, "I8", {8, 2}, ""};
   for (const uint8_t zero : query_zeros_) zeros.bytes.push_back(static_cast<char>(zero - 8));
-  EXPECT_TRUE(at::equal(open()->load(kQuery + ".weight", {8, 8}, at::kFloat), query()));
+  EXPECT_TRUE(at::equal(open()->load(kPackedQuery + ".weight", {8, 8}, at::kFloat), query()));
 }
 
 TEST_F(PackedFolder, TakesAWeightThatIsNotPackedThoughItCouldBe) {
@@ -212,39 +212,40 @@ TEST_F(PackedFolder, NamesTheFileAndTheTensorThatDoesNotFit) {
     tensor.shape = std::move(shape);
     tensor.bytes.assign(size, '\1');
   };
-  const auto says = [&](std::vector<int64_t> shape) { part(kQuery, "shape").bytes = bytes_of(shape); };
-  const std::string packed = kQuery + ".weight_packed", scale = kQuery + ".weight_scale",
-                    zero = kQuery + ".weight_zero_point", shape = kQuery + ".weight_shape";
+  const auto says = [&](std::vector<int64_t> shape) { part(kPackedQuery, "shape").bytes = bytes_of(shape); };
+  const std::string packed = kPackedQuery + ".weight_packed", scale = kPackedQuery + ".weight_scale",
+                    zero = kPackedQuery + ".weight_zero_point", shape = kPackedQuery + ".weight_shape";
   refused(packed, {scale}, [&] { remove(scale); });
   refused(packed, {shape}, [&] { remove(shape); });
   refused(packed, {zero, "not symmetric"}, [&] { remove(zero); });
   refused(zero, {"symmetric"}, [&] { group("a")["weights"]["symmetric"] = true; });
   refused(packed, {"3 bits", "[8, 1]"}, [&] {
     group("a")["weights"]["num_bits"] = 3;
-    resized(kQuery, "packed", {8, 5});
+    resized(kPackedQuery, "packed", {8, 5});
   });
   refused(packed, {"8 bits", "[8, 2]"}, [&] { group("a")["weights"]["num_bits"] = 8; });
   refused(packed, {"groups of 3"}, [&] { group("a")["weights"]["group_size"] = 3; });
   refused(scale, {"[8, 1]"}, [&] { group("a")["weights"]["group_size"] = 8; });
-  refused(scale, {"I32"}, [&] { part(kQuery, "scale").dtype = "I32"; });
-  refused(zero, {"[2, 2]", "[1, 2]"}, [&] { resized(kQuery, "zero_point", {2, 2}); });
-  refused(zero, {"F32"}, [&] { part(kQuery, "zero_point").dtype = "F32"; });
-  refused(packed, {"F32"}, [&] { part(kQuery, "packed").dtype = "F32"; });
-  refused(packed, {"[8]"}, [&] { resized(kQuery, "packed", {8}); });
-  refused(shape, {"[3]"}, [&] { resized(kQuery, "shape", {3}); });
+  refused(scale, {"I32"}, [&] { part(kPackedQuery, "scale").dtype = "I32"; });
+  refused(zero, {"[2, 2]", "[1, 2]"}, [&] { resized(kPackedQuery, "zero_point", {2, 2}); });
+  refused(zero, {"F32"}, [&] { part(kPackedQuery, "zero_point").dtype = "F32"; });
+  refused(packed, {"F32"}, [&] { part(kPackedQuery, "packed").dtype = "F32"; });
+  refused(packed, {"[8]"}, [&] { resized(kPackedQuery, "packed", {8}); });
+  refused(shape, {"[3]"}, [&] { resized(kPackedQuery, "shape", {3}); });
   refused(shape, {"F32"}, [&] {
-    part(kQuery, "shape").dtype = "F32";
-    part(kQuery, "shape").bytes.resize(8);
+    part(kPackedQuery, "shape").dtype = "F32";
+    part(kPackedQuery, "shape").bytes.resize(8);
   });
   for (const std::vector<int64_t>& wrong : std::vector<std::vector<int64_t>>{
            {8, 0}, {0, 8}, {-8, 8}, {8, -1}, {4, 8}, {8, INT64_MAX}, {INT64_MAX, INT64_MAX}, {8, int64_t{1} << 40}}) {
     refused(shape, {"says"}, [&] { says(wrong); });
   }
   refused(packed, {"no group"}, [&] { group("a")["targets"] = {"re:.*k_proj"}; });
-  refused(packed, {"no group"}, [&] { config_["quantization_config"]["ignore"].push_back(kQuery); });
-  refused(packed, {kQuery + ".weight"}, [&] { tensors_.push_back({kQuery + ".weight", "F32", {1}, "1234"}); });
-  refused(kQuery + ".weight_g_idx", {"reorders"},
-          [&] { tensors_.push_back({kQuery + ".weight_g_idx", "I32", {1}, "1234"}); });
+  refused(packed, {"no group"}, [&] { config_["quantization_config"]["ignore"].push_back(kPackedQuery); });
+  refused(packed, {kPackedQuery + ".weight"},
+          [&] { tensors_.push_back({kPackedQuery + ".weight", "F32", {1}, "1234"}); });
+  refused(kPackedQuery + ".weight_g_idx", {"reorders"},
+          [&] { tensors_.push_back({kPackedQuery + ".weight_g_idx", "I32", {1}, "1234"}); });
 }
 
 TEST_F(PackedFolder, RefusesAShapeThatTheConfigurationDoesNotAskFor) {
@@ -253,10 +254,10 @@ TEST_F(PackedFolder, RefusesAShapeThatTheConfigurationDoesNotAskFor) {
 }
 
 TEST_F(PackedFolder, RefusesScalesThatAreNotFinite) {
-  part(kQuery, "scale").bytes.replace(0, 4, testing::float_bytes({NAN}));
+  part(kPackedQuery, "scale").bytes.replace(0, 4, testing::float_bytes({NAN}));
   const auto checkpoint = open();
-  expect_error(ErrorKind::kBadInput, {"model.safetensors", kQuery + ".weight", "NaN"},
-               [&] { checkpoint->load(kQuery + ".weight", {8, 8}, at::kFloat); });
+  expect_error(ErrorKind::kBadInput, {"model.safetensors", kPackedQuery + ".weight", "NaN"},
+               [&] { checkpoint->load(kPackedQuery + ".weight", {8, 8}, at::kFloat); });
 }
 
 TEST_F(PackedFolder, NamesTheKeyOfWhatItCannotRead) {
@@ -339,7 +340,7 @@ TEST(PackingGroups, AreChosenByNameThenPatternThenClass) {
     const PackingGroup* found = packing_group_of(packing, module);
     return found == nullptr ? std::string("none") : found->name;
   };
-  EXPECT_EQ(group(kQuery), "class");
+  EXPECT_EQ(group(kPackedQuery), "class");
   EXPECT_EQ(group("model.layers.1.mlp.up_proj"), "pattern");
   EXPECT_EQ(group("x.model.layers.1.mlp.up_proj"), "class");  // a match begins at the beginning
   EXPECT_EQ(group(kDown), "name");

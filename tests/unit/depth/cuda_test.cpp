@@ -11,24 +11,24 @@
 namespace dynslice {
 namespace {
 
-constexpr int64_t kLength = 16;
+constexpr int64_t kDeviceLength = 16;
 
-JournalPhase no_journal(const std::string&) { return {}; }
+JournalPhase unjournaled(const std::string&) { return {}; }
 
 class CudaDepth : public testing::OnDevice {
  protected:
   testing::MemoryCheckpoint model_ = testing::tiny_model({.layers = 6});
-  TokenWindows windows_ = testing::random_windows(5, kLength, 61);
-  LayerWalk cpu_{model_, {.chunk_tokens = 32}, kLength, no_progress()};
+  TokenWindows windows_ = testing::random_windows(5, kDeviceLength, 61);
+  LayerWalk cpu_{model_, {.chunk_tokens = 32}, kDeviceLength, no_progress()};
 };
 
 // fp32 sums in another order: losses of a few nats agree to five digits.
 constexpr double kTolerance = 1e-4;
 
 TEST_F(CudaDepth, DropsTheCpusLayers) {
-  const LayerWalk walk(model_, {.device = device_, .chunk_tokens = 32}, kLength, no_progress());
-  const auto expected = drop_by_loss(cpu_, windows_, 3, no_journal),
-             found = drop_by_loss(walk, windows_, 3, no_journal);
+  const LayerWalk walk(model_, {.device = device_, .chunk_tokens = 32}, kDeviceLength, no_progress());
+  const auto expected = drop_by_loss(cpu_, windows_, 3, unjournaled),
+             found = drop_by_loss(walk, windows_, 3, unjournaled);
   ASSERT_EQ(found.size(), expected.size());
   for (size_t i = 0; i < found.size(); ++i) {
     EXPECT_EQ(found[i].layer, expected[i].layer);
@@ -37,10 +37,10 @@ TEST_F(CudaDepth, DropsTheCpusLayers) {
 }
 
 TEST_F(CudaDepth, MergesTheCpusLayers) {
-  const LayerWalk walk(model_, {.device = device_, .chunk_tokens = 32}, kLength, no_progress());
+  const LayerWalk walk(model_, {.device = device_, .chunk_tokens = 32}, kDeviceLength, no_progress());
   for (const MergeRule rule : {MergeRule::kSum, MergeRule::kMean, MergeRule::kLast}) {
-    const MergeResult expected = merge_by_sliding(cpu_, windows_, {rule, -1.0, {}}, no_journal);
-    const MergeResult found = merge_by_sliding(walk, windows_, {rule, -1.0, {}}, no_journal);
+    const MergeResult expected = merge_by_sliding(cpu_, windows_, {rule, -1.0, {}}, unjournaled);
+    const MergeResult found = merge_by_sliding(walk, windows_, {rule, -1.0, {}}, unjournaled);
     EXPECT_EQ(found.plan.layers, expected.plan.layers);
     ASSERT_EQ(found.trials.size(), expected.trials.size());
     for (size_t i = 0; i < found.trials.size(); ++i)
@@ -49,7 +49,7 @@ TEST_F(CudaDepth, MergesTheCpusLayers) {
 }
 
 TEST_F(CudaDepth, FitsTheCpusRepairs) {
-  const LayerWalk walk(model_, {.device = device_, .chunk_tokens = 32}, kLength, no_progress());
+  const LayerWalk walk(model_, {.device = device_, .chunk_tokens = 32}, kDeviceLength, no_progress());
   for (const bool on_stream : {false, true}) {
     const auto expected = fit_repairs(cpu_, windows_, {1, 2, 3}, 2, {on_stream, 1e-2});
     const auto found = fit_repairs(walk, windows_, {1, 2, 3}, 2, {on_stream, 1e-2});

@@ -37,8 +37,8 @@ std::vector<float> gaussian(size_t count, float deviation, uint32_t seed = 1) {
 }
 
 // One block and its grid.
-struct Block {
-  explicit Block(GgmlType block_type)
+struct FittedBlock {
+  explicit FittedBlock(GgmlType block_type)
       : type(block_type),
         grid(ggml_grid(type)),
         bytes(static_cast<size_t>(ggml_format(type).bytes)),
@@ -109,7 +109,7 @@ INSTANTIATE_TEST_SUITE_P(GgmlQuantize, EveryFormat, testing::ValuesIn(kQuantized
                          [](const auto& instance) { return name_of(instance.param); });
 
 TEST_P(EveryFormat, DecodesEveryCodeToScaleTimesCodePlusOffset) {
-  Block block(GetParam());
+  FittedBlock block(GetParam());
   const auto count = static_cast<size_t>(block.grid.block_values);
   for (const float mean : {0.0F, 0.03F, -1.0F}) {
     std::vector<float> values = gaussian(count, 0.05F, 7);
@@ -128,7 +128,7 @@ TEST_P(EveryFormat, DecodesEveryCodeToScaleTimesCodePlusOffset) {
 }
 
 TEST_P(EveryFormat, TakesTheNearestCodes) {
-  Block block(GetParam());
+  FittedBlock block(GetParam());
   const std::vector<float> values = gaussian(static_cast<size_t>(block.grid.block_values), 0.05F);
   ASSERT_TRUE(block.fit(values));
   const auto [again, fits] = there_and_back(GetParam(), values);
@@ -160,7 +160,7 @@ TEST_P(EveryFormat, LosesTheSameWhateverTheUnit) {
 }
 
 TEST_P(EveryFormat, ServesHeavyValuesBetter) {
-  Block block(GetParam());
+  FittedBlock block(GetParam());
   const auto count = static_cast<size_t>(block.grid.block_values);
   double plain = 0, weighted = 0;
   for (uint32_t seed = 0; seed < 16; ++seed) {
@@ -176,7 +176,7 @@ TEST_P(EveryFormat, ServesHeavyValuesBetter) {
 }
 
 TEST_P(EveryFormat, EqualWeightsAreNoWeights) {
-  Block plain(GetParam()), weighted(GetParam());
+  FittedBlock plain(GetParam()), weighted(GetParam());
   const auto count = static_cast<size_t>(plain.grid.block_values);
   const std::vector<float> values = gaussian(count, 0.05F);
   ASSERT_TRUE(plain.fit(values));
@@ -187,7 +187,7 @@ TEST_P(EveryFormat, EqualWeightsAreNoWeights) {
 }
 
 TEST_P(EveryFormat, AnOutlierWithoutWeightIsGivenUp) {
-  Block block(GetParam());
+  FittedBlock block(GetParam());
   const auto count = static_cast<size_t>(block.grid.block_values);
   double without = 0, with = 0;
   const auto add_error = [&](const std::vector<float>& values, const std::vector<float>& weights, double& sum) {

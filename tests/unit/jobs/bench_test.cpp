@@ -14,7 +14,7 @@ namespace {
 using testing::expect_error;
 using testing::ModelFolder;
 
-BenchRequest request_of(const ModelFolder& folder) {
+BenchRequest bench_of(const ModelFolder& folder) {
   BenchRequest request;
   request.common = folder.common("bench");
   request.prompt_tokens = 8;
@@ -25,7 +25,7 @@ BenchRequest request_of(const ModelFolder& folder) {
 
 TEST(BenchJob, MeasuresAModelAlone) {
   const ModelFolder folder;
-  const auto result = std::get<BenchResult>(run(request_of(folder), no_progress()));
+  const auto result = std::get<BenchResult>(run(bench_of(folder), no_progress()));
   ASSERT_EQ(result.models.size(), 1U);
   EXPECT_FALSE(result.against.has_value());
   EXPECT_TRUE(result.products.empty());
@@ -41,7 +41,7 @@ TEST(BenchJob, TellsSeveralModelsApartFromTheOneTheyAreComparedWith) {
   const ModelFolder folder;
   const ModelFolder other(8);
   const ModelFolder dense(9);
-  BenchRequest request = request_of(folder);
+  BenchRequest request = bench_of(folder);
   request.others = {other.in("model")};
   request.against = dense.in("model");
   request.decode_tokens = 0;
@@ -60,14 +60,14 @@ TEST(BenchJob, TellsSeveralModelsApartFromTheOneTheyAreComparedWith) {
 
 TEST(BenchJob, MeasuresNothingInADryRun) {
   const ModelFolder folder;
-  BenchRequest request = request_of(folder);
+  BenchRequest request = bench_of(folder);
   request.common.dry_run = true;
   EXPECT_EQ(std::get<DryRun>(run(request, no_progress())).job, "bench");
 }
 
 TEST(BenchJob, SaysThatItIsTheNumberOfModelsThatIsTooMuch) {
   const ModelFolder folder;
-  BenchRequest request = request_of(folder);
+  BenchRequest request = bench_of(folder);
   request.against = folder.in("model");
   request.common.max_memory = "1KB";
   expect_error(ErrorKind::kOutOfResources, {"the 2 models are in memory together"},

@@ -19,7 +19,7 @@ using testing::expect_error;
 using testing::ModelFolder;
 using ::testing::UnorderedElementsAre;
 
-ExportRequest request_of(const ModelFolder& folder) {
+ExportRequest export_of(const ModelFolder& folder) {
   ExportRequest request;
   request.common = folder.common("export");
   request.gguf = true;
@@ -29,7 +29,7 @@ ExportRequest request_of(const ModelFolder& folder) {
 
 TEST(ExportJob, SaysWhatTheWrittenFileHolds) {
   const ModelFolder folder;
-  const auto result = std::get<ExportResult>(run(request_of(folder), no_progress()));
+  const auto result = std::get<ExportResult>(run(export_of(folder), no_progress()));
   EXPECT_EQ(result.type, "f32");  // as the weights are
   EXPECT_EQ(result.output, folder / "model.gguf");
   EXPECT_EQ(result.file.bytes, std::filesystem::file_size(result.output));
@@ -43,7 +43,7 @@ TEST(ExportJob, SaysWhatTheWrittenFileHolds) {
 
 TEST(ExportJob, WritesNothingInADryRun) {
   const ModelFolder folder;
-  ExportRequest request = request_of(folder);
+  ExportRequest request = export_of(folder);
   request.common.dry_run = true;
   const auto dry_run = std::get<DryRun>(run(request, no_progress()));
   EXPECT_EQ(dry_run.job, "export");
@@ -53,7 +53,7 @@ TEST(ExportJob, WritesNothingInADryRun) {
 
 TEST(ExportJob, RefusesAFileThatIsThereUnlessItMayReplaceIt) {
   const ModelFolder folder;
-  ExportRequest request = request_of(folder);
+  ExportRequest request = export_of(folder);
   run(request, no_progress());
   expect_error(ErrorKind::kUsage, {"model.gguf"}, [&] { run(request, no_progress()); });
   request.common.force = true;
@@ -63,7 +63,7 @@ TEST(ExportJob, RefusesAFileThatIsThereUnlessItMayReplaceIt) {
 
 TEST(ExportJob, NamesTheTypesThatThereAre) {
   const ModelFolder folder;
-  ExportRequest request = request_of(folder);
+  ExportRequest request = export_of(folder);
   request.type = "q9_9";
   expect_error(ErrorKind::kUsage, {"--type", "q9_9", "q4_k"}, [&] { run(request, no_progress()); });
 }

@@ -17,7 +17,7 @@ using testing::expect_error;
 using testing::ModelFolder;
 using testing::write_bytes;
 
-GenerateRequest request_of(const ModelFolder& folder) {
+GenerateRequest generate_of(const ModelFolder& folder) {
   GenerateRequest request;
   request.common = folder.common("generate");
   request.prompt = "once upon a time";
@@ -34,17 +34,17 @@ TEST(GenerateJob, GivesTheTextInPiecesAndAsAWhole) {
   const ModelFolder folder;
   std::string text;
   const GenerateResult result =
-      generate(request_of(folder), {.read_prompt = {}, .on_text = [&](std::string_view piece) { text += piece; }});
+      generate(generate_of(folder), {.read_prompt = {}, .on_text = [&](std::string_view piece) { text += piece; }});
   EXPECT_EQ(text, result.written.text);
   EXPECT_EQ(result.written.ids.size(), 12U);
   EXPECT_EQ(result.prompt_ids.size(), 16U);
-  EXPECT_EQ(generate(request_of(folder)).written.ids, result.written.ids);  // the same when nobody reads along
+  EXPECT_EQ(generate(generate_of(folder)).written.ids, result.written.ids);  // the same when nobody reads along
 }
 
 TEST(GenerateJob, TakesThePromptFromAFile) {
   const ModelFolder folder;
   write_bytes(folder / "prompt.txt", "once upon a time");
-  GenerateRequest request = request_of(folder);
+  GenerateRequest request = generate_of(folder);
   const GenerateResult expected = generate(request);
   request.prompt.reset();
   request.prompt_file = folder.in("prompt.txt");
@@ -55,7 +55,7 @@ TEST(GenerateJob, TakesThePromptFromAFile) {
 
 TEST(GenerateJob, AsksItsCallerForAPromptThatTheRequestDoesNotHave) {
   const ModelFolder folder;
-  GenerateRequest request = request_of(folder);
+  GenerateRequest request = generate_of(folder);
   request.prompt.reset();
   request.prompt_file = "-";
   const GenerateResult result = generate(request, {.read_prompt = [] { return std::string("abc"); }, .on_text = {}});
@@ -67,7 +67,7 @@ TEST(GenerateJob, AsksItsCallerForAPromptThatTheRequestDoesNotHave) {
 
 TEST(GenerateJob, WritesNothingInADryRun) {
   const ModelFolder folder;
-  GenerateRequest request = request_of(folder);
+  GenerateRequest request = generate_of(folder);
   request.common.dry_run = true;
   bool has_text = false;
   const auto outcome = run(request, no_progress(), {.read_prompt = {}, .on_text = [&](auto) { has_text = true; }});
@@ -77,7 +77,7 @@ TEST(GenerateJob, WritesNothingInADryRun) {
 
 TEST(GenerateJob, RefusesToChatWithAModelWithoutATemplate) {
   const ModelFolder folder;
-  GenerateRequest request = request_of(folder);
+  GenerateRequest request = generate_of(folder);
   request.chat = true;
   expect_error(ErrorKind::kMissingData, {"has no chat template"}, [&] { generate(request); });
 }

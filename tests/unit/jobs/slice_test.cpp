@@ -21,7 +21,7 @@ using testing::expect_error;
 using testing::ModelFolder;
 using ::testing::UnorderedElementsAre;
 
-SliceRequest request_of(const ModelFolder& folder) {
+SliceRequest slice_of(const ModelFolder& folder) {
   SliceRequest request;
   request.common = folder.common("slice");
   request.calibration = folder.text();
@@ -44,7 +44,7 @@ class EveryWayToSlice : public ::testing::TestWithParam<SliceWay> {};
 
 TEST_P(EveryWayToSlice, SaysTheSizesThatTheWrittenCheckpointHas) {
   const ModelFolder folder;
-  SliceRequest request = request_of(folder);
+  SliceRequest request = slice_of(folder);
   request.method = GetParam().method;
   request.basis = GetParam().basis;
   request.allocator = GetParam().allocator;
@@ -73,7 +73,7 @@ INSTANTIATE_TEST_SUITE_P(SliceJob, EveryWayToSlice,
 
 TEST(SliceJob, WritesNothingInADryRun) {
   const ModelFolder folder;
-  SliceRequest request = request_of(folder);
+  SliceRequest request = slice_of(folder);
   request.common.dry_run = true;
   const auto dry_run = std::get<DryRun>(run(request, no_progress()));
   EXPECT_EQ(dry_run.job, "slice");
@@ -83,13 +83,13 @@ TEST(SliceJob, WritesNothingInADryRun) {
 
 TEST(SliceJob, LeavesNothingBesideItsFolder) {
   const ModelFolder folder;
-  slice(request_of(folder));
+  slice(slice_of(folder));
   EXPECT_THAT(folder.names(), UnorderedElementsAre("model", "text.txt", "sliced"));
 }
 
 TEST(SliceJob, GivesTheRecordThatItWrites) {
   const ModelFolder folder;
-  const SliceJobResult result = slice(request_of(folder));
+  const SliceJobResult result = slice(slice_of(folder));
   EXPECT_EQ(content_of(result.output / "dynslice.json"), to_text(result.record));
   OrderedJson json = to_json(result);
   EXPECT_EQ(json.at("output"), result.output.string());
@@ -101,7 +101,7 @@ TEST(SliceJob, GivesTheRecordThatItWrites) {
 
 TEST(SliceJob, FindsWithResumeThatAnEarlierRunHadFinished) {
   const ModelFolder folder;
-  SliceRequest request = request_of(folder);
+  SliceRequest request = slice_of(folder);
   const SliceJobResult first = slice(request);
   request.common.resume = true;
   const auto earlier = std::get<EarlierResult>(run(request, no_progress()));
@@ -111,7 +111,7 @@ TEST(SliceJob, FindsWithResumeThatAnEarlierRunHadFinished) {
 
 TEST(SliceJob, RefusesAFolderThatIsThereUnlessItMayReplaceIt) {
   const ModelFolder folder;
-  SliceRequest request = request_of(folder);
+  SliceRequest request = slice_of(folder);
   slice(request);
   expect_error(ErrorKind::kUsage, {"sliced: exists", "--force"}, [&] { run(request, no_progress()); });
   request.average = 0.5;
@@ -122,7 +122,7 @@ TEST(SliceJob, RefusesAFolderThatIsThereUnlessItMayReplaceIt) {
 
 TEST(SliceJob, RefusesToReplaceTheModelThatItReads) {
   const ModelFolder folder;
-  SliceRequest request = request_of(folder);
+  SliceRequest request = slice_of(folder);
   request.output = folder.in("model");
   request.common.force = true;
   expect_error(ErrorKind::kUsage, {"holds the model that is read"}, [&] { run(request, no_progress()); });
@@ -131,11 +131,11 @@ TEST(SliceJob, RefusesToReplaceTheModelThatItReads) {
 TEST(SliceJob, SlicesAsAPlanSaysThatWasMadeBefore) {
   const ModelFolder folder;
   PlanRequest planning;
-  static_cast<PlanningRequest&>(planning) = request_of(folder);
+  static_cast<PlanningRequest&>(planning) = slice_of(folder);
   planning.allocator = "lr";
   planning.output = folder.in("plan.json");
   const auto planned = std::get<PlanResult>(run(planning, no_progress()));
-  SliceRequest request = request_of(folder);
+  SliceRequest request = slice_of(folder);
   request.average.reset();
   request.plan = planning.output;
   const SliceJobResult result = slice(request);

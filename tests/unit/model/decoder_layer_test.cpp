@@ -10,12 +10,9 @@
 namespace dynslice {
 namespace {
 
+using testing::largest_difference;
 using testing::MemoryCheckpoint;
 using testing::tiny_model;
-
-double largest_difference(const at::Tensor& a, const at::Tensor& b) {
-  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
-}
 
 // A decoder layer written the slow way, in fp64 and head by head, from the tensors' names: the oracle.
 class NaiveLayer {

@@ -30,12 +30,12 @@ MemoryCheckpoint slice(const MemoryCheckpoint& model, const SlicePlan& plan, con
   });
 }
 
-struct Kind {
+struct TinyKind {
   const char* name;
   TinyOptions options;
 };
 
-class EveryKindOfModel : public ::testing::TestWithParam<Kind> {};
+class EveryKindOfModel : public ::testing::TestWithParam<TinyKind> {};
 
 TEST_P(EveryKindOfModel, KeepsItsLogitsWhenOnlyEmptyDirectionsAreCut) {
   const MemoryCheckpoint model = model_in_a_subspace(GetParam().options);
@@ -77,11 +77,12 @@ TEST_P(EveryKindOfModel, HasNoShortcutBesideAttentionWhenALayerHasOneBasis) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Slice, EveryKindOfModel,
-                         ::testing::Values(Kind{"Untied", {}}, Kind{"Tied", {.tied = true}},
-                                           Kind{"SingleKeyValueHead", {.kv_heads = 1}},
-                                           Kind{"MultiHead", {.kv_heads = 4}}, Kind{"QkvBias", {.qkv_bias = true}},
-                                           Kind{"AllBiases", {.tied = true, .all_biases = true}},
-                                           Kind{"HeadNorms", {.head_norms = true}}),
+                         ::testing::Values(TinyKind{"Untied", {}}, TinyKind{"Tied", {.tied = true}},
+                                           TinyKind{"SingleKeyValueHead", {.kv_heads = 1}},
+                                           TinyKind{"MultiHead", {.kv_heads = 4}},
+                                           TinyKind{"QkvBias", {.qkv_bias = true}},
+                                           TinyKind{"AllBiases", {.tied = true, .all_biases = true}},
+                                           TinyKind{"HeadNorms", {.head_norms = true}}),
                          [](const auto& instance) { return instance.param.name; });
 
 TEST(Slice, LeavesATiedModelTiedWhereThatIsSmaller) {

@@ -18,11 +18,11 @@
 namespace dynslice {
 
 // An empty folder, and an environment in which nothing else can be found and nothing is downloaded.
-class DatasetTest : public testing::Test {
+class DatasetTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = std::filesystem::path(testing::TempDir()) /
+    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = std::filesystem::path(::testing::TempDir()) /
               ("dataset_test_" + std::string(info->name()) + std::to_string(::getpid()));
     std::filesystem::create_directories(folder_ / "data");
     for (const char* name : {"DYNSLICE_DATA_DIR", "DYNSLICE_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE"}) {

@@ -26,9 +26,9 @@ namespace dynslice {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::AllOf;
-using testing::ElementsAre;
-using testing::HasSubstr;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 void write_zip(const fs::path& path, const std::vector<std::pair<std::string, std::string>>& members) {
   int code = 0;
@@ -121,7 +121,7 @@ TEST_F(DatasetTest, MissingFileIsNamedWithThePlaceForIt) {
   EXPECT_EQ(error->exit_code(), 4);
   EXPECT_THAT(error->what(),
               AllOf(HasSubstr("wikitext-2-raw/wiki.test.raw"), HasSubstr("--data-dir"), HasSubstr("DYNSLICE_DATA_DIR"),
-                    HasSubstr((folder_ / "data").string()), testing::Not(HasSubstr("\n"))));
+                    HasSubstr((folder_ / "data").string()), ::testing::Not(HasSubstr("\n"))));
 }
 
 TEST_F(DatasetTest, DataFolderThatIsNoneIsNamed) {
@@ -198,7 +198,7 @@ TEST_F(DatasetTest, JsonlGivesTheTextsJoined) {
   EXPECT_EQ(load(path.string()).text, "a\n\n\n\nb\n");
 }
 
-class BrokenJsonl : public DatasetTest, public testing::WithParamInterface<const char*> {};
+class BrokenJsonl : public DatasetTest, public ::testing::WithParamInterface<const char*> {};
 
 TEST_P(BrokenJsonl, IsRefusedWithItsLine) {
   const fs::path path = write("broken.jsonl", std::string("{\"text\": \"a\"}\n\n") + GetParam() + "\n");
@@ -209,8 +209,8 @@ TEST_P(BrokenJsonl, IsRefusedWithItsLine) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Lines, BrokenJsonl,
-                         testing::Values("{\"text\": ", "[]", "\"a\"", "{}", "{\"text\": 1}", "{\"text\": null}",
-                                         "{\"text\": \"a\"} x", "{\"text\": \"\xff\"}"));
+                         ::testing::Values("{\"text\": ", "[]", "\"a\"", "{}", "{\"text\": 1}", "{\"text\": null}",
+                                           "{\"text\": \"a\"} x", "{\"text\": \"\xff\"}"));
 
 TEST_F(DatasetTest, JsonlWithoutLinesIsRefused) {
   const auto error = load_error(write("empty.jsonl", "\n\n").string());

@@ -12,8 +12,8 @@ namespace dynslice {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::AllOf;
-using testing::HasSubstr;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 constexpr const char* kC4 = "c4-validation.00000-of-00008.json";
 

@@ -16,7 +16,7 @@ namespace dynslice {
 namespace {
 
 using Ids = std::vector<int32_t>;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 using Value =
     std::variant<bool, int32_t, std::string, std::vector<std::string>, std::vector<float>, std::vector<int32_t>>;
 using Metadata = std::map<std::string, Value>;
@@ -261,7 +261,7 @@ TEST(WriteTokenizerFiles, WritesABpeTokenizerThatGivesTheSameIds) {
   Metadata metadata = byte_level_metadata("llama-bpe");
   const auto gguf = folder.write("model.gguf", GgufBytes(metadata).get());
   EXPECT_THAT(write_tokenizer_files(gguf, folder.path() / "out"),
-              testing::ElementsAre("tokenizer.json", "tokenizer_config.json"));
+              ::testing::ElementsAre("tokenizer.json", "tokenizer_config.json"));
   const auto from_gguf = load_tokenizer(gguf);
   const auto from_folder = load_tokenizer(folder.path() / "out");
   for (const char* text : kTexts) EXPECT_EQ(from_folder->encode(text), from_gguf->encode(text)) << text;
@@ -281,7 +281,7 @@ TEST(WriteTokenizerFiles, WritesALlamaTokenizerInBothForms) {
     const auto gguf = folder.write("model.gguf", GgufBytes(metadata).get());
     const auto out = folder.path() / "out";
     EXPECT_THAT(write_tokenizer_files(gguf, out),
-                testing::ElementsAre("tokenizer.json", "tokenizer_config.json", "tokenizer.model"));
+                ::testing::ElementsAre("tokenizer.json", "tokenizer_config.json", "tokenizer.model"));
     const auto from_gguf = load_tokenizer(gguf);
     const auto from_json = load_tokenizer(out);
     std::filesystem::remove(out / "tokenizer.json");

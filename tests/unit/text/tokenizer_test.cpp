@@ -13,7 +13,7 @@ namespace dynslice {
 namespace {
 
 using Ids = std::vector<int32_t>;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 // Byte-level: the 256 byte characters have the ids of their bytes, merges make 256 and up.
 Json byte_level_tokenizer(const std::vector<std::string>& merges) {
@@ -316,7 +316,7 @@ TEST(WriteTokenizerFiles, CopiesTheFilesOfAFolderAndNothingElse) {
   }
   const auto written = write_tokenizer_files(source.path(), target.path() / "new");
   EXPECT_THAT(written,
-              testing::ElementsAre("chat_template.jinja", "merges.txt", "tokenizer.json", "tokenizer_config.json"));
+              ::testing::ElementsAre("chat_template.jinja", "merges.txt", "tokenizer.json", "tokenizer_config.json"));
   std::set<std::string> found;
   for (const auto& entry : std::filesystem::directory_iterator(target.path() / "new"))
     found.insert(entry.path().filename().string());
