@@ -5,6 +5,7 @@ repo_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 script_name=$(basename "$0" .sh)
 
 readonly torch_version=2.13.0
+readonly torch_cpu_index=${DYNSLICE_TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
 readonly torch_minimum=2.6
 readonly clang_version=19 # of clang-format and clang-tidy: another one formats otherwise
 readonly llama_package_version=0.3.36 # of llama-cpp-python, whose source archive carries llama.cpp

@@ -168,11 +168,21 @@ find_libtorch() {
 
 pip_torch() { python3 -m pip install --no-compile --target "$work/libtorch" "$@"; }
 
+# The CPU build: pip's own index may have one (a mirror does), PyTorch's index of CPU builds has; PyPI's build needs CUDA.
+install_cpu_torch() {
+  local elsewhere
+  for elsewhere in "" "--index-url $torch_cpu_index --retries 1 --timeout 20"; do
+    rm -rf "$work/libtorch"
+    # shellcheck disable=SC2086 # words
+    quietly torch-cpu pip_torch --no-deps $elsewhere "torch==$torch_version+cpu" 2>/dev/null && return
+  done
+  return 1
+}
+
 install_libtorch() {
   python3 -m pip --version >/dev/null 2>&1 || die 4 "no pip to install LibTorch with; set LIBTORCH_ROOT to a LibTorch"
   say "LibTorch: installing torch $torch_version with pip into $cache/libtorch-$torch_version"
-  rm -rf "$work/libtorch"
-  if has_nvidia_driver || ! quietly torch-cpu pip_torch --no-deps "torch==$torch_version+cpu" 2>/dev/null; then
+  if has_nvidia_driver || ! install_cpu_torch; then
     rm -rf "$work/libtorch"
     quietly torch pip_torch --no-deps "torch==$torch_version" ||
       die 4 "torch $torch_version could not be installed with pip (no network?); set LIBTORCH_ROOT to a LibTorch >= $torch_minimum"

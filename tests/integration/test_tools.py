@@ -245,6 +245,21 @@ def test_setup_says_that_libtorch_could_not_be_had(tool, fresh_machine, calls, t
     assert calls("ninja") == [] and not list((tmp_path / "cache").glob("libtorch*"))
 
 
+def test_setup_takes_the_cpu_build_from_pytorchs_index_where_pips_own_has_none(tool, fresh_machine, calls, tmp_path):
+    make_libtorch(tmp_path / "wheel" / "torch")
+    python = f"""case "$*" in
+  *" --target "*" --index-url https://cpu.example "*" torch==2.13.0+cpu") while [[ $1 != --target ]]; do shift; done; cp -r "{tmp_path}/wheel" "$2" ;;
+  *install*) exit 1 ;;
+  *) exec "{shutil.which("python3")}" "$@" ;;
+esac"""
+    machine = fresh_machine({"python3": python}, DYNSLICE_TORCH_CPU_INDEX="https://cpu.example")
+    result = tool("setup.sh", "--no-apt", "--no-model", "--build-dir", tmp_path / "build", env=machine)
+    assert f"setup: LibTorch: 2.13.0 in {tmp_path / 'cache' / 'libtorch-2.13.0' / 'torch'}" in result.stderr
+    installs = [call for call in calls("python3") if " install " in call]
+    assert len(installs) == 2 and all(call.endswith(" torch==2.13.0+cpu") for call in installs)
+    assert "--index-url" not in installs[0]  # pip's own index is asked first
+
+
 def test_setup_makes_cmake_look_again_when_libtorch_is_another(tool, fresh_machine, calls, tmp_path):
     torch, cache = make_libtorch(tmp_path / "torch"), tmp_path / "build" / "CMakeCache.txt"
     cache.parent.mkdir()
