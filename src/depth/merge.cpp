@@ -83,7 +83,7 @@ class MergeTrials {
   void run_dense_model() {
     ResidualStream stream = walk_.embed(windows_);
     walk_.run("Dense model", stream.tokens(), [&](LayerStep& step) {
-      entering_.push_back(stream);  // chunks are replaced, not overwritten
+      entering_.push_back(stream.snapshot());
       step.transform(stream, forward_of(step.layer, step.context));
     });
     dense_ = finish(std::move(stream));

@@ -7,6 +7,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/inverse_norms.h"
 #include "dynslice/tensor/kernels.h"
+#include "dynslice/walk/journaled_walk.h"
 
 namespace dynslice {
 namespace {
@@ -70,16 +71,12 @@ class RepairWalk {
 
   std::vector<Repair> run(const TokenWindows& windows, const JournalPhase& journal) {
     stream_ = walk_.empty_stream();
-    WalkSpan span;
-    WalkState kept = state();
-    if (const auto restored = journal.restore(kept, walk_.options().device)) {
-      span.first_layer = restored->next_layer;
-    } else {
-      stream_ = walk_.embed(windows);
-    }
-    span.after_layer = [&](int64_t next) { journal.save(next, walk_.config().num_layers(), state()); };
-    const auto visit = [&](LayerStep& step) { walk_layer(step); };
-    walk_.run("Fitting repairs", windows.tokens(), visit, std::nullopt, span);
+    run_journaled(walk_, journal,
+                  {.task = "Fitting repairs",
+                   .tokens = windows.tokens(),
+                   .state = [&] { return state(); },
+                   .begin = [&] { stream_ = walk_.embed(windows); },
+                   .visit = [&](LayerStep& step) { walk_layer(step); }});
     std::vector<Repair> repairs;
     for (const Cut& cut : cuts_) repairs.push_back({cut.start - 1, cut.map.to(at::kCPU), options_.on_stream});
     return repairs;
@@ -109,8 +106,8 @@ class RepairWalk {
       return y;
     });
     if (beginning != nullptr) {
-      beginning->entered = stream_;  // chunks are replaced, not overwritten
-      if (options_.on_stream) beginning->features = stream_;
+      beginning->entered = stream_.snapshot();
+      if (options_.on_stream) beginning->features = stream_.snapshot();
     }
     if (ending != nullptr) {
       ending->map = fit->solve(options_.ridge, ending->start);
@@ -128,12 +125,12 @@ class RepairWalk {
 
   WalkState state() {
     WalkState state;
-    state.streams.emplace_back("stream", &stream_);
+    state.keep("stream", stream_);
     for (Cut& cut : cuts_) {
       const std::string name = std::to_string(cut.start);
-      state.streams.emplace_back("entered " + name, &cut.entered);
-      state.streams.emplace_back("features " + name, &cut.features);
-      state.tensors.emplace_back("map " + name, &cut.map);
+      state.keep("entered " + name, cut.entered);
+      state.keep("features " + name, cut.features);
+      state.keep("map " + name, cut.map);
     }
     return state;
   }

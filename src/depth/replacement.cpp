@@ -16,7 +16,7 @@ struct Streams {
 
 // A copy of the stream in `dtype`, in the same store.
 ResidualStream stored(const LayerWalk& walk, const ResidualStream& stream, at::ScalarType dtype) {
-  if (dtype == at::kFloat) return stream;  // chunks are replaced, not overwritten
+  if (dtype == at::kFloat) return stream.snapshot();
   ResidualStream copy = walk.empty_stream();
   for (const at::Tensor& chunk : stream.chunks) {
     copy.chunks.emplace_back();

@@ -5,6 +5,7 @@
 
 #include "aten.h"
 #include "dynslice/walk/head.h"
+#include "dynslice/walk/journaled_walk.h"
 
 namespace dynslice {
 namespace {
@@ -42,16 +43,12 @@ class BranchedWalk {
   }
 
   std::vector<double> run() {
-    WalkSpan span;
-    WalkState kept = state();
-    if (const auto restored = journal_.restore(kept, walk_.options().device)) {
-      span.first_layer = restored->next_layer;
-    } else {
-      trunk_ = walk_.embed(windows_);
-    }
-    span.after_layer = [&](int64_t next) { journal_.save(next, layers(), state()); };
-    const std::string task = "Trying " + std::to_string(branches_.size()) + " models";
-    walk_.run(task, passes() * windows_.tokens() / layers(), [&](LayerStep& step) { visit(step); }, std::nullopt, span);
+    run_journaled(walk_, journal_,
+                  {.task = "Trying " + std::to_string(branches_.size()) + " models",
+                   .tokens = passes() * windows_.tokens() / layers(),
+                   .state = [&] { return state(); },
+                   .begin = [&] { trunk_ = walk_.embed(windows_); },
+                   .visit = [&](LayerStep& step) { visit(step); }});
     const Head head = load_head(walk_);
     std::vector<double> losses;
     for (Branch& branch : branches_) {
@@ -81,7 +78,7 @@ class BranchedWalk {
     };
     for (Branch& branch : branches_) {
       if (branch.fork > step.index()) continue;
-      if (branch.fork == step.index()) branch.stream = trunk_;  // chunks are replaced, not overwritten
+      if (branch.fork == step.index()) branch.stream = trunk_.snapshot();
       if (!branch.keeps[static_cast<size_t>(step.index())]) continue;
       const bool is_repaired = branch.repair && branch.repair->layer == step.index();
       step.transform(branch.stream, through(is_repaired ? repaired(step.layer, *branch.repair) : step.layer));
@@ -95,9 +92,8 @@ class BranchedWalk {
 
   WalkState state() {
     WalkState state;
-    state.streams.emplace_back("trunk", &trunk_);
-    for (size_t i = 0; i < branches_.size(); ++i)
-      state.streams.emplace_back("model " + std::to_string(i), &branches_[i].stream);
+    state.keep("trunk", trunk_);
+    for (size_t i = 0; i < branches_.size(); ++i) state.keep("model " + std::to_string(i), branches_[i].stream);
     return state;
   }
 

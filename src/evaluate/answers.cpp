@@ -107,20 +107,16 @@ class AnswerWalk {
 
   WalkState state() {
     WalkState state;
-    state.values = {{"rows", rows_}, {"first", first_}};
-    state.tensors.emplace_back("scores", &scores_);
-    state.streams.emplace_back("stream", &stream_);
+    state.keep("rows", rows_);  // the free memory may be another one when the run goes on
+    state.keep("first", first_);
+    state.keep_on_host("scores", scores_);
+    state.keep("stream", stream_);
     return state;
   }
 
   void restore() {
     stream_ = walk_.empty_stream();
-    const auto kept = options_.journal.restore(state(), walk_.options().device);
-    if (!kept) return;
-    first_layer_ = kept->next_layer;
-    rows_ = kept->values.at("rows").get<int64_t>();  // the free memory may be another one now
-    first_ = kept->values.at("first").get<size_t>();
-    scores_ = scores_.cpu();
+    first_layer_ = options_.journal.restore(state(), walk_.options().device).value_or(0);
   }
 
   void save(int64_t next) { options_.journal.save(next, walk_.config().num_layers(), state()); }

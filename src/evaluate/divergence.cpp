@@ -76,12 +76,14 @@ class ComparisonWalk {
 
   WalkState state() {
     WalkState state;
-    state.values = {{"windows_per_turn", per_turn_}, {"turn", turn_}};
-    state.tensors = {{"losses", &result_.losses},
-                     {"reference losses", &result_.reference_losses},
-                     {"divergences", &result_.divergences},
-                     {"same top", &result_.same_top}};
-    state.streams = {{"stream", &model_.stream}, {"reference stream", &reference_.stream}};
+    state.keep("windows_per_turn", per_turn_);  // the free memory may be another one when the run goes on
+    state.keep("turn", turn_);
+    state.keep_on_host("losses", result_.losses);
+    state.keep_on_host("reference losses", result_.reference_losses);
+    state.keep_on_host("divergences", result_.divergences);
+    state.keep_on_host("same top", result_.same_top);
+    state.keep("stream", model_.stream);
+    state.keep("reference stream", reference_.stream);
     return state;
   }
 
@@ -93,14 +95,7 @@ class ComparisonWalk {
       stream_bytes = std::max(stream_bytes, default_turn_bytes(side->walk.checkpoint(), side->walk.options().device));
     }
     per_turn_ = windows_per_turn(bytes_per_window, stream_bytes, windows_.length, model_.walk.options().chunk_tokens);
-    const auto kept = options_.journal.restore(state(), model_.walk.options().device);
-    if (!kept) return;
-    next_layer_ = kept->next_layer;
-    per_turn_ = kept->values.at("windows_per_turn").get<int64_t>();  // the free memory may be another one now
-    turn_ = kept->values.at("turn").get<int64_t>();
-    for (const auto& [name, tensor] : state().tensors) {
-      if (tensor->defined()) *tensor = tensor->cpu();
-    }
+    next_layer_ = options_.journal.restore(state(), model_.walk.options().device).value_or(0);
   }
 
   void save(int64_t next) { options_.journal.save(next, layers_of(model_) + layers_of(reference_), state()); }

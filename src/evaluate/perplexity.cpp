@@ -38,9 +38,10 @@ class LossWalk {
  private:
   WalkState state() {
     WalkState state;
-    state.values = {{"windows_per_turn", per_turn_}, {"turn", turn_}};
-    state.tensors.emplace_back("losses", &losses_);
-    state.streams.emplace_back("stream", &stream_);
+    state.keep("windows_per_turn", per_turn_);  // the free memory may be another one when the run goes on
+    state.keep("turn", turn_);
+    state.keep_on_host("losses", losses_);
+    state.keep("stream", stream_);
     return state;
   }
 
@@ -51,12 +52,7 @@ class LossWalk {
     per_turn_ = windows_per_turn(windows_.length * walk_.config().hidden_size * 4, stream_bytes, windows_.length,
                                  walk_.options().chunk_tokens);
     stream_ = walk_.empty_stream();
-    const auto kept = options_.journal.restore(state(), walk_.options().device);
-    if (!kept) return;
-    first_layer_ = kept->next_layer;
-    per_turn_ = kept->values.at("windows_per_turn").get<int64_t>();  // the free memory may be another one now
-    turn_ = kept->values.at("turn").get<int64_t>();
-    if (losses_.defined()) losses_ = losses_.cpu();
+    first_layer_ = options_.journal.restore(state(), walk_.options().device).value_or(0);
   }
 
   void save(int64_t next) { options_.journal.save(next, walk_.config().num_layers(), state()); }

@@ -12,6 +12,14 @@
 #include "dynslice/train/objectives.h"
 
 namespace dynslice {
+
+// What the journal keeps of a layer: [before, after].
+static void to_json(OrderedJson& json, const DistilledLayer& layer) { json = {layer.before, layer.after}; }
+static void from_json(const OrderedJson& json, DistilledLayer& layer) {
+  json.at(0).get_to(layer.before);
+  json.at(1).get_to(layer.after);
+}
+
 namespace {
 
 constexpr double kRidge = 1e-4;  // in units of the mean diagonal of the second moment
@@ -54,16 +62,12 @@ class Distiller {
       throw_error(ErrorKind::kUsage, windows.count, " windows of text are too few; give more --samples");
     smaller_ = walk_.empty_stream();
     target_ = original_.empty_stream();
-    WalkState kept = state();
-    int64_t first = 0;
-    if (const auto restored = journal_.restore(kept, walk_.options().device)) {
-      first = restored->next_layer;
-      restore(restored->values);
-    } else {
+    const auto kept = journal_.restore(state(), walk_.options().device);
+    if (!kept) {
       smaller_ = walk_.embed(windows);
       target_ = original_.embed(windows);
     }
-    for (int64_t index = first; index < walk_.config().num_layers(); ++index) {
+    for (int64_t index = kept.value_or(0); index < walk_.config().num_layers(); ++index) {
       walk_original(index > 0 ? boundaries_[static_cast<size_t>(index - 1)] : 0,
                     boundaries_[static_cast<size_t>(index)]);
       heal_layer(index);
@@ -125,31 +129,24 @@ class Distiller {
   // From the layer's output, before it is trained, to the original's stream; undefined where both are in one basis.
   at::Tensor map_of(const TrainableLayers& layer) const {
     if (!walk_.config().is_sliced()) return {};
-    ResidualStream out = smaller_;
+    ResidualStream out = smaller_.snapshot();
     out.transform([&](const at::Tensor& x) { return leaving(layer, x); });
     return least_squares_map(out, target_, trained_windows_);
   }
 
   WalkState state() {
     WalkState state;
-    state.streams.emplace_back("smaller", &smaller_);
-    state.streams.emplace_back("original", &target_);
+    state.keep("smaller", smaller_);
+    state.keep("original", target_);
     for (size_t layer = 0; layer < updates_.size(); ++layer) {
       for (LowRankUpdate& part : updates_[layer].parts) {
-        state.tensors.emplace_back(part.module + " a " + std::to_string(layer), &part.a);
-        state.tensors.emplace_back(part.module + " b " + std::to_string(layer), &part.b);
+        state.keep(part.module + " a " + std::to_string(layer), part.a);
+        state.keep(part.module + " b " + std::to_string(layer), part.b);
       }
     }
-    state.values["tokens"] = result_.tokens;
-    state.values["layers"] = OrderedJson::array();
-    for (const DistilledLayer& layer : result_.layers) state.values["layers"].push_back({layer.before, layer.after});
+    state.keep("tokens", result_.tokens);
+    state.keep("layers", result_.layers);
     return state;
-  }
-
-  void restore(const OrderedJson& values) {
-    result_.tokens = values.at("tokens").get<int64_t>();
-    for (const auto& layer : values.at("layers"))
-      result_.layers.push_back({layer.at(0).get<double>(), layer.at(1).get<double>()});
   }
 
   const LayerWalk& walk_;

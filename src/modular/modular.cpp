@@ -9,6 +9,7 @@
 #include "dynslice/tensor/kernels.h"
 #include "dynslice/tensor/leverage.h"
 #include "dynslice/walk/head.h"
+#include "dynslice/walk/journaled_walk.h"
 #include "modular/head_elimination.h"
 #include "modular/places.h"
 
@@ -54,16 +55,18 @@ class Compressor {
 
   ModularResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
     calibration_ = dense_ = held_out_ = walk_.empty_stream();
-    const auto restored = journal_.restore(state(), walk_.options().device);
-    if (!restored) {
+    const auto begin = [&] {
       sensitivity_.measure_unless_there();
       calibration_ = walk_.embed(calibration);
       if (held_out != nullptr) held_out_ = walk_.embed(*held_out);
-    }
-    const WalkSpan span{restored ? restored->next_layer : 0,
-                        [&](int64_t next) { journal_.save(next, walk_.config().num_layers(), state()); }};
-    const int64_t tokens = 2 * calibration_.tokens() + held_out_.tokens();
-    walk_.run("Compressing", tokens, [&](LayerStep& step) { visit(step); }, at::kFloat, span);
+    };
+    run_journaled(walk_, journal_,
+                  {.task = "Compressing",
+                   .tokens = 2 * calibration.tokens() + (held_out != nullptr ? held_out->tokens() : 0),
+                   .state = [&] { return state(); },
+                   .begin = begin,
+                   .visit = [&](LayerStep& step) { visit(step); },
+                   .weights = at::kFloat});
     if (held_out == nullptr) return {};
     return {next_token_losses(walk_, load_head(walk_), std::move(held_out_), *held_out, "Held-out loss")
                 .mean()
@@ -73,7 +76,9 @@ class Compressor {
  private:
   WalkState state() {
     WalkState state;
-    state.streams = {{"calibration", &calibration_}, {"dense", &dense_}, {"held_out", &held_out_}};
+    state.keep("calibration", calibration_);
+    state.keep("dense", dense_);
+    state.keep("held_out", held_out_);
     sensitivity_.join(state);
     return state;
   }
@@ -130,7 +135,7 @@ class Compressor {
     const DecoderLayer read = as_read(step, original);
     const HeadCount wanted = plan_.heads_of(static_cast<size_t>(step.index()), original.shape);
     const bool shrinks = wanted.heads < original.shape.num_attention_heads;
-    if (shrinks && towards_dense() && !is_apart()) dense_ = calibration_;  // chunks are replaced, not overwritten
+    if (shrinks && towards_dense() && !is_apart()) dense_ = calibration_.snapshot();
     if (is_apart())
       step.transform(dense_, [&](const at::Tensor& x) { return forward_attention(original, step.context, x); }, 4);
     if (shrinks || (is_apart() && options_.refit == ModularRefit::kAll)) {
@@ -146,7 +151,7 @@ class Compressor {
   // `read` is the layer as it is, in the dtype of the forward.
   void compress_attention(LayerStep& step, const DecoderLayer& read, const HeadCount& wanted) {
     // What attention mixes is kept: it is needed for the moment and, behind that, for the output.
-    ResidualStream mixed = calibration_;
+    ResidualStream mixed = calibration_.snapshot();
     step.transform(mixed, [&](const at::Tensor& x) { return attention_inner(read, step.context, x); }, 8);
     const Linear& output = step.layer.o_proj;
     const at::Device device = walk_.options().device;
@@ -209,7 +214,7 @@ class Compressor {
   // through the layer at the same time; what it is ahead then is the error.
   void collect(LayerStep& step, const DecoderLayer& original, const DecoderLayer& read, InnerMoment& moment) {
     const bool compares = is_apart();
-    if (towards_dense() && !compares) dense_ = calibration_;  // chunks are replaced, not overwritten
+    if (towards_dense() && !compares) dense_ = calibration_.snapshot();
     size_t chunk = 0;
     const auto add = [&](const at::Tensor& x, const at::Tensor& ahead) {
       const at::Tensor z = mlp_inner(read, step.context, x);

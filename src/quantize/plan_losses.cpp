@@ -3,53 +3,50 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <set>
+#include <utility>
 
 #include "aten.h"
 #include "dynslice/quantize/quant_plan.h"
 #include "dynslice/tensor/kernels.h"
 #include "dynslice/tensor/second_moment.h"
 #include "dynslice/walk/head.h"
+#include "dynslice/walk/journaled_walk.h"
 #include "quantize/layer_sink.h"
 
 namespace dynslice {
 namespace {
 
-// Plans that are alike as far as the walk has come, and the stream of the model that they make.
-struct Branch {
-  std::vector<size_t> plans;
-  ResidualStream stream;
-};
+// Plans that are alike as far as the walk has come.
+using Branch = std::vector<size_t>;
 
 class PlanWalk {
  public:
   PlanWalk(const LayerWalk& walk, const TokenWindows& windows, const TrialQuantizer& quantizer,
            const std::vector<std::vector<int>>& plans, const JournalPhase& journal)
-      : walk_(walk), windows_(windows), quantizer_(quantizer), plans_(plans), journal_(journal) {}
+      : walk_(walk),
+        windows_(windows),
+        quantizer_(quantizer),
+        plans_(plans),
+        journal_(journal),
+        calibration_(walk.empty_stream()),
+        streams_(plans.size(), walk.empty_stream()) {}
 
   std::vector<double> run() {
-    calibration_ = walk_.empty_stream();
-    WalkSpan span;
-    if (const auto first = restore()) {
-      span.first_layer = *first;
-    } else {
-      if (quantizer_.calibration != nullptr) calibration_ = walk_.embed(*quantizer_.calibration);
-      std::vector<size_t> all(plans_.size());
-      std::iota(all.begin(), all.end(), size_t{0});
-      branches_.push_back({all, walk_.embed(windows_)});
-    }
-    span.after_layer = [&](int64_t next) { save(next); };
-    const std::string task = "Trying " + std::to_string(plans_.size()) + " plans";
-    walk_.run(
-        task, passes() * windows_.tokens() / layers() + calibration_.tokens(), [&](LayerStep& step) { visit(step); },
-        at::kFloat, span);
+    const int64_t calibration_tokens = quantizer_.calibration != nullptr ? quantizer_.calibration->tokens() : 0;
+    run_journaled(walk_, journal_,
+                  {.task = "Trying " + std::to_string(plans_.size()) + " plans",
+                   .tokens = passes() * windows_.tokens() / layers() + calibration_tokens,
+                   .state = [&] { return state(); },
+                   .begin = [&] { begin(); },
+                   .visit = [&](LayerStep& step) { visit(step); },
+                   .weights = at::kFloat});
     const Head head = load_head(walk_);
     std::vector<double> losses(plans_.size());
-    for (Branch& branch : branches_) {
-      const double loss = next_token_losses(walk_, head, branch.stream, windows_, "Losses").mean().item<double>();
-      for (const size_t plan : branch.plans) losses[plan] = loss;
-      branch.stream = {};
+    for (const Branch& branch : branches_before(layers())) {
+      ResidualStream stream = std::exchange(streams_[branch.front()], walk_.empty_stream());
+      const double loss = next_token_losses(walk_, head, std::move(stream), windows_, "Losses").mean().item<double>();
+      for (const size_t plan : branch) losses[plan] = loss;
     }
     return losses;
   }
@@ -76,20 +73,18 @@ class PlanWalk {
     std::set<int> levels;
     for (const std::vector<int>& plan : plans_) levels.insert(plan[static_cast<size_t>(step.index())]);
     const std::map<int, DecoderLayer> quantized = quantize(step, levels, pass_calibration(step, *levels.rbegin() > 0));
-    std::vector<Branch> next;
-    for (Branch& branch : branches_) {
-      std::map<int, std::vector<size_t>> parts;
-      for (const size_t plan : branch.plans) parts[plans_[plan][static_cast<size_t>(step.index())]].push_back(plan);
-      for (auto& [bits, members] : parts) {
-        next.push_back({std::move(members), branch.stream});  // chunks are replaced, not overwritten
+    for (const Branch& branch : branches_before(step.index())) {
+      std::map<int, Branch> parts;
+      for (const size_t plan : branch) parts[plans_[plan][static_cast<size_t>(step.index())]].push_back(plan);
+      const ResidualStream entering = std::exchange(streams_[branch.front()], walk_.empty_stream());
+      for (const auto& [bits, members] : parts) {
+        ResidualStream& leaving = streams_[members.front()] = entering.snapshot();
         const DecoderLayer& layer = quantized.at(bits);
-        step.transform(next.back().stream, [&](const at::Tensor& x) {
+        step.transform(leaving, [&](const at::Tensor& x) {
           return forward_mlp(layer, step.context, forward_attention(layer, step.context, x));
         });
       }
-      branch.stream = walk_.empty_stream();
     }
-    branches_ = std::move(next);
   }
 
   // Passes the calibration text through the layer as it is; the moments of what its matrices read, in their order.
@@ -155,40 +150,25 @@ class PlanWalk {
     return quantized;
   }
 
-  // Which plans a branch has follows from where the walk stands: only the streams are kept.
+  void begin() {
+    if (quantizer_.calibration != nullptr) calibration_ = walk_.embed(*quantizer_.calibration);
+    streams_.front() = walk_.embed(windows_);
+  }
+
+  // Plans that are alike up to this layer are one branch.
   std::vector<Branch> branches_before(int64_t layer) const {
-    std::map<std::vector<int>, std::vector<size_t>> groups;
+    std::map<std::vector<int>, Branch> groups;
     for (size_t plan = 0; plan < plans_.size(); ++plan) groups[prefix(plan, layer)].push_back(plan);
     std::vector<Branch> branches;
-    for (auto& [bits, members] : groups) branches.push_back({std::move(members), walk_.empty_stream()});
+    for (auto& [bits, members] : groups) branches.push_back(std::move(members));
     return branches;
   }
 
-  WalkState state(std::vector<Branch>& branches) {
+  WalkState state() {
     WalkState state;
-    state.streams.emplace_back("calibration", &calibration_);
-    for (Branch& branch : branches)
-      state.streams.emplace_back("plan " + std::to_string(branch.plans.front()), &branch.stream);
+    state.keep("calibration", calibration_);
+    for (size_t plan = 0; plan < streams_.size(); ++plan) state.keep("plan " + std::to_string(plan), streams_[plan]);
     return state;
-  }
-
-  std::optional<int64_t> restore() {
-    // A stream for every plan is asked for; those of branches that share one come back empty.
-    std::vector<Branch> all;
-    for (size_t plan = 0; plan < plans_.size(); ++plan) all.push_back({{plan}, walk_.empty_stream()});
-    WalkState kept = state(all);
-    const auto restored = journal_.restore(kept, walk_.options().device);
-    if (!restored) return std::nullopt;
-    branches_ = branches_before(restored->next_layer);
-    for (Branch& branch : branches_) branch.stream = std::move(all[branch.plans.front()].stream);
-    return restored->next_layer;
-  }
-
-  void save(int64_t next) {
-    std::vector<Branch> all;
-    for (size_t plan = 0; plan < plans_.size(); ++plan) all.push_back({{plan}, walk_.empty_stream()});
-    for (const Branch& branch : branches_) all[branch.plans.front()].stream = branch.stream;  // shallow
-    journal_.save(next, layers(), state(all));
   }
 
   const LayerWalk& walk_;
@@ -197,7 +177,7 @@ class PlanWalk {
   const std::vector<std::vector<int>>& plans_;
   const JournalPhase& journal_;
   ResidualStream calibration_;
-  std::vector<Branch> branches_;
+  std::vector<ResidualStream> streams_;  // of a branch in the place of its first plan; the others are empty
 };
 
 // The level below `bits`; 0 when there is none.

@@ -8,6 +8,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/kernels.h"
 #include "dynslice/tensor/second_moment.h"
+#include "dynslice/walk/journaled_walk.h"
 #include "quantize/layer_sink.h"
 
 namespace dynslice {
@@ -38,21 +39,19 @@ class GptqWalk {
 
   void run(const TokenWindows& windows) {
     stream_ = walk_.empty_stream();
-    WalkState kept = state();
-    WalkSpan span;
-    if (const auto restored = journal_.restore(kept, walk_.options().device)) {
-      span.first_layer = restored->next_layer;
-    } else {
-      stream_ = walk_.embed(windows);
-    }
-    span.after_layer = [&](int64_t next) { journal_.save(next, walk_.config().num_layers(), state()); };
-    walk_.run("Quantizing", windows.tokens(), [&](LayerStep& step) { visit(step); }, at::kFloat, span);
+    run_journaled(walk_, journal_,
+                  {.task = "Quantizing",
+                   .tokens = windows.tokens(),
+                   .state = [&] { return state(); },
+                   .begin = [&] { stream_ = walk_.embed(windows); },
+                   .visit = [&](LayerStep& step) { visit(step); },
+                   .weights = at::kFloat});
   }
 
  private:
   WalkState state() {
     WalkState state;
-    state.streams.emplace_back("stream", &stream_);
+    state.keep("stream", stream_);
     return state;
   }
 
@@ -147,8 +146,7 @@ void check_formats(const ModelConfig& config, const FormatOf& format_of) {
 void quantize_by_rounding(const Checkpoint& checkpoint, const FormatOf& format_of, const MatrixSink& sink,
                           ProgressSink& progress, const JournalPhase& journal) {
   const ModelConfig& config = checkpoint.config();
-  const auto restored = journal.restore({}, at::kCPU);
-  const int64_t first = restored ? restored->next_layer : 0;
+  const int64_t first = journal.restore({}, at::kCPU).value_or(0);
   int64_t weights = 0;
   for (int64_t layer = first; layer < config.num_layers(); ++layer) weights += layer_weights(config, layer);
   ProgressTask task(progress, "Rounding", weights, "weights");

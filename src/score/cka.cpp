@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "aten.h"
+#include "dynslice/walk/journaled_walk.h"
 
 namespace dynslice {
 namespace {
@@ -15,35 +16,38 @@ class GramWalk {
 
   const std::vector<ResidualStream>& run(const TokenWindows& windows, const JournalPhase& journal) {
     stream_ = walk_.empty_stream();
-    WalkSpan span;
-    if (const auto restored = journal.restore(state(), walk_.options().device)) {
-      span.first_layer = restored->next_layer;
-    } else {
-      stream_ = walk_.embed(windows);
-      size_t chunk = 0;
-      grams_[0].chunks.resize(stream_.chunks.size());
-      stream_.visit([&](const at::Tensor& x) { grams_[0].replace(chunk++, gram_matrices(x)); });
-    }
-    span.after_layer = [&](int64_t next) { journal.save(next, walk_.config().num_layers(), state()); };
-    const auto visit = [&](LayerStep& step) {
-      ResidualStream& grams = grams_[static_cast<size_t>(step.index() + 1)];
-      grams.chunks.resize(stream_.chunks.size());
-      size_t chunk = 0;
-      step.transform(stream_, [&](const at::Tensor& x) {
-        at::Tensor y = forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
-        grams.replace(chunk++, gram_matrices(y));
-        return y;
-      });
-    };
-    walk_.run("Scoring layers", windows.tokens(), visit, std::nullopt, span);
+    run_journaled(walk_, journal,
+                  {.task = "Scoring layers",
+                   .tokens = windows.tokens(),
+                   .state = [&] { return state(); },
+                   .begin = [&] { begin(windows); },
+                   .visit = [&](LayerStep& step) { visit(step); }});
     return grams_;
   }
 
  private:
+  void begin(const TokenWindows& windows) {
+    stream_ = walk_.embed(windows);
+    size_t chunk = 0;
+    grams_[0].chunks.resize(stream_.chunks.size());
+    stream_.visit([&](const at::Tensor& x) { grams_[0].replace(chunk++, gram_matrices(x)); });
+  }
+
+  void visit(LayerStep& step) {
+    ResidualStream& grams = grams_[static_cast<size_t>(step.index() + 1)];
+    grams.chunks.resize(stream_.chunks.size());
+    size_t chunk = 0;
+    step.transform(stream_, [&](const at::Tensor& x) {
+      at::Tensor y = forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
+      grams.replace(chunk++, gram_matrices(y));
+      return y;
+    });
+  }
+
   WalkState state() {
     WalkState state;
-    state.streams.emplace_back("stream", &stream_);
-    for (size_t i = 0; i < grams_.size(); ++i) state.streams.emplace_back("grams " + std::to_string(i), &grams_[i]);
+    state.keep("stream", stream_);
+    for (size_t i = 0; i < grams_.size(); ++i) state.keep("grams " + std::to_string(i), grams_[i]);
     return state;
   }
 

@@ -2,13 +2,14 @@
 
 #include <charconv>
 #include <cmath>
-#include <deque>
 #include <numbers>
+#include <utility>
 
 #include "aten.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
 #include "dynslice/walk/head.h"
+#include "dynslice/walk/journaled_walk.h"
 #include "score/cka.h"
 #include "score/cosine.h"
 
@@ -37,13 +38,11 @@ class TokenMean {
   }
   double mean() const { return count_ == 0 ? 0.0 : sum_ / static_cast<double>(count_); }
   int64_t skipped() const { return skipped_; }
-  OrderedJson to_json() const { return {sum_, count_, skipped_}; }
-  static TokenMean from_json(const OrderedJson& json) {
-    TokenMean mean;
-    mean.sum_ = json.at(0).get<double>();
-    mean.count_ = json.at(1).get<int64_t>();
-    mean.skipped_ = json.at(2).get<int64_t>();
-    return mean;
+  friend void to_json(OrderedJson& json, const TokenMean& mean) { json = {mean.sum_, mean.count_, mean.skipped_}; }
+  friend void from_json(const OrderedJson& json, TokenMean& mean) {
+    json.at(0).get_to(mean.sum_);
+    json.at(1).get_to(mean.count_);
+    json.at(2).get_to(mean.skipped_);
   }
 
  private:
@@ -52,96 +51,67 @@ class TokenMean {
   int64_t skipped_ = 0;
 };
 
-// The streams that entered the last `window` layers; the oldest is compared with the one that leaves now.
-using History = std::deque<ResidualStream>;
-
-// The finished values, and the window whose layers the walk is in.
-struct Progress {
-  std::vector<TokenMean> means;
-  History history;
-};
-
-void score_layer(const LayerStep& step, const Head* final_head, const Metric& metric, ResidualStream& stream,
-                 Progress& state) {
-  const int64_t start = step.index() + 1 - metric.window;  // first layer of the window that ends here
-  if (metric.window > 1) state.history.push_back(stream);  // chunks are replaced, not overwritten: a shallow copy
-  int64_t first_token = 0;
-  size_t chunk = 0;
-  step.transform(stream, [&](const at::Tensor& x) {
-    at::Tensor y = forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
-    if (start >= 0) {
-      const at::Tensor entered = metric.window > 1 ? state.history.front().chunks[chunk].to(x.device()) : x;
-      const at::Tensor left = final_head != nullptr ? final_norm(*final_head, y) : y;
-      state.means[static_cast<size_t>(start)].add(token_cosines(entered, left), metric, step.index(), first_token);
-      if (metric.window > 1 && stream.store) stream.store->drop_pages(state.history.front().chunks[chunk]);
-    }
-    first_token += x.size(0) * x.size(1);
-    ++chunk;
-    return y;
-  });
-  if (metric.window > 1 && start >= 0) state.history.pop_front();
-}
-
-// The walk between two layers, as the journal keeps it: the means so far, the stream, and the window's history.
+// The walk that scores windows of layers. Between two layers the journal keeps the means so far, the stream, and the
+// streams that entered the window's layers.
 class ScoringWalk {
  public:
-  ScoringWalk(const LayerWalk& walk, const ScoreOptions& options, const TokenWindows& windows)
-      : walk_(walk), options_(options) {
-    const int64_t layers = walk.config().num_layers();
+  ScoringWalk(const LayerWalk& walk, const ScoreOptions& options)
+      : walk_(walk), options_(options), window_(options.metric.window), stream_(walk.empty_stream()) {
     if (options.after_final_norm) head_ = load_head(walk);
-    state_.means.resize(static_cast<size_t>(layers - options.metric.window + 1));
-    // The history's length depends on where the walk stands; as many streams as it can have are asked for.
-    std::vector<ResidualStream> history(static_cast<size_t>(options.metric.window - 1), walk.empty_stream());
-    stream_ = walk.empty_stream();
-    WalkState kept = journal_state(history);
-    const auto restored = options.journal.restore(kept, walk.options().device);
-    if (!restored) {
-      stream_ = walk.embed(windows);
-      return;
-    }
-    span_.first_layer = restored->next_layer;
-    const OrderedJson& means = restored->values.at("means");
-    for (size_t i = 0; i < state_.means.size(); ++i) state_.means[i] = TokenMean::from_json(means.at(i));
-    for (ResidualStream& stream : history) {
-      if (!stream.chunks.empty()) state_.history.push_back(std::move(stream));
-    }
+    means_.resize(static_cast<size_t>(walk.config().num_layers() - window_ + 1));
+    entered_.assign(static_cast<size_t>(window_ - 1), walk.empty_stream());
   }
 
-  const std::vector<TokenMean>& run() {
-    const int64_t layers = walk_.config().num_layers();
-    span_.after_layer = [&](int64_t next) { save(next); };
-    const auto visit = [&](LayerStep& step) {
-      const bool normed = options_.after_final_norm && step.index() + 1 == layers;
-      score_layer(step, normed ? &head_ : nullptr, options_.metric, stream_, state_);
-    };
-    walk_.run("Scoring layers", stream_.tokens(), visit, std::nullopt, span_);
-    return state_.means;
+  const std::vector<TokenMean>& run(const TokenWindows& windows) {
+    run_journaled(walk_, options_.journal,
+                  {.task = "Scoring layers",
+                   .tokens = windows.tokens(),
+                   .state = [&] { return state(); },
+                   .begin = [&] { stream_ = walk_.embed(windows); },
+                   .visit = [&](LayerStep& step) { visit(step); }});
+    return means_;
   }
 
  private:
-  template <typename Streams>
-  WalkState journal_state(Streams& history) {
-    WalkState state;
-    state.streams.emplace_back("stream", &stream_);
-    for (size_t i = 0; i < history.size(); ++i) state.streams.emplace_back("history " + std::to_string(i), &history[i]);
-    return state;
+  // Compares the stream that leaves with the one that entered the first layer of the window that ends here.
+  void visit(LayerStep& step) {
+    const int64_t start = step.index() + 1 - window_;
+    const bool normed = options_.after_final_norm && step.index() + 1 == walk_.config().num_layers();
+    // A ring: the oldest stream makes room for the one that enters now.
+    ResidualStream* oldest = window_ > 1 ? &entered_[static_cast<size_t>(step.index() % (window_ - 1))] : nullptr;
+    const ResidualStream first = oldest != nullptr ? std::exchange(*oldest, stream_.snapshot()) : ResidualStream{};
+    int64_t first_token = 0;
+    size_t chunk = 0;
+    step.transform(stream_, [&](const at::Tensor& x) {
+      at::Tensor y = forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
+      if (start >= 0) {
+        const at::Tensor entered = oldest != nullptr ? first.chunks[chunk].to(x.device()) : x;
+        const at::Tensor left = normed ? final_norm(head_, y) : y;
+        means_[static_cast<size_t>(start)].add(token_cosines(entered, left), options_.metric, step.index(),
+                                               first_token);
+        if (first.store) first.store->drop_pages(first.chunks[chunk]);
+      }
+      first_token += x.size(0) * x.size(1);
+      ++chunk;
+      return y;
+    });
   }
 
-  void save(int64_t next) {
-    std::vector<ResidualStream> history(state_.history.begin(), state_.history.end());  // shallow
-    history.resize(static_cast<size_t>(options_.metric.window - 1));
-    WalkState state = journal_state(history);
-    state.values["means"] = OrderedJson::array();
-    for (const TokenMean& mean : state_.means) state.values["means"].push_back(mean.to_json());
-    options_.journal.save(next, walk_.config().num_layers(), state);
+  WalkState state() {
+    WalkState state;
+    state.keep("means", means_);
+    state.keep("stream", stream_);
+    for (size_t i = 0; i < entered_.size(); ++i) state.keep("entered " + std::to_string(i), entered_[i]);
+    return state;
   }
 
   const LayerWalk& walk_;
   const ScoreOptions& options_;
+  const int64_t window_;
   Head head_;
-  Progress state_;
+  std::vector<TokenMean> means_;  // of every window
   ResidualStream stream_;
-  WalkSpan span_;
+  std::vector<ResidualStream> entered_;  // the last window - 1 layers
 };
 
 LayerScores scores_of(const OrderedJson& result, const Metric& metric, int64_t tokens) {
@@ -186,8 +156,8 @@ double value_of(const Metric& metric, double mean) {
 OrderedJson score_by_cosine(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options) {
   OrderedJson result = {{"values", OrderedJson::array()}, {"skipped_tokens", 0}};
   int64_t skipped = 0;
-  ScoringWalk scoring(walk, options, windows);
-  for (const TokenMean& mean : scoring.run()) {
+  ScoringWalk scoring(walk, options);
+  for (const TokenMean& mean : scoring.run(windows)) {
     result["values"].push_back(value_of(options.metric, mean.mean()));
     skipped += mean.skipped();
   }

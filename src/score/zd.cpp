@@ -149,14 +149,11 @@ LayerScores score_weights(const Checkpoint& checkpoint, ProgressSink& progress, 
   }
   const int64_t layers = checkpoint.config().num_layers();
   WalkState state;
+  state.keep("values", scores.values);
   ProgressTask task(progress, "Scoring weights", layers, "layers");
-  if (const auto restored = journal.restore(state, at::kCPU)) {
-    scores.values = restored->values.at("values").get<std::vector<double>>();
-    task.skip(restored->next_layer);
-  }
+  if (const auto kept = journal.restore(state, at::kCPU)) task.skip(*kept);
   for (auto layer = static_cast<int64_t>(scores.values.size()); layer < layers; ++layer) {
     scores.values.push_back(score_layer(checkpoint, layer));
-    state.values["values"] = scores.values;
     journal.save(layer + 1, layers, state);
     task.advance(1);
   }

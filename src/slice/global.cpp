@@ -74,8 +74,7 @@ class GlobalSlicer {
     dense_ = sliced_ = walk_.empty_stream();
     frequencies_ = token_frequencies(calibration, walk_.config().vocab_size);
     const int64_t layers = walk_.config().num_layers();
-    const auto restored = journal_.restore(state(), walk_.options().device);
-    const int64_t next = restored ? restored->next_layer : 0;
+    const int64_t next = journal_.restore(state(), walk_.options().device).value_or(0);
     if (next < layers) find_basis(calibration, next);
     if (!basis_.defined()) choose_basis();
     if (next <= layers) begin_slicing(calibration);
@@ -90,8 +89,10 @@ class GlobalSlicer {
   // All that the walks remember between two layers.
   WalkState state() {
     WalkState state;
-    state.tensors = {{"energy", &energy_}, {"basis", &basis_}};
-    state.streams = {{"dense", &dense_}, {"sliced", &sliced_}};
+    state.keep("energy", energy_);
+    state.keep("basis", basis_);
+    state.keep("dense", dense_);
+    state.keep("sliced", sliced_);
     if (asks_the_loss()) sensitivity_.join(state);
     return state;
   }
@@ -160,7 +161,8 @@ class GlobalSlicer {
     write_rotated_rows(walk_, sink_, name, name, basis_, {});
     dense_ = sliced_ = walk_.empty_stream();
     if (!refits()) return;
-    dense_ = sliced_ = walk_.embed(calibration);  // chunks are replaced, not overwritten
+    dense_ = walk_.embed(calibration);
+    sliced_ = dense_.snapshot();
     sliced_.transform([&](const at::Tensor& x) { return rotated(x); });
   }
 

@@ -6,6 +6,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/kernels.h"
 #include "dynslice/walk/head.h"
+#include "dynslice/walk/journaled_walk.h"
 #include "slice/basis.h"
 #include "slice/refit.h"
 #include "slice/rotate.h"
@@ -82,23 +83,21 @@ class Slicer {
 
   SliceResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
     calibration_ = held_out_ = dense_ = walk_.empty_stream();
-    const auto kept = journal_.restore(state(), walk_.options().device);
-    if (kept) {
-      way_.kind = way_.weight.defined() ? ShortcutKind::kMatrix
-                  : way_.down.defined() ? ShortcutKind::kLowRank
-                                        : ShortcutKind::kIdentity;
-    } else {
+    const auto begin = [&] {
       calibration_ = walk_.embed(calibration);
-      if (refit_.is_any()) dense_ = calibration_;  // chunks are replaced, not overwritten
+      if (refit_.is_any()) dense_ = calibration_.snapshot();
       if (held_out != nullptr) held_out_ = walk_.embed(*held_out);
       enter();
       if (sink_.write) emit_embedding();
-    }
-    const WalkSpan span{kept ? kept->next_layer : 0,
-                        [&](int64_t next) { journal_.save(next, walk_.config().num_layers(), state()); }};
-    walk_.run(
-        "Slicing", calibration_.tokens() + held_out_.tokens() + dense_.tokens(),
-        [&](LayerStep& step) { slice_layer(step); }, at::kFloat, span);
+    };
+    run_journaled(
+        walk_, journal_,
+        {.task = "Slicing",
+         .tokens = (refit_.is_any() ? 2 : 1) * calibration.tokens() + (held_out != nullptr ? held_out->tokens() : 0),
+         .state = [&] { return state(); },
+         .begin = begin,
+         .visit = [&](LayerStep& step) { slice_layer(step); },
+         .weights = at::kFloat});
     if (sink_.write) emit_head();
     return {held_out != nullptr ? std::optional(held_out_loss(*held_out)) : std::nullopt};
   }
@@ -107,12 +106,15 @@ class Slicer {
   // All that the walk remembers between two layers.
   WalkState state() {
     WalkState state;
-    state.tensors = {{"kept", &basis_.kept},
-                     {"dropped", &basis_.dropped},
-                     {"way", &way_.weight},
-                     {"way_down", &way_.down},
-                     {"way_up", &way_.up}};
-    state.streams = {{"calibration", &calibration_}, {"held_out", &held_out_}, {"dense", &dense_}};
+    state.keep("kept", basis_.kept);
+    state.keep("dropped", basis_.dropped);
+    state.keep("way_kind", way_.kind);
+    state.keep("way", way_.weight);
+    state.keep("way_down", way_.down);
+    state.keep("way_up", way_.up);
+    state.keep("calibration", calibration_);
+    state.keep("held_out", held_out_);
+    state.keep("dense", dense_);
     return state;
   }
 

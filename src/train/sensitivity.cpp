@@ -24,16 +24,13 @@ class Measuring {
   }
 
   Sensitivity run(int64_t a_turn) {
-    const auto restored = journal_.restore(state(), at::kCPU);
-    int64_t first = restored ? restored->values.at("windows").get<int64_t>() : 0;
+    int64_t first = journal_.restore(state(), at::kCPU).value_or(0);
     ProgressTask progress(walk_.progress(), "Gradients of the loss", 3 * layers_ * (windows_.count - first), "windows");
     while (first < windows_.count) {
       const int64_t count = std::min(a_turn, windows_.count - first);
       run_turn(windows_.part(first, count), progress);
       first += count;
-      WalkState kept = state();
-      kept.values["windows"] = first;
-      journal_.save(first, windows_.count, kept);
+      journal_.save(first, windows_.count, state());
     }
     return result();
   }
@@ -41,7 +38,7 @@ class Measuring {
  private:
   WalkState state() {
     WalkState state;
-    state.tensors = {{"directions", &directions_}};
+    state.keep("directions", directions_);
     return state;
   }
 
@@ -49,7 +46,7 @@ class Measuring {
     std::vector<ResidualStream> entering = {walk_.embed(windows)};
     for (int64_t i = 0; i < layers_; ++i) {
       const DecoderLayer layer = load(i);
-      ResidualStream leaving = entering.back();  // chunks are replaced, not overwritten
+      ResidualStream leaving = entering.back().snapshot();
       leaving.transform([&](const at::Tensor& x) {
         check_interrupt();
         progress.advance(x.size(0));
@@ -158,8 +155,8 @@ Sensitivity measure_sensitivity(const LayerWalk& walk, const TokenWindows& windo
 }
 
 void SensitivitySource::join(WalkState& state) {
-  state.tensors.emplace_back("gradient directions", &value_.directions);
-  state.tensors.emplace_back("gradient sizes", &value_.sizes);
+  state.keep("gradient directions", value_.directions);
+  state.keep("gradient sizes", value_.sizes);
 }
 
 void SensitivitySource::measure_unless_there() {

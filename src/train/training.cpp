@@ -13,6 +13,17 @@
 #include "dynslice/support/log.h"
 
 namespace dynslice {
+
+// What the journal keeps of a point: [update, training loss, validation loss].
+static void to_json(OrderedJson& json, const TrainingPoint& point) {
+  json = {point.update, point.training_loss, point.validation_loss};
+}
+static void from_json(const OrderedJson& json, TrainingPoint& point) {
+  json.at(0).get_to(point.update);
+  json.at(1).get_to(point.training_loss);
+  json.at(2).get_to(point.validation_loss);
+}
+
 namespace {
 
 constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
@@ -201,22 +212,23 @@ class Trainer {
 
   WalkState state() {
     WalkState state;
-    state.values = {{"tokens", result_.tokens},      {"best update", result_.best_update},
-                    {"best loss", best_loss_},       {"without gain", without_gain_},
-                    {"recent loss", recent_.loss},   {"recent weight", recent_.weight},
-                    {"early", result_.stopped_early}};
-    state.values["points"] = OrderedJson::array();
-    for (const TrainingPoint& point : result_.points)
-      state.values["points"].push_back({point.update, point.training_loss, point.validation_loss});
+    state.keep("tokens", result_.tokens);
+    state.keep("best update", result_.best_update);
+    state.keep("best loss", best_loss_);
+    state.keep("without gain", without_gain_);
+    state.keep("recent loss", recent_.loss);
+    state.keep("recent weight", recent_.weight);
+    state.keep("early", result_.stopped_early);
+    state.keep("points", result_.points);
     held_.clear();
     held_.reserve(parameters_.size());
     for (size_t i = 0; i < parameters_.size(); ++i) {
       held_.push_back(parameters_[i].detach());
       const std::string number = std::to_string(i);
-      state.tensors.emplace_back("parameter " + number, &held_.back());
-      state.tensors.emplace_back("first moment " + number, &optimizer_.first_moments()[i]);
-      state.tensors.emplace_back("second moment " + number, &optimizer_.second_moments()[i]);
-      state.tensors.emplace_back("best " + number, &best_[i]);
+      state.keep("parameter " + number, held_.back());
+      state.keep("first moment " + number, optimizer_.first_moments()[i]);
+      state.keep("second moment " + number, optimizer_.second_moments()[i]);
+      state.keep("best " + number, best_[i]);
     }
     return state;
   }
@@ -224,21 +236,12 @@ class Trainer {
   int64_t restore() {
     WalkState kept = state();
     if (parameters_.empty()) return 0;
-    const auto restored = journal_.restore(kept, parameters_.front().device());
-    if (!restored) return 0;
+    const auto next = journal_.restore(kept, parameters_.front().device());
+    if (!next) return 0;
     for (size_t i = 0; i < parameters_.size(); ++i) parameters_[i].detach().copy_(held_[i]);
     held_.clear();
-    const OrderedJson& values = restored->values;
-    result_.tokens = values.at("tokens").get<int64_t>();
-    result_.best_update = values.at("best update").get<int64_t>();
-    best_loss_ = values.at("best loss").get<double>();
-    without_gain_ = values.at("without gain").get<int64_t>();
-    recent_ = {values.at("recent loss").get<double>(), values.at("recent weight").get<double>()};
-    result_.stopped_early = values.at("early").get<bool>();
-    for (const auto& point : values.at("points"))
-      result_.points.push_back({point.at(0).get<int64_t>(), point.at(1).get<double>(), point.at(2).get<double>()});
-    result_.updates = restored->next_layer;
-    return restored->next_layer;
+    result_.updates = *next;
+    return *next;
   }
 
   const std::vector<at::Tensor>& parameters_;

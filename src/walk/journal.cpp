@@ -263,8 +263,18 @@ void Journal::finish(const std::string& phase, OrderedJson result) {
   if (is_due(0)) write(phase, std::nullopt, nullptr);
 }
 
-std::optional<RestoredWalk> Journal::restore(const std::string& phase, const WalkState& state,
-                                             const at::Device& device) const {
+void Journal::restore_values(const WalkState& state) const {
+  for (const WalkState::Value& value : state.values) {
+    try {
+      value.restore(walk_->values.at(value.name));
+    } catch (const Json::exception&) {
+      fail("value " + value.name + " is missing or of another type");
+    }
+  }
+}
+
+std::optional<int64_t> Journal::restore(const std::string& phase, const WalkState& state,
+                                        const at::Device& device) const {
   if (!resumed_ || !walk_ || walk_->phase != phase) return std::nullopt;
   for (const auto& [name, stream] : state.streams) {
     const auto kept = std::find_if(walk_->streams.begin(), walk_->streams.end(),
@@ -279,20 +289,21 @@ std::optional<RestoredWalk> Journal::restore(const std::string& phase, const Wal
   const File file(folder() / walk_->file, O_RDONLY);
   if (file.get() < 0) fail(walk_->file + " cannot be opened");
   for (const Entry& entry : walk_->entries) {
-    const auto named = [&](const auto& one) { return one.first == entry.name; };
+    const auto named = [&](const auto& one) { return one.name == entry.name; };
     const auto stream = std::find_if(state.streams.begin(), state.streams.end(), named);
     const auto tensor = std::find_if(state.tensors.begin(), state.tensors.end(), named);
     if (entry.chunk >= 0) {
       const bool fits =
-          stream != state.streams.end() && entry.chunk < static_cast<int64_t>(stream->second->chunks.size());
+          stream != state.streams.end() && entry.chunk < static_cast<int64_t>(stream->stream->chunks.size());
       if (!fits) fail("a chunk of stream " + entry.name + " is none of this walk");
-      stream->second->replace(static_cast<size_t>(entry.chunk), read_entry(file.get(), entry).to(device));
+      stream->stream->replace(static_cast<size_t>(entry.chunk), read_entry(file.get(), entry).to(device));
     } else {
       if (tensor == state.tensors.end()) fail("tensor " + entry.name + " is none of this walk");
-      *tensor->second = read_entry(file.get(), entry).to(device);
+      *tensor->tensor = read_entry(file.get(), entry).to(tensor->on_host ? at::Device(at::kCPU) : device);
     }
   }
-  return RestoredWalk{walk_->next, walk_->values};
+  restore_values(state);
+  return walk_->next;
 }
 
 at::Tensor Journal::read_entry(int descriptor, const Entry& entry) const {
@@ -314,7 +325,7 @@ at::Tensor Journal::read_entry(int descriptor, const Entry& entry) const {
 
 void Journal::save(const std::string& phase, int64_t next, int64_t layers, const WalkState& state) {
   uint64_t bytes = 0;
-  for (const auto& [name, tensor] : state.tensors) bytes += tensor->defined() ? tensor->nbytes() : 0;
+  for (const auto& [name, tensor, on_host] : state.tensors) bytes += tensor->defined() ? tensor->nbytes() : 0;
   for (const auto& [name, stream] : state.streams) {
     for (const at::Tensor& chunk : stream->chunks) bytes += chunk.nbytes();
   }
@@ -393,7 +404,7 @@ void Journal::write_data(Walk& walk, const WalkState& state) const {
     walk.bytes += entry.bytes;
     walk.entries.push_back(std::move(entry));
   };
-  for (const auto& [name, tensor] : state.tensors) {
+  for (const auto& [name, tensor, on_host] : state.tensors) {
     if (tensor->defined()) add(name, -1, *tensor);
   }
   for (const auto& [name, stream] : state.streams) {
@@ -405,7 +416,8 @@ void Journal::write_data(Walk& walk, const WalkState& state) const {
     walk.streams.emplace_back(name, chunk);
   }
   if (::fdatasync(file.get()) != 0) throw_write_error(path);
-  walk.values = state.values;
+  walk.values = OrderedJson::object();
+  for (const WalkState::Value& value : state.values) walk.values[value.name] = value.saved();
 }
 
 void Journal::write_state(const std::optional<Walk>& walk) const {

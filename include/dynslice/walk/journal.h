@@ -17,7 +17,7 @@
 #include "dynslice/support/fault_point.h"
 #include "dynslice/support/json.h"
 #include "dynslice/support/work_folder.h"
-#include "dynslice/walk/residual_stream.h"
+#include "dynslice/walk/walk_state.h"
 
 namespace dynslice {
 
@@ -33,19 +33,6 @@ struct JournalOptions {
   bool start_over = false;  // drop what is in the folder
   JournalPace pace = JournalPace::kAuto;
   FaultPoint fault{};  // among the saves of this run, the results of phases included
-};
-
-// What a walk must remember between two layers. It is saved from where the pointers point and restored to there.
-struct WalkState {
-  OrderedJson values = OrderedJson::object();
-  std::vector<std::pair<std::string, at::Tensor*>> tensors;
-  std::vector<std::pair<std::string, ResidualStream*>> streams;
-};
-
-// What was kept of a walk: the layer to go on with, and WalkState::values.
-struct RestoredWalk {
-  int64_t next_layer = 0;
-  OrderedJson values;
 };
 
 // Guarantees:
@@ -85,8 +72,9 @@ class Journal {
   // Keeps the result of a phase; its walk is then no longer needed.
   void finish(const std::string& phase, OrderedJson result);
 
-  // Restores what was kept of this phase's walk, when something was. Throws kBadInput when it is damaged.
-  std::optional<RestoredWalk> restore(const std::string& phase, const WalkState& state, const at::Device& device) const;
+  // Restores what was kept of this phase's walk, when something was, and returns the layer to go on with. Throws
+  // kBadInput when it is damaged.
+  std::optional<int64_t> restore(const std::string& phase, const WalkState& state, const at::Device& device) const;
   // Keeps the state of this phase's walk, which goes on with layer `next` of `layers`; when it is time to.
   void save(const std::string& phase, int64_t next, int64_t layers, const WalkState& state);
 
@@ -130,6 +118,7 @@ class Journal {
   void check_fingerprint() const;
   void read_state(const Json& state, const OrderedJson& ordered);
   void read_walk(const Json& json, const OrderedJson& ordered);
+  void restore_values(const WalkState& state) const;
   at::Tensor read_entry(int descriptor, const Entry& entry) const;
   bool is_due(uint64_t bytes) const;
   void write(const std::string& phase, std::optional<Walk> walk, const WalkState* state);
@@ -168,7 +157,7 @@ class JournalPhase {
   void finish(OrderedJson result) const {
     if (journal_) journal_->finish(name_, std::move(result));
   }
-  std::optional<RestoredWalk> restore(const WalkState& state, const at::Device& device) const {
+  std::optional<int64_t> restore(const WalkState& state, const at::Device& device) const {
     return journal_ ? journal_->restore(name_, state, device) : std::nullopt;
   }
   void save(int64_t next, int64_t layers, const WalkState& state) const {

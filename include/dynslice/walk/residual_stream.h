@@ -45,6 +45,9 @@ struct ResidualStream {
   std::shared_ptr<ActivationStore> store;  // null: all chunks stay in memory
   at::Device device = at::kCPU;            // where the chunks are worked on
 
+  // The stream as it is now, whatever becomes of this one: a chunk is replaced, never overwritten, so that both share
+  // them until then.
+  ResidualStream snapshot() const { return *this; }
   int64_t tokens() const;
   // All windows as one tensor [N, T, width]; for tests and small models.
   at::Tensor gather() const;

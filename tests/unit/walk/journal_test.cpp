@@ -28,13 +28,17 @@ std::string content_of(const fs::path& path) {
 
 // What a walk holds: a matrix that is a view, one that is not there, and a stream of two chunks.
 struct Held {
+  double sum = 0.1 + 0.2;
+  std::vector<int64_t> counts = {1, 2};
   at::Tensor basis = at::randn({7, 5}, at::kDouble).t(), absent;
   ResidualStream stream{{at::randn({2, 3, 4}), at::randn({1, 3, 4})}, nullptr, at::kCPU};
   WalkState state() {
     WalkState state;
-    state.values = {{"sum", 0.1 + 0.2}, {"z", 1}, {"a", 2}};
-    state.tensors = {{"basis", &basis}, {"absent", &absent}};
-    state.streams = {{"stream", &stream}};
+    state.keep("sum", sum);
+    state.keep("counts", counts);
+    state.keep("basis", basis);
+    state.keep("absent", absent);
+    state.keep("stream", stream);
     return state;
   }
 };
@@ -63,22 +67,32 @@ TEST_F(JournalOf, AWalkGivesBackWhatWasSaved) {
   keep_two_layers(held);
   found.basis = found.absent = at::Tensor();
   found.stream.chunks.clear();
+  found.sum = 0;
+  found.counts.clear();
   const auto journal = open(true);
   EXPECT_TRUE(journal->is_resumed());
   EXPECT_EQ(journal->position(), "layer 3 of 9 (slicing)");
   EXPECT_EQ(journal->job().at("argv"), "x");
   EXPECT_EQ(journal->result("scoring")->at("values").at(1).get<double>(), 1.0 / 3);
   EXPECT_FALSE(journal->restore("scoring", found.state(), at::kCPU).has_value());
-  const auto walk = journal->restore("slicing", found.state(), at::kCPU);
-  ASSERT_TRUE(walk.has_value());
-  EXPECT_EQ(walk->next_layer, 2);
-  EXPECT_EQ(walk->values.dump(), held.state().values.dump());  // the keys' order included
-  EXPECT_EQ(walk->values.at("sum").get<double>(), 0.1 + 0.2);
+  EXPECT_EQ(journal->restore("slicing", found.state(), at::kCPU), 2);
+  EXPECT_EQ(found.sum, 0.1 + 0.2);
+  EXPECT_EQ(found.counts, (std::vector<int64_t>{1, 2}));
   EXPECT_TRUE(found.basis.equal(held.basis));
   EXPECT_EQ(found.basis.strides(), held.basis.strides());
   EXPECT_FALSE(found.absent.defined());
   ASSERT_EQ(found.stream.chunks.size(), 2U);
   for (size_t i = 0; i < 2; ++i) EXPECT_TRUE(found.stream.chunks[i].equal(held.stream.chunks[i]));
+}
+
+TEST_F(JournalOf, AValueOfAnotherTypeIsDamage) {
+  Held held;
+  keep_two_layers(held);
+  std::string text;
+  WalkState state = held.state();
+  state.values.clear();
+  state.keep("sum", text);
+  expect_error(ErrorKind::kBadInput, {"value sum"}, [&] { open(true)->restore("slicing", state, at::kCPU); });
 }
 
 TEST_F(JournalOf, ACommandThatKeptNothingLeavesNothing) {
@@ -157,7 +171,7 @@ TEST_F(JournalOf, WhatAKilledSaveLeftIsRemoved) {
   testing::write_bytes(place_ / "journal-4.bin", "half of a stream");
   testing::write_bytes(place_ / "journal.json.partial-77", "{");
   const auto journal = open(true);
-  EXPECT_EQ(journal->restore("slicing", found.state(), at::kCPU)->next_layer, 2);
+  EXPECT_EQ(journal->restore("slicing", found.state(), at::kCPU).value_or(-1), 2);
   EXPECT_EQ(std::distance(fs::directory_iterator(place_), {}), 2);
 }
 
@@ -190,7 +204,7 @@ TEST_F(JournalOf, AKillWithinASaveLeavesTheOldStateOrTheNew) {
     }
     EXPECT_THAT(files, ::testing::UnorderedElementsAreArray(expected.files));
     const auto journal = open(true);
-    EXPECT_EQ(journal->restore("slicing", found.state(), at::kCPU)->next_layer, expected.next);
+    EXPECT_EQ(journal->restore("slicing", found.state(), at::kCPU).value_or(-1), expected.next);
     EXPECT_EQ(std::distance(fs::directory_iterator(place_), {}), 2);
   }
 }
