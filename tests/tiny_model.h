@@ -124,9 +124,7 @@ inline std::vector<at::Tensor> all_streams(const LayerWalk& walk, const TokenWin
   ResidualStream stream = walk.embed(windows);
   std::vector<at::Tensor> streams = {stream.gather()};
   walk.run("test", windows.tokens(), [&](LayerStep& step) {
-    step.transform(stream, [&](const at::Tensor& x) {
-      return forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
-    });
+    step.transform(stream, [&](const at::Tensor& x) { return forward_layer(step.layer, step.context, x); });
     streams.push_back(stream.gather());
   });
   for (at::Tensor& x : streams) x = x.reshape({-1, x.size(-1)}).to(at::kDouble);

@@ -91,7 +91,7 @@ class MergeTrials {
 
   static std::function<at::Tensor(const at::Tensor&)> forward_of(const DecoderLayer& layer,
                                                                  const LayerContext& context) {
-    return [&](const at::Tensor& x) { return forward_mlp(layer, context, forward_attention(layer, context, x)); };
+    return [&](const at::Tensor& x) { return forward_layer(layer, context, x); };
   }
 
   // The stream after the final norm.

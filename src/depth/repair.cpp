@@ -97,8 +97,8 @@ class RepairWalk {
     if (keep_mlp) beginning->features.chunks.resize(stream_.chunks.size());
     size_t chunk = 0;
     step.transform(stream_, [&](const at::Tensor& x) {
-      const at::Tensor middle = forward_attention(step.layer, step.context, x);
-      at::Tensor added = mlp_branch(step.layer, step.context, middle);
+      const at::Tensor middle = forward_half(kAttentionHalf, step.layer, step.context, x);
+      at::Tensor added = half_branch(kMlpHalf, step.layer, step.context, middle);
       if (keep_mlp) beginning->features.replace(chunk, added.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true));
       at::Tensor y = add_residual(std::move(added), middle, step.layer.mlp_shortcut);
       if (ending != nullptr) add_chunk(*fit, *ending, chunk, y);

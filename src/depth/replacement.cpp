@@ -36,7 +36,7 @@ Streams walk_streams(const LayerWalk& walk, const TokenWindows& windows, int64_t
         load_decoder_layer(walk.checkpoint(), index, walk.options().dtype, walk.options().device);
     stream.transform([&](const at::Tensor& x) {
       progress.advance(x.size(0) * x.size(1));
-      return forward_mlp(layer, walk.context(), forward_attention(layer, walk.context(), x));
+      return forward_layer(layer, walk.context(), x);
     });
     if (index + 1 == start) streams.entered = stored(walk, stream, dtype);
   }

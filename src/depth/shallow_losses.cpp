@@ -72,9 +72,7 @@ class BranchedWalk {
 
   void visit(LayerStep& step) {
     const auto through = [&](const DecoderLayer& layer) {
-      return [&](const at::Tensor& x) {
-        return forward_mlp(layer, step.context, forward_attention(layer, step.context, x));
-      };
+      return [&](const at::Tensor& x) { return forward_layer(layer, step.context, x); };
     };
     for (Branch& branch : branches_) {
       if (branch.fork > step.index()) continue;

@@ -84,7 +84,7 @@ class Distiller {
           load_decoder_layer(original_.checkpoint(), index, original_.options().dtype, original_.options().device);
       target_.transform([&](const at::Tensor& x) {
         check_interrupt();
-        return forward_mlp(layer, original_.context(), forward_attention(layer, original_.context(), x));
+        return forward_layer(layer, original_.context(), x);
       });
     }
   }

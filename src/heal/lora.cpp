@@ -16,19 +16,14 @@ namespace {
 // Where a linear of a layer is, and its shape.
 struct Module {
   std::string name;  // "self_attn.q_proj"
-  LayerMatrix matrix = LayerMatrix::kQkv;
+  Linear DecoderLayer::* matrix = nullptr;
   int64_t first_row = 0, rows = 0, in = 0;
 };
-
-LayerMatrix layer_matrix(const LayerPart& part) {
-  if (part.half == Half::kAttention) return part.side == PartSide::kReads ? LayerMatrix::kQkv : LayerMatrix::kO;
-  return part.side == PartSide::kReads ? LayerMatrix::kGateUp : LayerMatrix::kDown;
-}
 
 std::vector<Module> modules_of(const LayerShape& shape, int64_t head_dim) {
   std::vector<Module> modules;
   for (const MatrixPart& one : matrix_parts(shape, head_dim)) {
-    modules.push_back({std::string(one.part->module), layer_matrix(*one.part), one.first_row, one.rows, one.columns});
+    modules.push_back({std::string(one.part->module), one.matrix, one.first_row, one.rows, one.columns});
   }
   return modules;
 }

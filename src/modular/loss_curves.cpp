@@ -74,13 +74,11 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
     if (options.heads) mixed.emplace(layer.o_proj.weight.size(1), 0, options.by_norm, device);
     InnerMoment inner(layer.shape.intermediate_size, 0, options.by_norm, device);
     step.transform(stream, [&](const at::Tensor& x) {
-      const at::Tensor heads = attention_inner(layer, step.context, x);
-      if (mixed) mixed->add(heads, {}, x);
-      const at::Tensor middle =
-          add_residual(kernels::linear(heads, layer.o_proj.weight, layer.o_proj.bias), x, layer.attn_shortcut);
-      const at::Tensor z = mlp_inner(layer, step.context, middle);
-      inner.add(z, {}, middle);
-      return add_residual(kernels::linear(z, layer.down_proj.weight, layer.down_proj.bias), middle, layer.mlp_shortcut);
+      Taps attention;
+      if (mixed) attention.inner = [&](const at::Tensor& heads) { mixed->add(heads, {}, x); };
+      const at::Tensor middle = forward_half(kAttentionHalf, layer, step.context, x, attention);
+      return forward_half(kMlpHalf, layer, step.context, middle,
+                          {.inner = [&](const at::Tensor& neurons) { inner.add(neurons, {}, middle); }});
     });
     const auto directions = [&](StreamPlace place) { return sensitivity.directions(step.index(), place, device); };
     const auto size = [&](StreamPlace place) { return sensitivity.size(step.index(), place); };

@@ -91,12 +91,12 @@ class Compressor {
     const int64_t inner = step.layer.shape.intermediate_size;
     const int64_t wanted = plan_.dims.at(static_cast<size_t>(step.index()));
     const DecoderLayer original = with_dtype(step.layer, walk_.options().dtype);
-    if (refits_readers()) refit_reader(step, step.layer.qkv, step.layer.input_norm, "what attention reads");
+    if (refits_readers()) refit_reader(step, kAttentionHalf);
     pass_attention(step, original);
-    if (refits_readers()) refit_reader(step, step.layer.gate_up, step.layer.post_attention_norm, "what the MLP reads");
+    if (refits_readers()) refit_reader(step, kMlpHalf);
     if (wanted < inner || is_apart()) compress_mlp(step, original, wanted);
     const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
-    const auto mlp = [&](const at::Tensor& x) { return forward_mlp(now, step.context, x); };
+    const auto mlp = [&](const at::Tensor& x) { return forward_half(kMlpHalf, now, step.context, x); };
     step.transform(calibration_, mlp, 4);
     step.transform(held_out_, mlp, 2);
     step.advance(calibration_.tokens() / (is_apart() ? 1 : 2));
@@ -113,7 +113,9 @@ class Compressor {
   }
 
   // Lets a matrix behind a norm make of the compressed model's stream what it makes of the dense one.
-  void refit_reader(const LayerStep& step, Linear& reads, const at::Tensor& norm, const std::string& what) const {
+  void refit_reader(LayerStep& step, const HalfLayer& half) const {
+    Linear& reads = step.layer.*half.reads;
+    const at::Tensor& norm = step.layer.*half.norm;
     const int64_t width = walk_.config().hidden_size;
     InnerMoment moment(width, width, /*by_norm=*/false, walk_.options().device);
     const auto normed = [&](const at::Tensor& x) {
@@ -124,7 +126,7 @@ class Compressor {
       const at::Tensor seen = normed(y);
       moment.add(seen, normed(x) - seen, {});
     });
-    const at::Tensor change = moment.solve(options_.ridge, what + " in layer " + std::to_string(step.index()));
+    const at::Tensor change = moment.solve(options_.ridge, "what " + name_of(half, step.index()) + " reads");
     reads.weight =
         at::add(reads.weight, kernels::matmul(reads.weight, change.t().to(at::kFloat)), options_.error_share);
   }
@@ -137,32 +139,32 @@ class Compressor {
     const bool shrinks = wanted.heads < original.shape.num_attention_heads;
     if (shrinks && towards_dense() && !is_apart()) dense_ = calibration_.snapshot();
     if (is_apart())
-      step.transform(dense_, [&](const at::Tensor& x) { return forward_attention(original, step.context, x); }, 4);
+      step.transform(
+          dense_, [&](const at::Tensor& x) { return forward_half(kAttentionHalf, original, step.context, x); }, 4);
     if (shrinks || (is_apart() && options_.refit == ModularRefit::kAll)) {
       compress_attention(step, read, wanted);
     } else {
-      step.transform(calibration_, [&](const at::Tensor& x) { return forward_attention(read, step.context, x); }, 4);
+      step.transform(
+          calibration_, [&](const at::Tensor& x) { return forward_half(kAttentionHalf, read, step.context, x); }, 4);
     }
     if (held_out_.chunks.empty()) return;
     const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
-    step.transform(held_out_, [&](const at::Tensor& x) { return forward_attention(now, step.context, x); }, 2);
+    step.transform(
+        held_out_, [&](const at::Tensor& x) { return forward_half(kAttentionHalf, now, step.context, x); }, 2);
   }
 
   // `read` is the layer as it is, in the dtype of the forward.
   void compress_attention(LayerStep& step, const DecoderLayer& read, const HeadCount& wanted) {
     // What attention mixes is kept: it is needed for the moment and, behind that, for the output.
     ResidualStream mixed = calibration_.snapshot();
-    step.transform(mixed, [&](const at::Tensor& x) { return attention_inner(read, step.context, x); }, 8);
+    step.transform(mixed, [&](const at::Tensor& x) { return half_inner(kAttentionHalf, read, step.context, x); }, 8);
     const Linear& output = step.layer.o_proj;
     const at::Device device = walk_.options().device;
     InnerMoment moment(output.weight.size(1), is_apart() ? output.weight.size(0) : 0, options_.by_norm, device);
     for (size_t chunk = 0; chunk < mixed.chunks.size(); ++chunk) {
       const at::Tensor x = calibration_.read(chunk), inner = mixed.read(chunk);
       at::Tensor error;
-      if (is_apart()) {
-        at::Tensor own = kernels::linear(inner, read.o_proj.weight, read.o_proj.bias);
-        error = dense_.read(chunk) - add_residual(std::move(own), x, read.attn_shortcut);
-      }
+      if (is_apart()) error = dense_.read(chunk) - leave_half(kAttentionHalf, read, inner, x);
       moment.add(inner, error, x);
     }
     const std::string where = mixed_in(step.index());
@@ -179,8 +181,7 @@ class Compressor {
     calibration_.transform([&](const at::Tensor& x) {
       const at::Tensor inner = mixed.read(chunk++);
       if (kept.numel() == 0) return x;
-      at::Tensor own = kernels::linear(all ? inner : inner.index_select(-1, kept), now.o_proj.weight, now.o_proj.bias);
-      return add_residual(std::move(own), x, now.attn_shortcut);
+      return leave_half(kAttentionHalf, now, all ? inner : inner.index_select(-1, kept), x);
     });
   }
 
@@ -217,12 +218,9 @@ class Compressor {
     if (towards_dense() && !compares) dense_ = calibration_.snapshot();
     size_t chunk = 0;
     const auto add = [&](const at::Tensor& x, const at::Tensor& ahead) {
-      const at::Tensor z = mlp_inner(read, step.context, x);
+      const at::Tensor z = half_inner(kMlpHalf, read, step.context, x);
       at::Tensor error;
-      if (compares) {
-        at::Tensor own = kernels::linear(z, read.down_proj.weight, read.down_proj.bias);
-        error = ahead - add_residual(std::move(own), x, read.mlp_shortcut);
-      }
+      if (compares) error = ahead - leave_half(kMlpHalf, read, z, x);
       moment.add(z, error, x);
     };
     if (!towards_dense()) {
@@ -232,7 +230,7 @@ class Compressor {
     step.transform(
         dense_,
         [&](const at::Tensor& x) {
-          at::Tensor ahead = forward_mlp(original, step.context, x);
+          at::Tensor ahead = forward_half(kMlpHalf, original, step.context, x);
           add(calibration_.read(chunk++), ahead);
           return ahead;
         },

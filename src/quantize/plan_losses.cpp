@@ -80,9 +80,7 @@ class PlanWalk {
       for (const auto& [bits, members] : parts) {
         ResidualStream& leaving = streams_[members.front()] = entering.snapshot();
         const DecoderLayer& layer = quantized.at(bits);
-        step.transform(leaving, [&](const at::Tensor& x) {
-          return forward_mlp(layer, step.context, forward_attention(layer, step.context, x));
-        });
+        step.transform(leaving, [&](const at::Tensor& x) { return forward_layer(layer, step.context, x); });
       }
     }
   }
@@ -94,24 +92,16 @@ class PlanWalk {
     const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
     for (const auto linear : matrices_of(layer.shape))
       moments.emplace_back((layer.*linear).weight.size(1), walk_.options().device);
-    const bool attends = layer.shape.has_attention();
-    step.transform(calibration_, [&](const at::Tensor& x) {
-      const auto add = [&](size_t index, const at::Tensor& read) {
+    const auto add_to = [&](size_t index) {
+      return [&moments, is_quantized, index](const at::Tensor& read) {
         if (is_quantized) moments[index].add(read.to(at::kFloat));
       };
-      at::Tensor middle = x;
-      if (attends) {
-        add(0, attention_input(layer, step.context, x));
-        const at::Tensor inner = attention_inner(layer, step.context, x);
-        add(1, inner);
-        middle = add_residual(kernels::linear(inner, layer.o_proj.weight, layer.o_proj.bias), x, layer.attn_shortcut);
-      }
-      const size_t mlp = attends ? 2 : 0;
-      add(mlp, mlp_input(layer, step.context, middle));
-      const at::Tensor inner = mlp_inner(layer, step.context, middle);
-      add(mlp + 1, inner);
-      return add_residual(kernels::linear(inner, layer.down_proj.weight, layer.down_proj.bias), middle,
-                          layer.mlp_shortcut);
+    };
+    const size_t mlp = layer.shape.has_attention() ? 2 : 0;
+    step.transform(calibration_, [&](const at::Tensor& x) {
+      const at::Tensor middle =
+          forward_half(kAttentionHalf, layer, step.context, x, {.input = add_to(0), .inner = add_to(1)});
+      return forward_half(kMlpHalf, layer, step.context, middle, {.input = add_to(mlp), .inner = add_to(mlp + 1)});
     });
     return moments;
   }

@@ -60,36 +60,27 @@ class GptqWalk {
     LayerSink sink(walk_.config(), step.index(), sink_);
     layer_ = with_dtype(step.layer, walk_.options().dtype);
     weights_ = &step.layer;
-    if (step.layer.shape.has_attention()) quantize_attention(step, sink);
-    quantize_mlp(step, sink);
+    for (const HalfLayer& half : {kAttentionHalf, kMlpHalf}) {
+      if (half.is_in(step.layer.shape)) quantize_half(half, step, sink);
+    }
   }
 
-  using Reads = at::Tensor (*)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
-
-  void quantize_attention(LayerStep& step, LayerSink& sink) {
-    fit(step, &DecoderLayer::qkv, attention_input, stream_, "what layer " + std::to_string(step.index()) + " reads",
-        0.125, sink);
+  void quantize_half(const HalfLayer& half, LayerStep& step, LayerSink& sink) {
+    const std::string name = name_of(half, step.index());
+    const auto input = [&](const at::Tensor& x) { return half_input(half, layer_, step.context, x); };
+    const auto inner = [&](const at::Tensor& x) { return half_inner(half, layer_, step.context, x); };
+    fit(step, half.reads, input, stream_, "what " + name + " reads", 0.125, sink);
+    if (half.which == Half::kMlp) {
+      fit(step, half.writes, inner, stream_, "what is inside " + name, 0.25, sink);
+      step.transform(stream_, [&](const at::Tensor& x) { return forward_half(half, layer_, step.context, x); }, 4);
+      return;
+    }
     // What attention mixes is kept: it is needed for the moment and, behind that, for the output.
-    ResidualStream mixed = stream_;
-    step.transform(mixed, [&](const at::Tensor& x) { return attention_inner(layer_, step.context, x); }, 8);
-    const auto as_it_is = [](const DecoderLayer&, const LayerContext&, const at::Tensor& x) { return x; };
-    fit(step, &DecoderLayer::o_proj, as_it_is, mixed, "what attention mixes in layer " + std::to_string(step.index()),
-        0, sink);
+    ResidualStream mixed = stream_.snapshot();
+    step.transform(mixed, inner, 8);
+    fit(step, half.writes, [](const at::Tensor& x) { return x; }, mixed, "what is inside " + name, 0, sink);
     size_t chunk = 0;
-    step.transform(
-        stream_,
-        [&](const at::Tensor& x) {
-          at::Tensor branch = kernels::linear(mixed.read(chunk++), layer_.o_proj.weight, layer_.o_proj.bias);
-          return add_residual(std::move(branch), x, layer_.attn_shortcut);
-        },
-        8);
-  }
-
-  void quantize_mlp(LayerStep& step, LayerSink& sink) {
-    const std::string index = std::to_string(step.index());
-    fit(step, &DecoderLayer::gate_up, mlp_input, stream_, "what the MLP of layer " + index + " reads", 0.125, sink);
-    fit(step, &DecoderLayer::down_proj, mlp_inner, stream_, "what is inside the MLP of layer " + index, 0.25, sink);
-    step.transform(stream_, [&](const at::Tensor& x) { return forward_mlp(layer_, step.context, x); }, 4);
+    step.transform(stream_, [&](const at::Tensor& x) { return leave_half(half, layer_, mixed.read(chunk++), x); }, 8);
   }
 
   // Quantizes one linear by what it reads of the stream.
@@ -102,7 +93,7 @@ class GptqWalk {
     const QuantizedMatrix matrix = with_place(step.index(), [&] {
       if (is_fine(format)) return round_to_nearest(weight, format);
       SecondMoment moment(weight.size(1), walk_.options().device);
-      stream.visit([&](const at::Tensor& x) { moment.add(reads(layer_, step.context, x).to(at::kFloat)); });
+      stream.visit([&](const at::Tensor& x) { moment.add(reads(x).to(at::kFloat)); });
       const Gptq gptq(moment.take(where), grid_unit(format, weight.size(1)), options_);
       return gptq.quantize(weight, format);
     });

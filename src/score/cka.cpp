@@ -38,7 +38,7 @@ class GramWalk {
     grams.chunks.resize(stream_.chunks.size());
     size_t chunk = 0;
     step.transform(stream_, [&](const at::Tensor& x) {
-      at::Tensor y = forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
+      at::Tensor y = forward_layer(step.layer, step.context, x);
       grams.replace(chunk++, gram_matrices(y));
       return y;
     });

@@ -83,7 +83,7 @@ class ScoringWalk {
     int64_t first_token = 0;
     size_t chunk = 0;
     step.transform(stream_, [&](const at::Tensor& x) {
-      at::Tensor y = forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
+      at::Tensor y = forward_layer(step.layer, step.context, x);
       if (start >= 0) {
         const at::Tensor entered = oldest != nullptr ? first.chunks[chunk].to(x.device()) : x;
         const at::Tensor left = normed ? final_norm(head_, y) : y;

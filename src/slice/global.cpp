@@ -115,9 +115,9 @@ class GlobalSlicer {
     const auto visit = [&](LayerStep& step) {
       PlaceMoment inside = place_moment(), behind = place_moment();
       step.transform(dense_, [&](const at::Tensor& x) {
-        const at::Tensor middle = forward_attention(step.layer, step.context, x);
+        const at::Tensor middle = forward_half(kAttentionHalf, step.layer, step.context, x);
         inside.add(middle);
-        at::Tensor leaving = forward_mlp(step.layer, step.context, middle);
+        at::Tensor leaving = forward_half(kMlpHalf, step.layer, step.context, middle);
         behind.add(leaving);
         return leaving;
       });

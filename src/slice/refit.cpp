@@ -6,13 +6,9 @@
 
 namespace dynslice {
 
-std::string name_of(const HalfLayer& half, int64_t layer) {
-  return std::string("the ") + half.name + " of layer " + std::to_string(layer);
-}
-
 void advance(LayerStep& step, const HalfLayer& half, const DecoderLayer& layer, ResidualStream& stream) {
   step.transform(
-      stream, [&](const at::Tensor& x) { return add_residual(half.branch(layer, step.context, x), x, {}); }, 2);
+      stream, [&](const at::Tensor& x) { return add_residual(half_branch(half, layer, step.context, x), x, {}); }, 2);
 }
 
 at::Tensor weightless_norm(const LayerWalk& walk, const at::Tensor& x) {
@@ -46,7 +42,7 @@ void refit_writer(const LayerWalk& walk, const RotationRefitOptions& options, co
   visit_both(streams.sliced, streams.dense, [&](const at::Tensor& y, const at::Tensor& ahead) {
     check_interrupt();
     const at::Tensor x = pass(streams.way, y, streams.in);
-    const at::Tensor z = half.inner(now, context, x);
+    const at::Tensor z = half_inner(half, now, context, x);
     const at::Tensor leaving = add_residual(kernels::linear(z, writes.weight, writes.bias), x, residual);
     moment.add(z, kernels::linear(ahead, turned, {}) - leaving, x);
   });

@@ -6,27 +6,12 @@
 
 #include <string>
 
-#include "dynslice/model/decoder_layer.h"
+#include "dynslice/model/forward.h"
 #include "dynslice/slice/slice.h"
 #include "dynslice/tensor/inner_moment.h"
 #include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
-
-// A half layer: what it adds to the stream, and its matrices that read the stream and write to it.
-struct HalfLayer {
-  at::Tensor (*inner)(const DecoderLayer&, const LayerContext&, const at::Tensor&);  // what `writes` reads
-  at::Tensor (*branch)(const DecoderLayer&, const LayerContext&, const at::Tensor&);
-  Linear DecoderLayer::* reads;
-  Linear DecoderLayer::* writes;
-  const char* name;
-};
-inline constexpr HalfLayer kAttentionHalf{attention_inner, attention_branch, &DecoderLayer::qkv, &DecoderLayer::o_proj,
-                                          "attention"};
-inline constexpr HalfLayer kMlpHalf{mlp_inner, mlp_branch, &DecoderLayer::gate_up, &DecoderLayer::down_proj, "MLP"};
-
-// "the attention of layer 3", for messages.
-std::string name_of(const HalfLayer& half, int64_t layer);
 
 // Takes a stream through the half layer of `layer`, in the dtype of the forward, that passes it on unchanged.
 void advance(LayerStep& step, const HalfLayer& half, const DecoderLayer& layer, ResidualStream& stream);

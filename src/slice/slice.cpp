@@ -144,21 +144,21 @@ class Slicer {
     if (sink_.write) emit_layer(sink_, step.index(), step.layer, walk_.config().head_dim);
   }
 
-  struct Half : HalfLayer {
+  struct SlicedHalf : HalfLayer {
     int64_t in, out;
     ShortcutKind kind;
-    const char* shortcut;
-    const char* where;  // its stream is, for messages
+    const char* module;  // of its shortcut
+    const char* where;   // its stream is, for messages
   };
 
-  StreamPair streams(const Half& half) const { return {calibration_, dense_, way_, half.in}; }
+  StreamPair streams(const SlicedHalf& half) const { return {calibration_, dense_, way_, half.in}; }
 
-  void slice_half(LayerStep& step, const Half& half) {
+  void slice_half(LayerStep& step, const SlicedHalf& half) {
     const at::Tensor reading =
         reading_basis(walk_, refit_, basis_.kept, streams(half), "what is read by " + name_of(half, step.index()));
     if (refit_.is_any()) advance(step, half, with_dtype(step.layer, walk_.options().dtype), dense_);
     rotate_input(step.layer.*half.reads, reading);
-    if (shares_basis_ && half.branch == attention_branch && !is_whole(half.out)) {
+    if (shares_basis_ && half.which == Half::kAttention && !is_whole(half.out)) {
       stay_in_basis(step, half);
       return;
     }
@@ -171,7 +171,7 @@ class Slicer {
     const auto principal = walk_half(step, half, {}, coordinates);
     const Turn turn = turn_to(half.in, principal.value_or(original()), half.kind);
     if (sink_.write) {
-      emit_shortcut(sink_, step.index(), half.shortcut, residual_path(turn, half.in, half.kind));
+      emit_shortcut(sink_, step.index(), half.module, residual_path(turn, half.in, half.kind));
       turn_output(step.layer.*half.writes, turn, half.out);
     }
     basis_ = {at::matmul(coordinates, turn.basis.kept), at::matmul(coordinates, turn.basis.dropped)};
@@ -179,13 +179,13 @@ class Slicer {
   }
 
   // The stream behind attention is in the basis of the one in front.
-  void stay_in_basis(LayerStep& step, const Half& half) {
+  void stay_in_basis(LayerStep& step, const SlicedHalf& half) {
     rotate_output(step.layer.*half.writes, basis_.kept);
     refit(step, half, {}, basis_.kept);
     const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
     const auto forward = [&](const at::Tensor& y) {
       const at::Tensor x = pass(way_, y, half.in);
-      return add_residual(half.branch(layer, step.context, x), x, {});
+      return add_residual(half_branch(half, layer, step.context, x), x, {});
     };
     step.transform(held_out_, forward, 2);
     step.transform(calibration_, forward, 2);
@@ -205,19 +205,19 @@ class Slicer {
   // Adds a stream and, when it shares its basis with the one behind the next attention, that one too.
   void add_places(SecondMoment& moment, const at::Tensor& x, const std::optional<DecoderLayer>& next) const {
     moment.add(x);
-    if (next) moment.add(forward_attention(*next, walk_.context(), x));
+    if (next) moment.add(forward_half(kAttentionHalf, *next, walk_.context(), x));
   }
 
   // The stream leaves this half layer whole and in original coordinates.
-  void return_to_original(LayerStep& step, const Half& half) {
+  void return_to_original(LayerStep& step, const SlicedHalf& half) {
     walk_half(step, half, {ShortcutKind::kMatrix, basis_.kept.to(at::kFloat), {}, {}}, original().kept);
-    if (sink_.write) emit_shortcut(sink_, step.index(), half.shortcut, {basis_.kept, {}, {}});
+    if (sink_.write) emit_shortcut(sink_, step.index(), half.module, {basis_.kept, {}, {}});
     basis_ = original();
     way_ = {};
   }
 
   // What leaves the half layer in these coordinates [d, out] is fitted to the dense stream, which is ahead.
-  void refit(LayerStep& step, const Half& half, const Shortcut& residual, const at::Tensor& coordinates) {
+  void refit(LayerStep& step, const SlicedHalf& half, const Shortcut& residual, const at::Tensor& coordinates) {
     if (!refit_.is_any()) return;
     refit_writer(walk_, refit_, step.context, half, step.layer, streams(half), residual, coordinates,
                  "what is inside " + name_of(half, step.index()));
@@ -225,16 +225,16 @@ class Slicer {
 
   // Runs half a layer on both streams, with `residual` beside it; what leaves is in `coordinates` [d, d] until it is
   // turned. Returns the principal directions of the stream that leaves, in its own coordinates, unless it stays whole.
-  std::optional<Basis> walk_half(LayerStep& step, const Half& half, const Shortcut& residual,
+  std::optional<Basis> walk_half(LayerStep& step, const SlicedHalf& half, const Shortcut& residual,
                                  const at::Tensor& coordinates) {
     refit(step, half, residual, coordinates);
     const DecoderLayer layer = with_dtype(step.layer, walk_.options().dtype);
     const auto forward = [&](const at::Tensor& y) {
       const at::Tensor x = pass(way_, y, half.in);
-      return add_residual(half.branch(layer, step.context, x), x, residual);
+      return add_residual(half_branch(half, layer, step.context, x), x, residual);
     };
     step.transform(held_out_, forward, 2);
-    const bool is_last = half.branch == mlp_branch && step.index() + 1 == walk_.config().num_layers();
+    const bool is_last = half.which == Half::kMlp && step.index() + 1 == walk_.config().num_layers();
     if (is_whole(half.out)) {
       if (is_last) {  // nothing after this needs the calibration stream
         step.advance(calibration_.tokens() / 2);

@@ -50,9 +50,9 @@ std::vector<LossCurve> measure_spectra(const LayerWalk& walk, const TokenWindows
     SecondMoment entering(width, device), inside(width, device);
     step.transform(stream, [&](const at::Tensor& x) {
       entering.add(x);
-      const at::Tensor middle = forward_attention(step.layer, step.context, x);
+      const at::Tensor middle = forward_half(kAttentionHalf, step.layer, step.context, x);
       inside.add(middle);
-      return forward_mlp(step.layer, step.context, middle);
+      return forward_half(kMlpHalf, step.layer, step.context, middle);
     });
     const std::string layer = " layer " + std::to_string(step.index());
     const Spectrum first(entering, stream.tokens(), "entering" + layer);

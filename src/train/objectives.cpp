@@ -22,7 +22,7 @@ at::Tensor run_forward(const TrainableLayers& stack, size_t index, const LayerCo
   const DecoderLayer& layer = stack.layers[index];
   const bool updated = index < stack.updates.size() && !stack.updates[index].parts.empty();
   const bool plain = !updated && layer.gate_up.weight.scalar_type() == stack.dtype;
-  if (plain) return forward_mlp(layer, context, forward_attention(layer, context, x));
+  if (plain) return forward_layer(layer, context, x);
   return forward_trainable(layer, context, x, stack.dtype, updated ? &stack.updates[index] : nullptr, seed);
 }
 

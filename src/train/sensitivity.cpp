@@ -50,7 +50,7 @@ class Measuring {
       leaving.transform([&](const at::Tensor& x) {
         check_interrupt();
         progress.advance(x.size(0));
-        return forward_mlp(layer, walk_.context(), forward_attention(layer, walk_.context(), x));
+        return forward_layer(layer, walk_.context(), x);
       });
       entering.push_back(std::move(leaving));
     }

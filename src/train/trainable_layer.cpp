@@ -10,25 +10,24 @@
 namespace dynslice {
 namespace {
 
-// One forward: what all of its steps need.
-class Forward {
+// The operations of half_forward.h with gradients, and low-rank updates beside the matrices.
+class DifferentiableOps {
  public:
-  Forward(const DecoderLayer& layer, const LayerContext& context, at::ScalarType dtype, const LayerUpdates* updates,
-          std::optional<uint64_t> dropout_seed)
+  DifferentiableOps(const DecoderLayer& layer, const LayerContext& context, at::ScalarType dtype,
+                    const LayerUpdates* updates, std::optional<uint64_t> dropout_seed)
       : layer_(layer), context_(context), dtype_(dtype), updates_(updates), dropout_seed_(dropout_seed) {}
 
   LayerStreams run(const at::Tensor& x) const {
-    const at::Tensor middle =
-        layer_.shape.has_attention() ? add(attention(normed(x, layer_.input_norm)), x, layer_.attn_shortcut) : x;
-    return {middle, add(mlp(normed(middle, layer_.post_attention_norm)), middle, layer_.mlp_shortcut)};
+    const at::Tensor middle = kAttentionHalf.is_in(layer_.shape) ? forward_half_by(*this, kAttentionHalf, x) : x;
+    return {middle, forward_half_by(*this, kMlpHalf, middle)};
   }
 
- private:
-  at::Tensor normed(const at::Tensor& x, const at::Tensor& weight) const {
-    return differentiable::rms_norm(x, weight, context_.hidden_size, context_.rms_norm_eps, dtype_);
+  at::Tensor norm(const HalfLayer& half, const at::Tensor& x) const {
+    return differentiable::rms_norm(x, layer_.*half.norm, context_.hidden_size, context_.rms_norm_eps, dtype_);
   }
 
-  at::Tensor linear(LayerMatrix matrix, const Linear& weights, const at::Tensor& x) const {
+  at::Tensor linear(Linear DecoderLayer::* matrix, const at::Tensor& x) const {
+    const Linear& weights = layer_.*matrix;
     at::Tensor y = differentiable::linear(x, weights.weight, weights.bias, dtype_);
     if (updates_ == nullptr) return y;
     std::vector<at::Tensor> additions;
@@ -66,10 +65,9 @@ class Forward {
     return x * mask.div_(1 - updates_->dropout);
   }
 
-  at::Tensor attention(const at::Tensor& x) const {
-    const int64_t batch = x.size(0), length = x.size(1);
+  at::Tensor mix_tokens(const at::Tensor& packed) const {
+    const int64_t batch = packed.size(0), length = packed.size(1);
     const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
-    const at::Tensor packed = linear(LayerMatrix::kQkv, layer_.qkv, x);
     const at::Tensor qkv =
         differentiable::rope(heads_normed(packed.view({batch, length, heads + 2 * kv, context_.head_dim})), heads + kv,
                              context_.cos, context_.sin);
@@ -84,8 +82,7 @@ class Forward {
     const at::Tensor attended =
         masked ? at::scaled_dot_product_attention(q, k, v, context_.sliding_mask.to(q.scalar_type()), 0.0, false, scale)
                : at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, scale);
-    const at::Tensor mixed = attended.transpose(1, 2).reshape({batch, length, heads * context_.head_dim});
-    return linear(LayerMatrix::kO, layer_.o_proj, mixed);
+    return attended.transpose(1, 2).reshape({batch, length, heads * context_.head_dim});
   }
 
   // Queries and keys of every head normed, where the layer has such norms.
@@ -100,14 +97,13 @@ class Forward {
                    2);
   }
 
-  at::Tensor mlp(const at::Tensor& x) const {
-    const at::Tensor inner = linear(LayerMatrix::kGateUp, layer_.gate_up, x);
-    const at::Tensor active = layer_.shape.is_gated ? differentiable::silu_mul(inner) : at::silu(inner);
-    return linear(LayerMatrix::kDown, layer_.down_proj, active);
+  at::Tensor activate(const at::Tensor& read) const {
+    return layer_.shape.is_gated ? differentiable::silu_mul(read) : at::silu(read);
   }
 
   // branch + shortcut(x) in fp32.
-  static at::Tensor add(const at::Tensor& branch, const at::Tensor& x, const Shortcut& shortcut) {
+  at::Tensor add(const at::Tensor& branch, const at::Tensor& x, const HalfLayer& half) const {
+    const Shortcut& shortcut = layer_.*half.shortcut;
     const int64_t width = branch.size(-1);
     if (shortcut.kind == ShortcutKind::kMatrix)
       return branch.to(at::kFloat) + differentiable::linear(x, shortcut.weight, {}, at::kFloat);
@@ -131,36 +127,22 @@ class Forward {
   const std::optional<uint64_t> dropout_seed_;
 };
 
-Linear& linear_of(DecoderLayer& layer, LayerMatrix matrix) {
-  switch (matrix) {
-    case LayerMatrix::kQkv:
-      return layer.qkv;
-    case LayerMatrix::kO:
-      return layer.o_proj;
-    case LayerMatrix::kGateUp:
-      return layer.gate_up;
-    case LayerMatrix::kDown:
-      break;
-  }
-  return layer.down_proj;
-}
-
 }  // namespace
 
 at::Tensor forward_trainable(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
                              at::ScalarType dtype, const LayerUpdates* updates, std::optional<uint64_t> dropout_seed) {
-  return Forward(layer, context, dtype, updates, dropout_seed).run(x).leaving;
+  return DifferentiableOps(layer, context, dtype, updates, dropout_seed).run(x).leaving;
 }
 
 LayerStreams forward_trainable_halves(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
                                       at::ScalarType dtype) {
-  return Forward(layer, context, dtype, nullptr, std::nullopt).run(x);
+  return DifferentiableOps(layer, context, dtype, nullptr, std::nullopt).run(x);
 }
 
 DecoderLayer with_updates(DecoderLayer layer, const LayerUpdates& updates) {
   layer = with_dtype(std::move(layer), at::kFloat);
   for (const LowRankUpdate& part : updates.parts) {
-    Linear& linear = linear_of(layer, part.matrix);
+    Linear& linear = layer.*part.matrix;
     const at::Tensor addition =
         kernels::matmul(part.b.detach(), part.a.detach()).mul_(updates.scale).to(linear.weight.device());
     linear.weight.narrow(0, part.first_row, part.rows).add_(addition);

@@ -157,9 +157,7 @@ void LayerWalk::run(const std::string& task, int64_t tokens, const std::function
 
 void run_dense(const LayerWalk& walk, const std::string& task, ResidualStream& stream, const WalkSpan& span) {
   const auto visit = [&](LayerStep& step) {
-    step.transform(stream, [&](const at::Tensor& x) {
-      return forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
-    });
+    step.transform(stream, [&](const at::Tensor& x) { return forward_layer(step.layer, step.context, x); });
   };
   walk.run(task, stream.tokens(), visit, std::nullopt, span);
 }

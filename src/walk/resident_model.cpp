@@ -128,7 +128,7 @@ at::Tensor ResidentModel::forward(const at::Tensor& ids, KeyValueCache& cache) c
   at::Tensor x = embed(ids);
   const LayerContext context = continued_context(cache.positions, cache.length, length);
   for (size_t index = 0; index < layers_.size(); ++index) {
-    x = forward_mlp(layers_[index], context, forward_attention(layers_[index], context, x, cache.layers[index]));
+    x = forward_layer(layers_[index], context, x, cache.layers[index]);
   }
   cache.length += length;
   return x;

@@ -14,19 +14,18 @@ class TreeLayer {
       : step_(step), positions_(positions), longest_(tree.longest()) {}
 
   at::Tensor forward(const at::Tensor& x, const TreeSlice& slice) {
-    return forward_mlp(step_.layer, step_.context, attention(x, slice));
+    const auto mix = [&](const at::Tensor& packed) { return mix_tokens(packed, slice); };
+    return forward_half(kMlpHalf, step_.layer, step_.context, forward_attention(step_.layer, step_.context, x, mix));
   }
 
  private:
-  at::Tensor attention(const at::Tensor& x, const TreeSlice& slice) {
+  // Every token attends to those on its path to the root.
+  at::Tensor mix_tokens(const at::Tensor& packed, const TreeSlice& slice) {
     const DecoderLayer& layer = step_.layer;
-    if (!layer.shape.has_attention()) return x;
-    const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads, rows = x.size(0);
-    const at::Tensor packed =
-        kernels::linear(attention_input(layer, step_.context, x), layer.qkv.weight, layer.qkv.bias);
-    at::Tensor qkv = packed.view({1, rows, heads + 2 * kv, positions_.head_dim});
+    const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
+    at::Tensor qkv = packed.view({1, packed.size(0), heads + 2 * kv, positions_.head_dim});
     norm_heads_(layer, positions_, qkv);
-    const at::Tensor position = at::tensor(slice.positions).to(x.device());
+    const at::Tensor position = at::tensor(slice.positions).to(packed.device());
     kernels::apply_rope_(qkv, heads + kv, positions_.cos.index_select(0, position),
                          positions_.sin.index_select(0, position));
     qkv = qkv.squeeze(0);
@@ -37,8 +36,7 @@ class TreeLayer {
     const int64_t window = layer.is_sliding ? positions_.sliding_window : 0;
     const at::Tensor attended = kernels::tree_attention(qkv, heads, kv, window, slice, path_);
     extend_path(qkv, heads, kv, slice);
-    const at::Tensor branch = kernels::linear(attended.unsqueeze(1), layer.o_proj.weight, layer.o_proj.bias);
-    return add_residual(branch, x, layer.attn_shortcut);
+    return attended.unsqueeze(1);
   }
 
   void extend_path(const at::Tensor& qkv, int64_t heads, int64_t kv, const TreeSlice& slice) {

@@ -1,5 +1,4 @@
-// One decoder layer in memory and its forward. The same forward serves dense, sliced and modular layers of
-// every supported architecture; what differs are the shapes and which tensors are there.
+// One decoder layer in memory: its tensors, how they are loaded, and under which names they are written.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -44,6 +43,31 @@ struct DecoderLayer {
   Shortcut mlp_shortcut;            // middle_width → output_width
   bool is_sliding = false;          // attention sees the last `sliding_window` tokens only
 };
+
+// A half layer: the parts that norm, read and write its stream. Whoever treats attention and MLP alike takes it as an
+// argument.
+struct HalfLayer {
+  Half which;
+  const char* name;                 // "attention", for messages
+  at::Tensor DecoderLayer::* norm;  // undefined when folded into `reads`
+  Linear DecoderLayer::* reads;
+  Linear DecoderLayer::* writes;
+  Shortcut DecoderLayer::* shortcut;
+
+  // Whether a layer of this shape has it.
+  bool is_in(const LayerShape& shape) const { return which == Half::kMlp || shape.has_attention(); }
+};
+inline constexpr HalfLayer kAttentionHalf{Half::kAttention,   "attention",           &DecoderLayer::input_norm,
+                                          &DecoderLayer::qkv, &DecoderLayer::o_proj, &DecoderLayer::attn_shortcut};
+inline constexpr HalfLayer kMlpHalf{Half::kMlp,
+                                    "MLP",
+                                    &DecoderLayer::post_attention_norm,
+                                    &DecoderLayer::gate_up,
+                                    &DecoderLayer::down_proj,
+                                    &DecoderLayer::mlp_shortcut};
+
+// "the attention of layer 3", for messages.
+std::string name_of(const HalfLayer& half, int64_t layer);
 
 // Where a layer keeps a part: a norm as a tensor of its own, a linear as rows of a matrix. Null where the part is none.
 at::Tensor DecoderLayer::* norm_member(Role role);
@@ -95,32 +119,6 @@ void for_each_tensor(Layer& layer, Visitor visit) {
   half(Half::kMlp, layer.mlp_shortcut);
 }
 
-// What all layers of a model share during a walk over windows of one length.
-struct LayerContext {
-  int64_t hidden_size = 0;  // the original one: the norms' divisor, whatever the width
-  int64_t head_dim = 0;
-  double rms_norm_eps = 0;
-  at::Tensor sliding_mask;     // [T, S] fp32, additive, S positions seen; undefined when no window is shorter than S
-  at::Tensor causal_mask;      // the same for layers that do not slide; undefined where S is T or T is 1
-  at::Tensor cos, sin;         // [T, head_dim / 2], fp32
-  int64_t sliding_window = 0;  // tokens a position of a sliding layer sees at most, itself included; 0: all
-};
-
-// Keys (rotated) and values of the tokens that a layer has seen, for tokens that come later.
-struct LayerCache {
-  at::Tensor keys, values;  // [B, kv_heads, capacity, head_dim]; fp32 on the CPU
-  int64_t length = 0;       // positions that are filled
-};
-
-LayerContext make_layer_context(const ModelConfig& config, int64_t window_length, at::Device device);
-
-// The same without the masks, whose size grows with the square of the length: the start of continued contexts.
-LayerContext make_position_context(const ModelConfig& config, int64_t positions, at::Device device);
-
-// What tokens need that continue a sequence: `length` of them at positions from `first` on. `positions` holds the
-// rotary tables of at least first + length positions.
-LayerContext continued_context(const LayerContext& positions, int64_t first, int64_t length);
-
 // Names of the tensors of layer `index` in a checkpoint ("model.layers.3.self_attn.q_proj.weight").
 std::string layer_tensor_name(int64_t index, const std::string& suffix);
 
@@ -136,39 +134,5 @@ std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer
 
 // Folds the norm weights into the linears that read them, which leaves weightless norms.
 void fold_norms(DecoderLayer& layer);
-
-// What the linears of a layer read, in the dtype of the weights: x [B, T, input_width] → what qkv reads
-// [B, T, input_width] and, behind that, what o_proj reads [B, T, heads * head_dim]; x [B, T, middle_width] → what
-// gate_up reads [B, T, middle_width] and what down_proj reads [B, T, intermediate_size].
-at::Tensor attention_input(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
-at::Tensor attention_inner(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
-at::Tensor mlp_input(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
-at::Tensor mlp_inner(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
-
-// Norms the heads of queries and keys in place, where the layer has such norms: qkv [.., heads + 2 kv_heads, head_dim],
-// as projected.
-void norm_heads_(const DecoderLayer& layer, const LayerContext& context, at::Tensor& qkv);
-
-// What attention and MLP add to the stream: x [B, T, input_width] → [B, T, middle_width], and x [B, T, middle_width]
-// → [B, T, output_width], in the dtype of the weights; x is fp32 or of that dtype.
-at::Tensor attention_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
-at::Tensor mlp_branch(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
-
-// shortcut(x) [..., out] in fp32.
-at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out);
-
-// branch + shortcut(x) in fp32; `branch` is used up.
-at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& shortcut);
-
-// x [B, T, input_width] fp32 → the stream between attention and MLP [B, T, middle_width] fp32.
-at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
-
-// The same for x that continues the sequences which the cache has seen, and is added to it. `context` is one of
-// continued_context.
-at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
-                             LayerCache& cache);
-
-// x [B, T, middle_width] fp32 → the stream that leaves the layer [B, T, output_width] fp32.
-at::Tensor forward_mlp(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x);
 
 }  // namespace dynslice

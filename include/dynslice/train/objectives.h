@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/model/decoder_layer.h"
+#include "dynslice/model/forward.h"
 #include "dynslice/support/token_windows.h"
 #include "dynslice/train/trainable_layer.h"
 #include "dynslice/train/training.h"

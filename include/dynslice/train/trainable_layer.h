@@ -8,17 +8,14 @@
 #include <string>
 #include <vector>
 
-#include "dynslice/model/decoder_layer.h"
+#include "dynslice/model/forward.h"
 
 namespace dynslice {
-
-// The four matrices of a layer; linears that read the same input are packed into one of them.
-enum class LayerMatrix { kQkv, kO, kGateUp, kDown };
 
 // y[first_row ... first_row + rows) += scale b a dropout(x), for the rows of one linear ("q_proj") in its matrix.
 struct LowRankUpdate {
   std::string module;  // "self_attn.q_proj"
-  LayerMatrix matrix = LayerMatrix::kQkv;
+  Linear DecoderLayer::* matrix = nullptr;
   int64_t first_row = 0;
   int64_t rows = 0;
   at::Tensor a;  // [rank, in] fp32
@@ -32,8 +29,8 @@ struct LayerUpdates {
   double dropout = 0;  // share of the inputs that an update does not see while it is trained
 };
 
-// x [B, T, input_width] fp32 → the stream that leaves the layer [B, T, output_width] fp32: what forward_attention and
-// forward_mlp give. Linears and attention compute in `dtype`. Differentiable in x, in the updates and in all weights
+// x [B, T, input_width] fp32 → the stream that leaves the layer [B, T, output_width] fp32: what forward_layer
+// gives. Linears and attention compute in `dtype`. Differentiable in x, in the updates and in all weights
 // that require a gradient. With `dropout_seed` the updates' dropout is on: sequence b has the seed dropout_seed + b,
 // which alone decides what it drops.
 at::Tensor forward_trainable(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,

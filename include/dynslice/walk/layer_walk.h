@@ -11,7 +11,7 @@
 #include <string>
 
 #include "dynslice/model/checkpoint.h"
-#include "dynslice/model/decoder_layer.h"
+#include "dynslice/model/forward.h"
 #include "dynslice/support/progress.h"
 #include "dynslice/support/token_windows.h"
 #include "dynslice/walk/residual_stream.h"

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "dynslice/model/checkpoint.h"
-#include "dynslice/model/decoder_layer.h"
+#include "dynslice/model/forward.h"
 #include "dynslice/support/progress.h"
 #include "dynslice/walk/head.h"
 #include "dynslice/walk/layer_walk.h"

@@ -1,9 +1,8 @@
-#include "dynslice/model/decoder_layer.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 
+#include "dynslice/model/forward.h"
 #include "dynslice/tensor/kernels.h"
 #include "tiny_model.h"
 
@@ -96,7 +95,7 @@ at::Tensor forward(const MemoryCheckpoint& checkpoint, int64_t index, const at::
                    at::ScalarType dtype = at::kFloat) {
   const LayerContext context = make_layer_context(checkpoint.config(), x.size(1), at::kCPU);
   const DecoderLayer layer = load_decoder_layer(checkpoint, index, dtype, at::kCPU);
-  return forward_mlp(layer, context, forward_attention(layer, context, x));
+  return forward_layer(layer, context, x);
 }
 
 // fp32 sums over at most 96 terms of size about 1: errors stay below 1e-4.
@@ -137,10 +136,10 @@ TEST(DecoderLayer, IsTheSameAfterFoldingTheNorms) {
   const at::Tensor x = at::randn({1, 8, 32});
   const LayerContext context = make_layer_context(model.config(), 8, at::kCPU);
   DecoderLayer layer = load_decoder_layer(model, 0, at::kFloat, at::kCPU);
-  const at::Tensor before = forward_mlp(layer, context, forward_attention(layer, context, x));
+  const at::Tensor before = forward_layer(layer, context, x);
   fold_norms(layer);
   EXPECT_FALSE(layer.input_norm.defined());
-  EXPECT_LT(largest_difference(forward_mlp(layer, context, forward_attention(layer, context, x)), before), kTolerance);
+  EXPECT_LT(largest_difference(forward_layer(layer, context, x), before), kTolerance);
 }
 
 TEST(DecoderLayer, InBfloat16StaysNearItself) {

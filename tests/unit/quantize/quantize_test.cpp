@@ -205,17 +205,17 @@ TEST(PlanLosses, WithCalibrationFitEveryMatrixToWhatItReads) {
   const ResidualStream stream = walk.embed(calibration);
   const at::Tensor x = stream.gather();
   const DecoderLayer layer = load_decoder_layer(model, 0, at::kFloat, at::kCPU);
-  const at::Tensor middle = forward_attention(layer, walk.context(), x);
+  const at::Tensor middle = forward_half(kAttentionHalf, layer, walk.context(), x);
   const auto fitted = [&](const at::Tensor& weight, const at::Tensor& read) {
     const at::Tensor rows = read.reshape({-1, read.size(-1)}).to(at::kDouble);
     const QuantFormat format = format_at(3, weight.size(1));
     return Gptq(at::matmul(rows.t(), rows), 32, {}).quantize(weight, format).values();
   };
   DecoderLayer quantized = layer;
-  quantized.qkv.weight = fitted(layer.qkv.weight, attention_input(layer, walk.context(), x));
-  quantized.o_proj.weight = fitted(layer.o_proj.weight, attention_inner(layer, walk.context(), x));
-  quantized.gate_up.weight = fitted(layer.gate_up.weight, mlp_input(layer, walk.context(), middle));
-  quantized.down_proj.weight = fitted(layer.down_proj.weight, mlp_inner(layer, walk.context(), middle));
+  quantized.qkv.weight = fitted(layer.qkv.weight, half_input(kAttentionHalf, layer, walk.context(), x));
+  quantized.o_proj.weight = fitted(layer.o_proj.weight, half_inner(kAttentionHalf, layer, walk.context(), x));
+  quantized.gate_up.weight = fitted(layer.gate_up.weight, half_input(kMlpHalf, layer, walk.context(), middle));
+  quantized.down_proj.weight = fitted(layer.down_proj.weight, half_inner(kMlpHalf, layer, walk.context(), middle));
   MemoryCheckpoint expected = tiny_model({.layers = 1});
   for (const auto& [suffix, values] : layer_tensors(quantized, model.config().head_dim))
     expected.at(layer_tensor_name(0, suffix)) = values.clone();

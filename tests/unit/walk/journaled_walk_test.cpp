@@ -37,9 +37,8 @@ struct ListingWalk {
                        [&](LayerStep& step) {
                          if (step.index() == dies_at) throw std::runtime_error("killed");
                          layers.push_back(step.index());
-                         step.transform(stream, [&](const at::Tensor& x) {
-                           return forward_mlp(step.layer, step.context, forward_attention(step.layer, step.context, x));
-                         });
+                         step.transform(
+                             stream, [&](const at::Tensor& x) { return forward_layer(step.layer, step.context, x); });
                        }});
   }
 

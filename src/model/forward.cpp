@@ -1,0 +1,323 @@
+#include "dynslice/model/forward.h"
+
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+
+#include <cmath>
+#include <numbers>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "aten.h"
+#include "dynslice/tensor/attention_kernel.h"
+#include "dynslice/tensor/decode_kernels.h"
+#include "dynslice/tensor/kernels.h"
+
+namespace dynslice {
+namespace {
+
+// Inverse frequencies of the rotary pairs in fp32, as the models were trained with them.
+std::vector<float> inverse_frequencies(const RopeConfig& rope, int64_t head_dim) {
+  std::vector<float> frequencies;
+  for (int64_t pair = 0; pair < head_dim / 2; ++pair) {
+    const float exponent = static_cast<float>(2 * pair) / static_cast<float>(head_dim);
+    float frequency = 1.0F / std::pow(static_cast<float>(rope.theta), exponent);
+    if (!rope.frequency_divisors.empty()) {
+      frequency /= static_cast<float>(rope.frequency_divisors[static_cast<size_t>(pair)]);
+    } else if (rope.scaling == RopeScalingKind::kLinear) {
+      frequency /= static_cast<float>(rope.factor);
+    } else if (rope.scaling == RopeScalingKind::kLlama3) {
+      // Llama 3.1: long wavelengths are stretched, short ones kept, those between interpolated.
+      const double original = static_cast<double>(rope.original_max_position_embeddings);
+      const double wavelength = 2 * std::numbers::pi / frequency;
+      const double low = original / rope.low_freq_factor;
+      const double high = original / rope.high_freq_factor;
+      if (wavelength > low) {
+        frequency = static_cast<float>(frequency / rope.factor);
+      } else if (wavelength > high) {
+        const double smooth =
+            (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+        frequency = static_cast<float>((1 - smooth) * frequency / rope.factor + smooth * frequency);
+      }
+    }
+    frequencies.push_back(frequency);
+  }
+  return frequencies;
+}
+
+// Positions that queries first ... first + length - 1 may not see: later ones, and those `window` or more before
+// them. Additive, [length, first + length].
+at::Tensor attention_mask(int64_t first, int64_t length, int64_t window, at::Device device) {
+  const auto options = at::TensorOptions().dtype(at::kLong).device(device);
+  const at::Tensor query = at::arange(first, first + length, options).view({length, 1});
+  const at::Tensor key = at::arange(first + length, options).view({1, first + length});
+  const at::Tensor hidden = key.gt(query).logical_or_(key.le(query - window));
+  return at::zeros({length, first + length}, options.dtype(at::kFloat)).masked_fill_(hidden, -INFINITY);
+}
+
+// Keys or values for every query head. Of CUDA's kernels that never hold all scores of a window, only the one for
+// half-precision numbers and no mask shares a key among queries by itself.
+at::Tensor spread(const at::Tensor& shared, const at::Tensor& q) {
+  const int64_t kv = shared.size(1), group = q.size(1) / kv;
+  return shared.unsqueeze(2).expand({-1, -1, group, -1, -1}).flatten(1, 2);
+}
+
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask,
+                  bool is_causal) {
+  if (q.is_cpu() && q.scalar_type() == at::kBFloat16) {  // LibTorch's attention is slow in bf16 there
+    return attend(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), mask, is_causal).to(at::kBFloat16);
+  }
+  const std::optional<at::Tensor> added = mask.defined() ? std::optional(mask.to(q.scalar_type())) : std::nullopt;
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+  const bool grouped = q.size(1) != k.size(1);
+  if (grouped && q.is_cuda() && (mask.defined() || q.scalar_type() == at::kFloat)) {
+    return at::scaled_dot_product_attention(q, spread(k, q), spread(v, q), added, 0.0, is_causal, scale);
+  }
+  return at::scaled_dot_product_attention(q, k, v, added, 0.0, is_causal, scale, grouped);
+}
+
+// `mask` is undefined for plain causal attention.
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask) {
+  return attend(q, k, v, mask, !mask.defined());
+}
+
+// Adds k, v [B, kv_heads, T, head_dim] to the cache.
+void append(LayerCache& cache, const at::Tensor& k, const at::Tensor& v) {
+  const int64_t length = k.size(2), end = cache.length + length;
+  TORCH_CHECK(end <= cache.keys.size(2), "the cache has room for ", cache.keys.size(2), " positions, not ", end);
+  cache.keys.narrow(2, cache.length, length).copy_(k);
+  cache.values.narrow(2, cache.length, length).copy_(v);
+  cache.length = end;
+}
+
+// Adds k, v [B, kv_heads, T, head_dim] to the cache, and attends over all it holds. Returns [B, H, T, head_dim].
+at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool is_sliding,
+                         const LayerContext& context, LayerCache& cache) {
+  const int64_t length = k.size(2), end = cache.length + length;
+  const bool is_first = cache.length == 0;
+  append(cache, k, v);
+  const int64_t window = is_sliding && context.sliding_window > 0 ? context.sliding_window : end;
+  const int64_t begin = length == 1 ? std::max<int64_t>(0, end - window) : 0;
+  if (length == 1 && q.device().is_cpu()) {
+    const at::Tensor attended = kernels::attend_one(q.to(at::kFloat), cache.keys, cache.values, begin, end);
+    return attended.view({q.size(0), q.size(1), 1, q.size(3)});
+  }
+  const at::Tensor mask = is_sliding && context.sliding_mask.defined() ? context.sliding_mask : context.causal_mask;
+  if (is_first && length > 1) return attend(q, k, v, mask);
+  const auto seen = [&](const at::Tensor& cached) { return cached.narrow(2, begin, end - begin).to(q.scalar_type()); };
+  if (length > 1) return attend(q, seen(cache.keys), seen(cache.values), mask);
+  // One query sees all keys, and so do those of the other heads that share them: they are as good as further tokens.
+  const int64_t kv = k.size(1), group = q.size(1) / kv;
+  return attend(q.reshape({q.size(0), kv, group, q.size(3)}), seen(cache.keys), seen(cache.values), {},
+                /*is_causal=*/false)
+      .reshape(q.sizes());
+}
+
+// From queries, keys and values [B, T, (H + 2 kv_heads) * head_dim], side by side, to the heads' outputs
+// [B, T, H * head_dim]; `cache` is null for windows that stand alone.
+at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& packed,
+                      LayerCache* cache) {
+  const int64_t batch = packed.size(0), length = packed.size(1);
+  const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
+  at::Tensor qkv = packed.view({batch, length, heads + 2 * kv, context.head_dim});
+  norm_heads_(layer, context, qkv);
+  kernels::apply_rope_(qkv, heads + kv, context.cos, context.sin);
+  const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
+  const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
+  const bool stands_alone = cache == nullptr || (cache->length == 0 && length > 1);
+  if (stands_alone && kernels::causal_attention_applies(qkv)) {
+    if (cache != nullptr) append(*cache, k, v);
+    return kernels::causal_attention(qkv, heads, kv, layer.is_sliding ? context.sliding_window : 0);
+  }
+  const at::Tensor attended = cache != nullptr
+                                  ? attend_cached(q, k, v, layer.is_sliding, context, *cache)
+                                  : attend(q, k, v, layer.is_sliding ? context.sliding_mask : at::Tensor());
+  return attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
+}
+
+// What the MLP multiplies by its last matrix.
+at::Tensor activated(const DecoderLayer& layer, const at::Tensor& read) {
+  return layer.shape.is_gated ? kernels::silu_mul(read) : at::silu(read);
+}
+
+// The operations of half_forward.h by the library's kernels. `cache` is null for windows that stand alone.
+struct KernelOps {
+  const DecoderLayer& layer;
+  const LayerContext& context;
+  LayerCache* cache = nullptr;
+
+  at::Tensor norm(const HalfLayer& half, const at::Tensor& x, at::ScalarType dtype) const {
+    return kernels::rms_norm(x, layer.*half.norm, context.hidden_size, context.rms_norm_eps, dtype);
+  }
+  at::Tensor norm(const HalfLayer& half, const at::Tensor& x) const {
+    return norm(half, x, (layer.*half.reads).weight.scalar_type());
+  }
+  at::Tensor linear(Linear DecoderLayer::* matrix, const at::Tensor& x) const {
+    return kernels::linear(x, (layer.*matrix).weight, (layer.*matrix).bias);
+  }
+  at::Tensor mix_tokens(const at::Tensor& packed) const { return dynslice::mix_tokens(layer, context, packed, cache); }
+  at::Tensor activate(const at::Tensor& read) const { return activated(layer, read); }
+  at::Tensor add(at::Tensor branch, const at::Tensor& x, const HalfLayer& half) const {
+    return add_residual(std::move(branch), x, layer.*half.shortcut);
+  }
+};
+
+// With the tokens mixed in another way.
+struct MixingOps : KernelOps {
+  const std::function<at::Tensor(const at::Tensor&)>& mix;
+
+  at::Tensor mix_tokens(const at::Tensor& packed) const { return mix(packed); }
+};
+
+// The half layer, its residual path included, for few tokens: two sweeps over its weights, those that read the stream
+// and those that write it.
+at::Tensor forward_few_rows(const KernelOps& ops, const HalfLayer& half, const at::Tensor& x) {
+  const Linear &reads = ops.layer.*half.reads, &writes = ops.layer.*half.writes;
+  const Shortcut& shortcut = ops.layer.*half.shortcut;
+  const at::Tensor normed = ops.norm(half, x, at::kFloat);
+  std::vector<kernels::FewRowsSum> first{{normed, reads.weight, reads.bias}};
+  if (shortcut.down.defined()) first.push_back({x, shortcut.down});
+  const std::vector<at::Tensor> read = kernels::sums_of_few_rows(std::move(first));
+  kernels::FewRowsSum written{
+      half.which == Half::kAttention ? ops.mix_tokens(read.front()) : ops.activate(read.front()), writes.weight,
+      writes.bias};
+  if (shortcut.kind == ShortcutKind::kMatrix) {
+    written.more_x = x;
+    written.more_weight = shortcut.weight;
+  } else {
+    written.passed = x;
+    if (shortcut.kind == ShortcutKind::kSymmetric && shortcut.down.defined()) {
+      written.less_x = read.back();
+      written.less_weight = shortcut.down;  // still in the cache; a copy of it, transposed, would not be
+    } else if (shortcut.down.defined()) {
+      written.more_x = read.back();
+      written.more_weight = shortcut.up;
+    }
+  }
+  return kernels::sums_of_few_rows({std::move(written)}).front();
+}
+
+at::Tensor forward_half(const KernelOps& ops, const HalfLayer& half, const at::Tensor& x) {
+  if (!half.is_in(ops.layer.shape)) return x;
+  return kernels::few_rows_apply(x, (ops.layer.*half.reads).weight) ? forward_few_rows(ops, half, x)
+                                                                    : forward_half_by(ops, half, x);
+}
+
+}  // namespace
+
+LayerContext make_position_context(const ModelConfig& config, int64_t positions, at::Device device) {
+  const std::vector<float> frequencies = inverse_frequencies(config.rope, config.head_dim);
+  const at::Tensor frequency = at::tensor(frequencies, at::kFloat);
+  const at::Tensor position = at::arange(positions, at::kFloat);
+  const at::Tensor angle = position.view({-1, 1}) * frequency.view({1, -1});
+  LayerContext context;
+  context.hidden_size = config.hidden_size;
+  context.head_dim = config.head_dim;
+  context.rms_norm_eps = config.rms_norm_eps;
+  context.cos = angle.cos().to(device);
+  context.sin = angle.sin().to(device);
+  context.sliding_window = config.sliding_window.value_or(0);
+  return context;
+}
+
+LayerContext make_layer_context(const ModelConfig& config, int64_t window_length, at::Device device) {
+  // A walk makes it once, and may take gradients later: autograd refuses to save tensors of inference mode.
+  const c10::InferenceMode may_be_saved_for_backward(false);
+  const c10::NoGradGuard no_gradients;
+  LayerContext context = make_position_context(config, window_length, device);
+  if (config.sliding_window.value_or(window_length) < window_length) {
+    context.sliding_mask = attention_mask(0, window_length, *config.sliding_window, device);
+  }
+  return context;
+}
+
+LayerContext continued_context(const LayerContext& positions, int64_t first, int64_t length) {
+  LayerContext context = positions;
+  const int64_t end = first + length;
+  context.cos = positions.cos.narrow(0, first, length);
+  context.sin = positions.sin.narrow(0, first, length);
+  context.sliding_mask.reset();
+  if (length == 1) return context;  // the cached range alone says what is seen
+  const at::Device device = positions.cos.device();
+  if (first > 0) context.causal_mask = attention_mask(first, length, end, device);
+  if (context.sliding_window > 0 && context.sliding_window < end) {
+    context.sliding_mask = attention_mask(first, length, context.sliding_window, device);
+  }
+  return context;
+}
+
+at::Tensor half_input(const HalfLayer& half, const DecoderLayer& layer, const LayerContext& context,
+                      const at::Tensor& x) {
+  return KernelOps{layer, context}.norm(half, x);
+}
+
+at::Tensor half_inner(const HalfLayer& half, const DecoderLayer& layer, const LayerContext& context,
+                      const at::Tensor& x) {
+  return half_inner_by(KernelOps{layer, context}, half, x);
+}
+
+at::Tensor half_branch(const HalfLayer& half, const DecoderLayer& layer, const LayerContext& context,
+                       const at::Tensor& x) {
+  return half_branch_by(KernelOps{layer, context}, half, x);
+}
+
+at::Tensor leave_half(const HalfLayer& half, const DecoderLayer& layer, const at::Tensor& inner, const at::Tensor& x) {
+  const Linear& writes = layer.*half.writes;
+  return add_residual(kernels::linear(inner, writes.weight, writes.bias), x, layer.*half.shortcut);
+}
+
+at::Tensor forward_half(const HalfLayer& half, const DecoderLayer& layer, const LayerContext& context,
+                        const at::Tensor& x, const Taps& taps) {
+  const KernelOps ops{layer, context};
+  if (!taps.input && !taps.inner) return forward_half(ops, half, x);
+  return half.is_in(layer.shape) ? forward_half_by(ops, half, x, taps) : x;
+}
+
+at::Tensor forward_layer(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x) {
+  const KernelOps ops{layer, context};
+  return forward_half(ops, kMlpHalf, forward_half(ops, kAttentionHalf, x));
+}
+
+at::Tensor forward_layer(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
+                         LayerCache& cache) {
+  const KernelOps ops{layer, context, &cache};
+  return forward_half(ops, kMlpHalf, forward_half(ops, kAttentionHalf, x));
+}
+
+at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
+                             const std::function<at::Tensor(const at::Tensor&)>& mix) {
+  if (!kAttentionHalf.is_in(layer.shape)) return x;
+  return forward_half_by(MixingOps{{layer, context}, mix}, kAttentionHalf, x);
+}
+
+void norm_heads_(const DecoderLayer& layer, const LayerContext& context, at::Tensor& qkv) {
+  const int64_t heads = layer.shape.num_attention_heads, dim = qkv.dim() - 2;
+  const auto norm = [&](const at::Tensor& weight, int64_t first, int64_t count) {
+    if (!weight.defined()) return;
+    at::Tensor part = qkv.narrow(dim, first, count);
+    part.copy_(kernels::rms_norm(part.contiguous(), weight, context.head_dim, context.rms_norm_eps, qkv.scalar_type()));
+  };
+  norm(layer.query_norm, 0, heads);
+  norm(layer.key_norm, heads, layer.shape.num_key_value_heads);
+}
+
+at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out) {
+  if (shortcut.kind == ShortcutKind::kMatrix) return kernels::linear(x, shortcut.weight, {});
+  if (shortcut.kind == ShortcutKind::kIdentity && x.size(-1) == out) return x;
+  auto sizes = x.sizes().vec();
+  sizes.back() = out;
+  return add_residual(at::zeros(sizes, x.options()), x, shortcut);
+}
+
+at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& shortcut) {
+  if (shortcut.kind == ShortcutKind::kMatrix) {
+    return kernels::add_fitted(branch, kernels::linear(x, shortcut.weight, {}), {});
+  }
+  at::Tensor correction;
+  if (shortcut.down.defined()) correction = kernels::linear(kernels::linear(x, shortcut.down, {}), shortcut.up, {});
+  if (correction.defined() && correction.scalar_type() != branch.scalar_type()) correction = correction.to(at::kFloat);
+  return kernels::add_fitted(branch, x, correction);
+}
+
+}  // namespace dynslice
