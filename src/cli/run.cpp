@@ -68,7 +68,7 @@ int run_and_report(const Command& command) {
         [](const auto& options) {
           install_log(options.common.quiet, options.common.verbose);
           TerminalProgress progress(options.common.quiet);
-          run(options, progress);
+          run(options, progress, std::cout);
         },
         command);
     std::cout.flush();

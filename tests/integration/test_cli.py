@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import resource
 import shutil
 import signal
@@ -210,8 +211,66 @@ def test_the_model_may_come_from_the_environment(run, llama, text_file):
 def test_help_and_version_need_no_library(run_command, binary, tmp_path):
     alone = tmp_path / "dynslice"
     shutil.copy(binary, alone)
-    for arguments in (["--help"], ["--version"], ["slice", "--help"]):
+    for arguments in (["--help"], ["--version"], ["slice", "--help"], ["slice", "--help-all"]):
         assert "dynslice" in run_command([alone, *arguments]).stdout
+
+
+# --- help -----------------------------------------------------------------------------------------------------
+
+VERBS = ["score", "plan", "slice", "depth drop", "depth merge", "depth streamline", "heal", "quantize", "eval", "compare", "bench",
+         "generate", "inspect", "export", "run", "completion"]  # fmt: skip
+GROUPS = ["What", "How much", "Training", "Sweep", "Text", "Output", "Machine", "Help"]
+
+
+def options_in(text):
+    return re.findall(r"^  (?:-\w,)?(--[a-z-]+)", text, re.MULTILINE)
+
+
+def test_help_of_slice_fits_on_a_page(run):
+    shown = options_in(run("slice", "--help").stdout)
+    assert len(shown) <= 17 and {"--avg", "--target", "--calib", "--output", "--help-all"} <= set(shown)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_and_help_all_group_the_options(run, verb):
+    """What --help shows is the beginning of each group of --help-all, which --help counts the rest of."""
+    help_text, all_text = (run(*verb.split(), flag).stdout for flag in ("--help", "--help-all"))
+    shown, known = options_in(help_text), options_in(all_text)
+    assert len(known) == len(set(known)) and [option for option in known if option in shown] == shown
+    assert {"--help", "--help-all"} <= set(shown)
+    for text in (help_text, all_text):
+        titles = [title for title in re.findall(r"^([A-Z][a-z ]+):$", text, re.MULTILINE) if title != "Arguments"]
+        assert titles == [title for title in GROUPS if title in titles]
+    more = re.search(rf"Run `dynslice {verb} --help-all` to see (\d+) more options\.\n$", help_text)
+    assert (int(more[1]) if more else 0) == len(known) - len(shown)
+    assert max(map(len, all_text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_an_exclusion_is_told_once(run, verb, flag):
+    text = run(*verb.split(), flag).stdout
+    pairs = []
+    for option, entry in re.findall(r"^  (?:-\w,)?(--[a-z-]+)(.*?)(?=^  -|^$)", text, re.MULTILINE | re.DOTALL):
+        told = re.search(r"not with ([^)]*)\)$", " ".join(entry.split()))
+        pairs += [frozenset((option, other)) for other in told[1].split(", ")] if told else []
+    assert len(pairs) == len(set(pairs))
+    assert text.count("not with --plan") <= 1
+    for pair in pairs:
+        assert pair <= set(options_in(text)), "an option that is not shown"
+
+
+def test_what_excludes_each_other_is_told_at_the_plan_file(run):
+    text = " ".join(run("slice", "--help-all").stdout.split())
+    assert "(not with --allocate, --attention, --avg, --base, --basis," in text
+
+
+def test_help_all_of_the_program_tells_every_verb(run):
+    text = run("--help-all").stdout
+    for verb in VERBS:
+        assert f"Usage: dynslice {verb} " in text
+    assert set(options_in(run("slice", "--help-all").stdout)) <= set(options_in(text))
+    assert "--threshold" in run("depth", "--help-all").stdout
 
 
 # --- how it fails ---------------------------------------------------------------------------------------------

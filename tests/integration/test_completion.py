@@ -131,6 +131,7 @@ def type_in(command, folder, scripts, line, home):
         ("dynslice slice --refit ", ["all", "dense", "none", "self"]),
         ("dynslice slice my-model --allo", ["--allocate"]),
         ("dynslice plan --base a", ["auto"]),
+        ("dynslice plan --hel", ["--help", "--help-all"]),
         ("dynslice slice -o plan --dev", ["--device"]),  # the value of -o is no verb
         ("dynslice score --metric ", ["angular", "bi", "cka", "lim", "lr", "zd"]),
         ("dynslice score --calib wikitext2:t", ["test", "train"]),  # bash replaces what stands behind the colon
@@ -158,8 +159,13 @@ def test_bash_without_colon_and_equals_among_its_word_breaks(scripts, paths):
     assert complete_in_bash(scripts, "dynslice slice --plan=tw", paths, breaks) == ["--plan=two words.json"]
 
 
+def own_help(run, verb):
+    """What --help-all says of the verb itself, without the verbs below it."""
+    return run(*verb.split(), "--help-all").stdout.split("\nUsage:")[1]
+
+
 def options_in_help(run, verb):
-    return set(re.findall(r"^  (?:-\w,)?(--[a-z-]+)", run(*verb.split(), "--help").stdout, re.MULTILINE))
+    return set(re.findall(r"^  (?:-\w,)?(--[a-z-]+)", own_help(run, verb), re.MULTILINE))
 
 
 def verbs_in_help(run):
@@ -173,7 +179,7 @@ def test_every_verb_and_option_is_offered_by_every_shell(run, scripts, paths):
     zsh = (scripts / "_dynslice").read_text()
     for verb in verbs:
         options = options_in_help(run, verb)
-        assert "--help" in options
+        assert {"--help", "--help-all"} <= options
         assert options == {word for word in complete_in_bash(scripts, f"dynslice {verb} -", paths) if word[1] == "-"}
         assert options == {word for word in complete_in_fish(scripts, f"dynslice {verb} --", paths)}
         function = re.search(rf"^_dynslice_{verb}\(\) {{(.*?)^}}", zsh, re.MULTILINE | re.DOTALL).group(1)

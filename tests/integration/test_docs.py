@@ -20,6 +20,14 @@ def man_page(run):
     return run("reference", "man").stdout
 
 
+OF_ALL_VERBS = {"--help", "--help-all"}  # described once, in front of the verbs
+
+
+def own_help(run, verb):
+    """What --help-all says of the verb itself, without the verbs below it."""
+    return run(*verb.split(), "--help-all").stdout.split("\nUsage:")[1]
+
+
 def verbs_in_help(run):
     return re.findall(r"^  ([a-z]+)", run("--help").stdout.split("Verbs:")[1], re.MULTILINE)
 
@@ -34,9 +42,15 @@ def test_every_verb_and_option_of_help_is_in_both(run, options_page, man_page):
     for verb in verbs_in_help(run):
         section = re.search(rf"^## {verb}\n(.*?)(?=^## )", options_page, re.MULTILINE | re.DOTALL).group(1)
         man_section = re.search(rf"^\.SS dynslice {verb}\b(.*?)(?=^\.S[SH])", man, re.MULTILINE | re.DOTALL).group(1)
-        options = set(re.findall(r"^  (?:-\w,)?(--[a-z-]+)", run(verb, "--help").stdout, re.MULTILINE)) - {"--help"}
+        options = set(re.findall(r"^  (?:-\w,)?(--[a-z-]+)", own_help(run, verb), re.MULTILINE)) - OF_ALL_VERBS
         assert options == set(re.findall(r"^\| `(?:-\w, )?(--[a-z-]+)", section, re.MULTILINE))
         assert options == set(re.findall(r"^(?:fB-\wfR, )?fB(--[a-z-]+)fR", man_section, re.MULTILINE))
+
+
+def test_help_itself_is_described_once(options_page, man_page):
+    for option in OF_ALL_VERBS:
+        assert len(re.findall(rf"^\| `[^`]*{option}`", options_page, re.MULTILINE)) == 1
+        assert man_page.replace("\\", "").count(f"fB{option}fR") == 1
 
 
 def test_every_help_text_says_something(options_page):
@@ -74,7 +88,7 @@ OF_OTHER_PROGRAMS = {"--no-deps", "--no-build-isolation", "--force-reinstall", "
 def options_by_verb(options_page):
     """{"depth drop": {"--layers", ...}, ...}; `drop` alone, as tables have it, is the same as `depth drop`."""
     sections = re.findall(r"^## ([a-z ]+)\n(.*?)(?=^## )", options_page, re.MULTILINE | re.DOTALL)
-    options = {verb: {"--help", *re.findall(r"^\| `(?:-\w, )?(--[a-z-]+)", text, re.MULTILINE)} for verb, text in sections}
+    options = {verb: OF_ALL_VERBS | set(re.findall(r"^\| `(?:-\w, )?(--[a-z-]+)", text, re.MULTILINE)) for verb, text in sections}
     return options | {verb.removeprefix("depth "): known for verb, known in options.items()}
 
 

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/help/reference.h"
+#include "cli/options/groups.h"
 
 namespace dynslice::cli {
 namespace {
@@ -187,7 +188,7 @@ std::string zsh_value(const OptionReference& option) {
 std::string zsh_option(const OptionReference& option) {
   std::vector<std::string> excluded = option.excludes;
   if (!option.repeats) excluded.insert(excluded.end(), option.names.begin(), option.names.end());
-  const bool ends = option.names.back() == "--help" || option.names.back() == "--version";
+  const bool ends = option.group == title_of(Group::kHelp);  // the program prints something and ends
   const std::string exclusions = ends ? "(- *)" : excluded.empty() ? "" : "(" + join(excluded, " ") + ")";
   const std::string rest = "[" + zsh_text(brief(option.help)) + "]" + (option.value ? zsh_value(option) : "");
   std::string specifications;

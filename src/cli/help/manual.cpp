@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/help/reference.h"
+#include "cli/options/groups.h"
 
 namespace dynslice::cli {
 namespace {
@@ -11,18 +12,13 @@ using CLI::detail::join;
 
 std::string sentence(const std::string& text) { return text + (text.ends_with('.') ? "" : "."); }
 
-// "dynslice score [MODEL] [OPTIONS]"
-std::string usage(const VerbReference& verb) {
-  std::string text = "dynslice " + verb.name;
-  for (const OptionReference& argument : verb.positionals) {
-    const std::string name = argument.names.front() + (argument.repeats ? "..." : "");
-    text += " " + (argument.required ? name : "[" + name + "]");
-  }
-  return text + (verb.verbs.empty() ? "" : " VERB") + " [OPTIONS]";
+std::string more_than_help(const OptionReference& option) {
+  return option.told_excludes.empty() ? "" : "Not together with " + join(option.told_excludes, ", ") + ".";
 }
 
-std::string more_than_help(const OptionReference& option) {
-  return option.excludes.empty() ? "" : "Not together with " + join(option.excludes, ", ") + ".";
+// --help and --help-all, which every verb has, are told with the program itself.
+bool is_told_once(const VerbReference& verb, const OptionGroup& group) {
+  return !verb.name.empty() && group.title == title_of(Group::kHelp);
 }
 
 // ---- markdown
@@ -43,14 +39,22 @@ std::string markdown_row(const OptionReference& option) {
   return "| " + markdown_code(what) + " | " + meaning + " | " + default_text + (default_text.empty() ? "|\n" : " |\n");
 }
 
-std::string markdown_verb(const VerbReference& verb) {
-  std::string text = "\n## " + verb.name + "\n\n" + sentence(verb.summary) + "\n\n    " + usage(verb) + "\n";
-  std::string rows;
-  for (const OptionReference& argument : verb.positionals) rows += markdown_row(argument);
-  for (const OptionReference& option : verb.options) {
-    if (option.names.back() != "--help") rows += markdown_row(option);
+// A table for the arguments, and one for each group of options.
+std::string markdown_tables(const VerbReference& verb) {
+  const auto head = [](const std::string& title) { return "\n| " + title + " | meaning | default |\n|---|---|---|\n"; };
+  std::string text = verb.positionals.empty() ? "" : head("Arguments");
+  for (const OptionReference& argument : verb.positionals) text += markdown_row(argument);
+  for (const OptionGroup& group : groups_of(verb)) {
+    if (is_told_once(verb, group)) continue;
+    text += head(group.title);
+    for (const OptionReference* option : group.options) text += markdown_row(*option);
   }
-  return text + (rows.empty() ? "" : "\n| | meaning | default |\n|---|---|---|\n" + rows);
+  return text;
+}
+
+std::string markdown_verb(const VerbReference& verb) {
+  return "\n## " + verb.name + "\n\n" + sentence(verb.summary) + "\n\n    " + usage(verb) + "\n" +
+         markdown_tables(verb);
 }
 
 std::string markdown_list(const std::string& title, const std::string& column, const std::vector<Explained>& entries) {
@@ -89,13 +93,19 @@ std::string man_option(const OptionReference& option) {
                   man_text(sentence(text) + (more_than_help(option).empty() ? "" : " " + more_than_help(option))));
 }
 
-std::string man_verb(const VerbReference& verb) {
-  std::string text = ".SS " + man_text(usage(verb)) + "\n" + man_text(sentence(verb.summary)) + "\n";
+std::string man_options(const VerbReference& verb) {
+  std::string text;
   for (const OptionReference& argument : verb.positionals) text += man_option(argument);
-  for (const OptionReference& option : verb.options) {
-    if (option.names.back() != "--help") text += man_option(option);
+  for (const OptionGroup& group : groups_of(verb)) {
+    if (is_told_once(verb, group)) continue;
+    if (!verb.name.empty()) text += ".PP\n" + man_text(group.title) + ":\n";
+    for (const OptionReference* option : group.options) text += man_option(*option);
   }
   return text;
+}
+
+std::string man_verb(const VerbReference& verb) {
+  return ".SS " + man_text(usage(verb)) + "\n" + man_text(sentence(verb.summary)) + "\n" + man_options(verb);
 }
 
 std::string man_list(const std::vector<Explained>& entries) {
@@ -133,9 +143,10 @@ std::string markdown_options(const VerbReference& program) {
   std::string text =
       "# Every verb and option\n\n"
       "<!-- Made from src/cli/ by tools/update_docs.sh. Do not edit: change the definitions and run it again. -->\n\n"
-      "The same that `dynslice VERB --help` and the man page say. What verbs print and write is in "
-      "[cli.md](cli.md).\n\n"
-      "| verb | does |\n|---|---|\n";
+      "`dynslice VERB --help-all` and the man page say the same. `dynslice VERB --help` shows the main options, which "
+      "come\n"
+      "first in each table. What verbs print and write is in [cli.md](cli.md).\n";
+  text += markdown_tables(program) + "\n| verb | does |\n|---|---|\n";
   const std::vector<const VerbReference*> verbs = all_verbs(program);
   for (const VerbReference* verb : verbs) {
     if (!verb->name.empty()) {
@@ -152,7 +163,8 @@ std::string markdown_options(const VerbReference& program) {
 
 std::string man_page(const VerbReference& program) {
   std::string text = find_and_replace(kManBegin, "@VERSION@", DYNSLICE_VERSION);
-  text += man_text(program.summary) + "\n.SH VERBS\n";
+  text += man_text(program.summary) + "\n.SH OPTIONS\nThe first two are options of every verb too.\n" +
+          man_options(program) + ".SH VERBS\n";
   for (const VerbReference* verb : all_verbs(program)) {
     if (!verb->name.empty()) text += man_verb(*verb);
   }

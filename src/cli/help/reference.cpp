@@ -3,8 +3,10 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
-#include <memory>
 #include <string_view>
+#include <tuple>
+
+#include "cli/options/groups.h"
 
 namespace dynslice::cli {
 namespace {
@@ -70,79 +72,82 @@ void split_default(OptionReference& option) {
   option.help.resize(mark);
 }
 
-VerbReference describe_verb(CLI::App& app, const std::string& name) {
+OptionReference describe_option(const CLI::Option& option) {
+  OptionReference reference;
+  reference.positional = option.get_positional() && !option.nonpositional();
+  if (reference.positional) {
+    reference.names = {option.get_name(true, false)};
+  } else {
+    for (const std::string& name : option.get_snames()) reference.names.push_back("-" + name);
+    for (const std::string& name : option.get_lnames()) reference.names.push_back("--" + name);
+    const auto place = place_of(option.get_group());
+    reference.group = place ? title_of(place->group) : "Options";
+    reference.is_basic = !place || place->is_basic;
+  }
+  if (option.get_type_size() != 0 && option.get_items_expected_max() != 0) reference.value = describe_value(option);
+  reference.help = option.get_description();
+  if (reference.value) reference.default_text = option.get_default_str();
+  split_default(reference);
+  reference.required = option.get_required();
+  reference.repeats = option.get_expected_max() >= CLI::detail::expected_max_vector_size;
+  for (const CLI::Option* other : option.get_excludes()) reference.excludes.push_back(longest_name(*other));
+  std::sort(reference.excludes.begin(), reference.excludes.end());
+  return reference;
+}
+
+void tell_excludes_once(std::vector<OptionReference>& options) {
+  for (size_t i = 0; i < options.size(); ++i) {
+    for (const std::string& name : options[i].excludes) {
+      const auto other = std::find_if(options.begin(), options.end(), [&](const OptionReference& option) {
+        return std::find(option.names.begin(), option.names.end(), name) != option.names.end();
+      });
+      if (other == options.end()) continue;
+      const auto rank = [&](size_t index) { return std::pair(options[index].excludes.size(), index); };
+      if (rank(i) > rank(static_cast<size_t>(other - options.begin()))) options[i].told_excludes.push_back(name);
+    }
+  }
+}
+
+// In the order in which they are shown; options of no group come last.
+std::vector<const CLI::Option*> shown_options(const CLI::App& app) {
+  std::vector<const CLI::Option*> options =
+      app.get_options([](const CLI::Option* option) { return !option->get_group().empty(); });
+  const auto rank = [](const CLI::Option* option) {
+    const auto place = place_of(option->get_group());
+    return std::tuple(!place, place ? place->group : Group::kWhat, place && !place->is_basic);
+  };
+  std::stable_sort(options.begin(), options.end(),
+                   [&](const CLI::Option* one, const CLI::Option* other) { return rank(one) < rank(other); });
+  return options;
+}
+
+VerbReference describe_verb(const CLI::App& app, const std::string& name) {
   VerbReference verb;
   verb.name = name;
   verb.summary = app.get_description();
-  for (const CLI::Option* option : app.get_options({})) {
-    if (option->get_group().empty()) continue;
+  for (const CLI::Option* option : shown_options(app)) {
     OptionReference reference = describe_option(*option);
     (reference.positional ? verb.positionals : verb.options).push_back(std::move(reference));
   }
-  for (CLI::App* below : app.get_subcommands([](CLI::App*) { return true; })) {
+  tell_excludes_once(verb.options);
+  for (const CLI::App* below : app.get_subcommands([](const CLI::App*) { return true; })) {
     if (below->get_group().empty() || below->get_name().empty()) continue;
     verb.verbs.push_back(describe_verb(*below, name + (name.empty() ? "" : " ") + below->get_name()));
   }
   return verb;
 }
 
+// "depth drop"; the program itself has no name.
+std::string full_name(const CLI::App& app) {
+  if (app.get_parent() == nullptr) return "";
+  const std::string above = full_name(*app.get_parent());
+  return above + (above.empty() ? "" : " ") + app.get_name();
+}
+
 void collect(const VerbReference& verb, std::vector<const VerbReference*>& verbs) {
   verbs.push_back(&verb);
   for (const VerbReference& below : verb.verbs) collect(below, verbs);
 }
-
-// CLI11 itself breaks lines since 2.5.
-constexpr bool kFormatterWraps = CLI11_VERSION_MAJOR > 2 || (CLI11_VERSION_MAJOR == 2 && CLI11_VERSION_MINOR >= 5);
-
-std::string wrap(const std::string& text, size_t width) {
-  if (kFormatterWraps) return text;
-  std::string lines;
-  size_t used = 0;
-  for (const std::string& word : CLI::detail::split(text, ' ')) {
-    if (used > 0 && used + 1 + word.size() > width) {
-      lines += '\n';
-      used = 0;
-    }
-    lines += (used > 0 ? " " : "") + word;
-    used += (used > 0 ? 1 : 0) + word.size();
-  }
-  return lines;
-}
-
-class HelpFormat final : public CLI::Formatter {
- public:
-  HelpFormat() {
-    column_width(kColumn);
-    label("SUBCOMMAND", "VERB");
-    label("Positionals", "Arguments");
-    label("POSITIONALS", "Arguments");  // since 2.5
-  }
-
-  std::string make_option_name(const CLI::Option* option, bool is_positional) const override {
-    return is_positional ? option->get_name(true, false) : CLI::Formatter::make_option_name(option, false);
-  }
-
-  std::string make_option_opts(const CLI::Option* option) const override {
-    const OptionReference reference = describe_option(*option);
-    if (!reference.value || (reference.positional && reference.value->values.empty())) return "";
-    return " " + reference.value->shown + (reference.repeats ? " ..." : "");
-  }
-
-  std::string make_option_desc(const CLI::Option* option) const override {
-    const OptionReference reference = describe_option(*option);
-    std::vector<std::string> notes;
-    if (!reference.default_text.empty()) notes.push_back("default: " + reference.default_text);
-    if (!reference.excludes.empty()) notes.push_back("not with " + CLI::detail::join(reference.excludes, ", "));
-    const std::string added = notes.empty() ? "" : " (" + CLI::detail::join(notes, "; ") + ")";
-    return wrap(reference.help + added, kLine - kColumn);
-  }
-
-  std::string make_description(const CLI::App* app) const override { return app->get_description() + "\n"; }
-
- private:
-  static constexpr size_t kColumn = 30;
-  static constexpr size_t kLine = 110;
-};
 
 }  // namespace
 
@@ -172,27 +177,25 @@ const std::vector<Explained> kEnvironment = {
     {"HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE", "as in huggingface_hub, whose cache is shared"},
 };
 
-OptionReference describe_option(const CLI::Option& option) {
-  OptionReference reference;
-  reference.positional = option.get_positional() && !option.nonpositional();
-  if (reference.positional) {
-    reference.names = {option.get_name(true, false)};
-  } else {
-    for (const std::string& name : option.get_snames()) reference.names.push_back("-" + name);
-    for (const std::string& name : option.get_lnames()) reference.names.push_back("--" + name);
+VerbReference describe_command_line(const CLI::App& app) { return describe_verb(app, full_name(app)); }
+
+std::vector<OptionGroup> groups_of(const VerbReference& verb) {
+  std::vector<OptionGroup> groups;
+  for (const OptionReference& option : verb.options) {
+    if (groups.empty() || groups.back().title != option.group) groups.push_back({option.group, {}});
+    groups.back().options.push_back(&option);
   }
-  if (option.get_type_size() != 0 && option.get_items_expected_max() != 0) reference.value = describe_value(option);
-  reference.help = option.get_description();
-  if (reference.value) reference.default_text = option.get_default_str();
-  split_default(reference);
-  reference.required = option.get_required();
-  reference.repeats = option.get_expected_max() >= CLI::detail::expected_max_vector_size;
-  for (const CLI::Option* other : option.get_excludes()) reference.excludes.push_back(longest_name(*other));
-  std::sort(reference.excludes.begin(), reference.excludes.end());
-  return reference;
+  return groups;
 }
 
-VerbReference describe_command_line(CLI::App& app) { return describe_verb(app, ""); }
+std::string usage(const VerbReference& verb) {
+  std::string text = "dynslice" + (verb.name.empty() ? "" : " " + verb.name) + (verb.verbs.empty() ? "" : " VERB");
+  for (const OptionReference& argument : verb.positionals) {
+    const std::string name = argument.names.front() + (argument.repeats ? "..." : "");
+    text += " " + (argument.required ? name : "[" + name + "]");
+  }
+  return text + " [OPTIONS]";
+}
 
 std::vector<const VerbReference*> all_verbs(const VerbReference& top) {
   std::vector<const VerbReference*> verbs;
@@ -224,21 +227,13 @@ void define_reference(CLI::App& app, ReferenceOptions& options) {
       ->check(CLI::IsMember(std::vector<std::string>{"man", "markdown"}));
 }
 
-std::optional<std::string> reference_text(CLI::App& app, const ReferenceOptions& options) {
+std::optional<std::string> reference_text(const CLI::App& app, const ReferenceOptions& options) {
   if (!app.got_subcommand("completion") && !app.got_subcommand("reference")) return std::nullopt;
   const VerbReference program = describe_command_line(app);
   if (options.shell == "bash") return bash_completion(program);
   if (options.shell == "zsh") return zsh_completion(program);
   if (options.shell == "fish") return fish_completion(program);
   return options.format == "man" ? man_page(program) : markdown_options(program);
-}
-
-void set_help_format(CLI::App& app) {
-  app.formatter(std::make_shared<HelpFormat>());
-  for (CLI::App* verb : app.get_subcommands([](CLI::App*) { return true; })) {
-    if (verb->get_group() == "Subcommands") verb->group("Verbs");
-    set_help_format(*verb);
-  }
 }
 
 }  // namespace dynslice::cli

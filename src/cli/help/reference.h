@@ -34,19 +34,32 @@ struct OptionReference {
   bool required = false;
   bool repeats = false;               // takes any number of values
   std::vector<std::string> excludes;  // names of options that cannot stand beside it
+  // Those of them that its description names: of two options, the one that excludes more names the other, else the
+  // later one, so that every exclusion is told once.
+  std::vector<std::string> told_excludes;
+  std::string group;     // title; of positional arguments none
+  bool is_basic = true;  // shown by --help
 };
 
 struct VerbReference {
   std::string name;  // as typed, with the verbs before it: "score", "depth drop"; empty for the program itself
   std::string summary;
   std::vector<OptionReference> positionals;
-  std::vector<OptionReference> options;
-  std::vector<VerbReference> verbs;  // below it
+  std::vector<OptionReference> options;  // group by group, in each the basic ones first
+  std::vector<VerbReference> verbs;      // below it
 };
 
 // Hidden verbs and options (of an empty group) are left out.
-VerbReference describe_command_line(CLI::App& app);
-OptionReference describe_option(const CLI::Option& option);
+VerbReference describe_command_line(const CLI::App& app);
+
+struct OptionGroup {
+  std::string title;
+  std::vector<const OptionReference*> options;
+};
+std::vector<OptionGroup> groups_of(const VerbReference& verb);
+
+// "dynslice score [MODEL] [OPTIONS]"
+std::string usage(const VerbReference& verb);
 
 // The verb and all verbs below it, depth first.
 std::vector<const VerbReference*> all_verbs(const VerbReference& top);
@@ -80,9 +93,12 @@ struct ReferenceOptions {
 };
 void define_reference(CLI::App& app, ReferenceOptions& options);
 // What they print, when one of them was given.
-std::optional<std::string> reference_text(CLI::App& app, const ReferenceOptions& options);
+std::optional<std::string> reference_text(const CLI::App& app, const ReferenceOptions& options);
 
-// Makes --help show values, defaults and what excludes what from the same data, in lines that fit a terminal.
+// What --help prints, the basic options, and with `all` what --help-all prints, in lines that fit a terminal. With
+// `all` the verbs below it follow.
+std::string help_text(const VerbReference& verb, bool all);
+// Gives every verb --help and --help-all, which print the above.
 void set_help_format(CLI::App& app);
 
 }  // namespace dynslice::cli

@@ -6,16 +6,14 @@
 namespace dynslice::cli {
 namespace {
 
-// The verbs below `depth`.
+// What the verbs below `depth` share, besides MODEL.
 void add_depth(CLI::App& verb, DepthRequest& options, const std::string& samples, const std::string& seqlen) {
-  add_common(verb, options.common, true);
-  add_walk(verb, options.common, "replace the output folder if dynslice wrote it; without --resume, ");
-  add_out_dtype(verb, options.out_dtype);
-  verb.add_option("-o,--output", options.output, "folder of the written checkpoint")
-      ->type_name("FOLDER")
-      ->default_str("./NAME-" + verb.get_name() + "-LAYERS");
   add_text(verb, options.calibration, "calib", "calibration",
            "training split, or validation if there is no training split", samples, seqlen);
+  add_output(verb, options.output, "FOLDER", "folder of the written checkpoint",
+             "./NAME-" + verb.get_name() + "-LAYERS");
+  add_out_dtype(verb, options.out_dtype);
+  add_checkpoint_walk(verb, options.common);
 }
 
 // How many layers go, by number or by share.
@@ -23,26 +21,31 @@ void add_layers(CLI::App& verb, DepthRequest& options) {
   CLI::Option* number =
       verb.add_option_function<int64_t>(
               "--layers", [&options](int64_t layers) { options.layers = layers; }, "number of layers that go")
+          ->group(basic(Group::kHowMuch))
           ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
           ->type_name("N");
   verb.add_option_function<std::string>(
           "--ratio", [&options](const std::string& text) { options.ratio = parse_ratio("--ratio", text); },
           "share of the layers that goes, to the nearest whole number of them")
+      ->group(basic(Group::kHowMuch))
       ->type_name(kRatioType)
       ->excludes(number);
 }
 
 void define_drop(CLI::App& depth, DropRequest& options) {
   CLI::App* verb = depth.add_subcommand("drop", "Remove the layers that change the stream least, or named ones");
+  add_model(*verb, options.common);
   add_layers(*verb, options);
   verb->add_option("--order", options.order,
                    "which go first; bi: those of the lowest block influence (ShortGPT), ppl: one at a time the one "
                    "without which perplexity on the calibration text is lowest, all measured again each time (SLEB)")
+      ->group(basic(Group::kWhat))
       ->check(CLI::IsMember({"bi", "ppl"}))
       ->capture_default_str();
   verb->add_option_function<std::string>(
           "--indices", [&options](const std::string& text) { options.indices = parse_indices("--indices", text); },
           "these layers, numbered from 0, such as 20-25 or 3,7,20-25; needs no calibration text")
+      ->group(basic(Group::kHowMuch))
       ->type_name("A-B,...")
       ->excludes(verb->get_option("--layers"))
       ->excludes(verb->get_option("--ratio"))
@@ -53,71 +56,92 @@ void define_drop(CLI::App& depth, DropRequest& options) {
 void define_merge(CLI::App& depth, MergeRequest& options) {
   CLI::App* verb = depth.add_subcommand(
       "merge", "Make consecutive layers one, as many as can be while the final hidden states stay alike (SLM)");
+  add_model(*verb, options.common);
   CLI::Option* threshold = verb->add_option_function<double>(
                                    "--threshold", [&options](double value) { options.threshold = value; },
                                    "a range of layers grows while the cosine of the final hidden states is above this")
+                               ->group(basic(Group::kHowMuch))
                                ->check(CLI::Range(-1.0, 1.0))
                                ->type_name("X")
                                ->default_str("0.72");
   CLI::Option* target = verb->add_option_function<int64_t>(
                                 "--target-layers", [&options](int64_t layers) { options.target_layers = layers; },
                                 "number of layers that are left: the highest threshold that gets there is found")
+                            ->group(basic(Group::kHowMuch))
                             ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
                             ->type_name("N")
                             ->excludes(threshold);
   verb->add_option_function<std::string>(
           "--ratio", [&options](const std::string& text) { options.ratio = parse_ratio("--ratio", text); },
           "share of the layers that goes, in the place of --target-layers")
+      ->group(basic(Group::kHowMuch))
       ->type_name(kRatioType)
       ->excludes(threshold)
       ->excludes(target);
   verb->add_option("--merge-rule", options.rule,
                    "what a merged layer is; sum: the lowest plus all differences from it, as in the paper, mean: the "
                    "mean of all, last: the highest alone, which is what the authors' code comes to")
+      ->group(basic(Group::kWhat))
       ->check(CLI::IsMember({"sum", "mean", "last"}))
       ->capture_default_str();
   add_depth(*verb, options, "10", "128");
+}
+
+// What stands for the layers that went.
+void add_replacement(CLI::App& verb, StreamlineRequest& options) {
+  verb.add_option("--replace", options.replace,
+                  "what stands for the layers that went; none: nothing, linear: a least-squares map of what the MLP "
+                  "before them adds, folded into its weights, so that the model stays an ordinary one, linear-stream: "
+                  "a map of the whole stream, which is better and takes a matrix that needs dynslice's modeling code, "
+                  "layer: the layer in front of them, with that map in it, trained to do their work, swiglu, ffn: a "
+                  "trained MLP, gated or not, in the place of them and of the layer in front")
+      ->group(basic(Group::kWhat))
+      ->check(CLI::IsMember({"none", "linear", "linear-stream", "layer", "ffn", "swiglu"}))
+      ->capture_default_str();
+  verb.add_option(
+          "--window", options.window,
+          "which layers go; search: every window is tried on held-out calibration text, repaired unless --replace is "
+          "none, ffn or swiglu, and the lowest loss wins, cosine: where the streams before and after are most alike "
+          "(LLM-Streamline), N: "
+          "from layer N on")
+      ->group(basic(Group::kWhat))
+      ->type_name("search|cosine|N")
+      ->capture_default_str();
+  verb.add_option("--ridge", options.ridge,
+                  "pull of the map towards the identity, in units of the mean variance of what it maps")
+      ->group(advanced(Group::kWhat))
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+}
+
+// How it is trained.
+void add_replacement_training(CLI::App& verb, StreamlineRequest& options) {
+  // LLM-Streamline's; its batch of 128 is for 30,000 texts.
+  options.training.learning_rate = 2e-4;
+  options.training.usual_final_learning_rate = 5e-5;
+  options.training.weight_decay = 1e-3;
+  options.training.clip = 5;
+  add_training(verb, options.training);
+  verb.add_option("--loss", options.loss,
+                  "what a trained replacement learns; lm: the next token, with the layers behind it as they are, mse: "
+                  "the stream that the original model has behind the layers that went")
+      ->group(advanced(Group::kTraining))
+      ->check(CLI::IsMember({"lm", "mse"}))
+      ->capture_default_str();
+  verb.add_option("--stream-dtype", options.stream_dtype, "number format of the streams that it is trained on")
+      ->group(advanced(Group::kTraining))
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
 }
 
 void define_streamline(CLI::App& depth, StreamlineRequest& options) {
   CLI::App* verb = depth.add_subcommand("streamline",
                                         "Remove consecutive layers and let a linear map, or a trained layer, make up "
                                         "for them (LLM-Streamline, ReplaceMe)");
+  add_model(*verb, options.common);
+  add_replacement(*verb, options);
   add_layers(*verb, options);
-  verb->add_option("--replace", options.replace,
-                   "what stands for the layers that went; none: nothing, linear: a least-squares map of what the MLP "
-                   "before them adds, folded into its weights, so that the model stays an ordinary one, linear-stream: "
-                   "a map of the whole stream, which is better and takes a matrix that needs dynslice's modeling code, "
-                   "layer: the layer in front of them, with that map in it, trained to do their work, swiglu, ffn: a "
-                   "trained MLP, gated or not, in the place of them and of the layer in front")
-      ->check(CLI::IsMember({"none", "linear", "linear-stream", "layer", "ffn", "swiglu"}))
-      ->capture_default_str();
-  verb->add_option(
-          "--window", options.window,
-          "which layers go; search: every window is tried on held-out calibration text, repaired unless --replace is "
-          "none, ffn or swiglu, and the lowest loss wins, cosine: where the streams before and after are most alike "
-          "(LLM-Streamline), N: "
-          "from layer N on")
-      ->type_name("search|cosine|N")
-      ->capture_default_str();
-  verb->add_option("--ridge", options.ridge,
-                   "pull of the map towards the identity, in units of the mean variance of what it maps")
-      ->check(CLI::Range(0.0, 1e6))
-      ->capture_default_str();
-  verb->add_option("--loss", options.loss,
-                   "what a trained replacement learns; lm: the next token, with the layers behind it as they are, mse: "
-                   "the stream that the original model has behind the layers that went")
-      ->check(CLI::IsMember({"lm", "mse"}))
-      ->capture_default_str();
-  verb->add_option("--stream-dtype", options.stream_dtype, "number format of the streams that it is trained on")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
-  // LLM-Streamline's; its batch of 128 is for 30,000 texts.
-  options.training.learning_rate = 2e-4;
-  options.training.usual_final_learning_rate = 5e-5;
-  options.training.weight_decay = 1e-3;
-  options.training.clip = 5;
-  add_training(*verb, options.training);
+  add_replacement_training(*verb, options);
   add_depth(*verb, options, "32; 128, or as many as there are, for what is trained",
             "1024, or the model's maximum if less");
 }

@@ -65,7 +65,8 @@ class StepReader {
   }
 
   void add_option(RecipeStep& step, const std::string& key, const OrderedJson& value) const {
-    static const std::set<std::string> kOfRun = {"json", "quiet", "verbose", "resume", "force", "dry-run", "help"};
+    static const std::set<std::string> kOfRun = {"json",  "quiet",   "verbose", "resume",
+                                                 "force", "dry-run", "help",    "help-all"};
     if (key == "model")
       fail("key \"model\": a step works on what the steps before it made; \"model\" stands beside \"steps\"");
     if (key == "output" && step.writes_checkpoint()) fail("key \"output\": -o of `dynslice run` names the folder");
@@ -75,7 +76,8 @@ class StepReader {
     if (kOfRun.contains(key)) fail("key \"" + key + "\" belongs to `dynslice run`, not to a step");
     const OptionReference* option = find_option(step.verb, "--" + key);
     if (option == nullptr) {
-      fail("key \"" + key + "\": there is no option --" + key + "; `dynslice " + step.verb.name + " --help` names all");
+      fail("key \"" + key + "\": there is no option --" + key + "; `dynslice " + step.verb.name +
+           " --help-all` names all");
     }
     if (option->value) {
       step.options.emplace_back("--" + key, text_of(key, value));

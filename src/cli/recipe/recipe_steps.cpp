@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <iostream>
 #include <sstream>
 
 #include "cli/options/parse.h"
@@ -13,21 +12,15 @@
 namespace dynslice::cli {
 namespace {
 
-// Takes what is printed while it lives, and puts the number of threads back, which a step may have set.
-class StepScope {
+// Puts the number of threads back, which a step may have set.
+class ThreadScope {
  public:
-  StepScope() : before_(std::cout.rdbuf(text_.rdbuf())), threads_(at::get_num_threads()) {}
-  ~StepScope() {
-    std::cout.rdbuf(before_);
-    at::set_num_threads(threads_);
-  }
-  StepScope(const StepScope&) = delete;
-  StepScope& operator=(const StepScope&) = delete;
-  std::string printed() const { return text_.str(); }
+  ThreadScope() : threads_(at::get_num_threads()) {}
+  ~ThreadScope() { at::set_num_threads(threads_); }
+  ThreadScope(const ThreadScope&) = delete;
+  ThreadScope& operator=(const ThreadScope&) = delete;
 
  private:
-  std::ostringstream text_;
-  std::streambuf* before_;
   int threads_;
 };
 
@@ -83,7 +76,8 @@ bool reads_file_of(const Step& step, const Step& earlier) {
 std::string run_step(const RunOptions& options, const Recipe& recipe, const Step& step, const Switches& switches,
                      TerminalProgress& progress) {
   Command command = parse_words(words_of(options, step));
-  const StepScope scope;
+  const ThreadScope scope;
+  std::ostringstream out;
   std::visit(
       [&](auto& parsed) {
         CommonOptions& common = parsed.common;
@@ -96,10 +90,10 @@ std::string run_step(const RunOptions& options, const Recipe& recipe, const Step
         common.rehearsal = switches.rehearsal;
         common.recipe = RecipePlace{recipe.file.string(), recipe.description, step.number, recipe.steps.size(),
                                     options.common.command_line};
-        cli::run(parsed, progress);
+        cli::run(parsed, progress, out);
       },
       command);
-  return scope.printed();
+  return out.str();
 }
 
 }  // namespace dynslice::cli

@@ -1,7 +1,6 @@
 // `run`: the steps of a recipe, one after the other in this process, each on what the ones before it made.
 #include <algorithm>
 #include <chrono>
-#include <iostream>
 
 #include "cli/recipe/recipe_steps.h"
 #include "cli/show/written.h"
@@ -37,15 +36,15 @@ class PassingFolder {
 // Names that begin with a dash would be taken for options.
 std::string plain_argument(const std::string& path) { return path.starts_with('-') ? "./" + path : path; }
 
-void print_heading(const Step& step, const std::vector<std::string>& words) {
-  std::cout << "\n== " << step.title << ": " << shell_line(words) << '\n' << std::flush;
+void print_heading(std::ostream& out, const Step& step, const std::vector<std::string>& words) {
+  out << "\n== " << step.title << ": " << shell_line(words) << '\n' << std::flush;
 }
 
 OrderedJson parse_result(const std::string& text) { return text.empty() ? OrderedJson() : OrderedJson::parse(text); }
 
 // The title of what people see; a comment where the rest is a shell script.
-void print_description(const Recipe& recipe) {
-  if (!recipe.description.empty()) std::cout << "# " << recipe.description << "\n";
+void print_description(std::ostream& out, const Recipe& recipe) {
+  if (!recipe.description.empty()) out << "# " << recipe.description << "\n";
 }
 
 OrderedJson begin_json(const RunOptions& options, const Recipe& recipe) {
@@ -57,24 +56,24 @@ OrderedJson begin_json(const RunOptions& options, const Recipe& recipe) {
 
 // ---- --check and --dry-run
 
-void print_check(const RunOptions& options, const Recipe& recipe) {
+void print_check(std::ostream& out, const RunOptions& options, const Recipe& recipe) {
   const std::string model = plain_argument(options.common.model.empty() ? "MODEL" : options.common.model);
-  const std::string out = plain_argument(options.output.empty() ? "OUTPUT" : options.output);
+  const std::string output = plain_argument(options.output.empty() ? "OUTPUT" : options.output);
   OrderedJson json = begin_json(options, recipe);
   json["steps"] = OrderedJson::array();
-  if (!options.common.json) print_description(recipe);
-  for (const Step& step : plan_steps(recipe, model, out)) {
+  if (!options.common.json) print_description(out, recipe);
+  for (const Step& step : plan_steps(recipe, model, output)) {
     const auto words = words_of(options, step);
     json["steps"].push_back({{"verb", step.recipe->verb.name}, {"command_line", words}});
-    if (!options.common.json) std::cout << shell_line(words) << '\n';
+    if (!options.common.json) out << shell_line(words) << '\n';
   }
-  if (options.common.json) std::cout << to_text(json);
+  if (options.common.json) out << to_text(json);
 }
 
 // What one step would need. What a step before it would make does not exist yet: it is then estimated on the original
 // model, which is larger, and what stands against that is said and no failure.
-OrderedJson foretell_step(const RunOptions& options, const Recipe& recipe, const Step& step,
-                          TerminalProgress& progress) {
+OrderedJson foretell_step(const RunOptions& options, const Recipe& recipe, const Step& step, TerminalProgress& progress,
+                          std::ostream& out) {
   OrderedJson json = {{"verb", step.recipe->verb.name}, {"of_original_model", !step.on_original}};
   std::string text;
   try {
@@ -83,30 +82,30 @@ OrderedJson foretell_step(const RunOptions& options, const Recipe& recipe, const
   } catch (const Error& error) {
     if (step.on_original) throw Error(error.kind(), step.title + ": " + error.what());
     json["error"] = error.what();
-    if (!options.common.json) std::cout << "Cannot be foretold: " << error.what() << '\n';
+    if (!options.common.json) out << "Cannot be foretold: " << error.what() << '\n';
   }
   if (options.common.json) {
     json["needs"] = parse_result(text);
   } else {
-    std::cout << text;
+    out << text;
   }
   return json;
 }
 
 void foretell(const RunOptions& options, const Recipe& recipe, const std::vector<Step>& steps,
-              TerminalProgress& progress) {
+              TerminalProgress& progress, std::ostream& out) {
   OrderedJson json = begin_json(options, recipe);
   json["dry_run"] = "run";
   json["steps"] = OrderedJson::array();
-  if (!options.common.json) print_description(recipe);
+  if (!options.common.json) print_description(out, recipe);
   for (Step step : steps) {
-    if (!options.common.json) print_heading(step, words_of(options, step));
+    if (!options.common.json) print_heading(out, step, words_of(options, step));
     if (!options.common.json && !step.on_original)
-      std::cout << "(what it will work on does not exist yet: this is what the original model would need)\n";
+      out << "(what it will work on does not exist yet: this is what the original model would need)\n";
     step.model = steps.front().model;
-    json["steps"].push_back(foretell_step(options, recipe, step, progress));
+    json["steps"].push_back(foretell_step(options, recipe, step, progress, out));
   }
-  if (options.common.json) std::cout << to_text(json);
+  if (options.common.json) out << to_text(json);
 }
 
 // ---- the report
@@ -129,7 +128,7 @@ std::string text_at(const OrderedJson& step, const char* name) {
   return step.contains(name) && step.at(name).is_string() ? step.at(name).get<std::string>() : "";
 }
 
-void print_sizes_by_step(const OrderedJson& steps) {
+void print_sizes_by_step(std::ostream& out, const OrderedJson& steps) {
   const int64_t original = size_at(steps.front(), "parameters", "before");
   std::vector<std::vector<std::string>> rows;
   std::string layers;  // as long as no step tells of another number
@@ -142,8 +141,8 @@ void print_sizes_by_step(const OrderedJson& steps) {
   };
   add("before", steps.front(), "before");
   for (const OrderedJson& step : steps) add("after " + text_at(step, "method"), step, "after");
-  print_table({"", "layers", "parameters", "change", "bytes"}, rows);
-  std::cout << '\n';
+  print_table(out, {"", "layers", "parameters", "change", "bytes"}, rows);
+  out << '\n';
 }
 
 std::optional<OrderedJson> record_of(const fs::path& checkpoint) {
@@ -159,16 +158,17 @@ std::optional<OrderedJson> record_of(const fs::path& checkpoint) {
 
 class RecipeRun {
  public:
-  RecipeRun(const RunOptions& options, const Recipe& recipe, const Checkpoint& checkpoint, const fs::path& out,
-            TerminalProgress& progress)
+  RecipeRun(const RunOptions& options, const Recipe& recipe, const Checkpoint& checkpoint, const fs::path& output,
+            TerminalProgress& progress, std::ostream& out)
       : options_(options),
         recipe_(recipe),
-        out_(out),
-        steps_(plan_steps(recipe, plain_argument(options.common.model), out)),
+        output_(output),
+        steps_(plan_steps(recipe, plain_argument(options.common.model), output)),
         writers_(static_cast<size_t>(
             std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.writes(); }))),
         progress_(progress),
-        folder_(steps_folder(out)),
+        out_(out),
+        folder_(steps_folder(output)),
         work_folder_(std::make_shared<WorkFolder>(folder_.path() / "journal")) {
     const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
     fingerprint_ = fingerprint(options.common, compute, checkpoint, nullptr, {});
@@ -177,7 +177,7 @@ class RecipeRun {
 
   void run() {
     if (options_.common.resume && was_finished()) {
-      log(LogLevel::kInfo, out_.string() + ": was finished by the run before; nothing is left to do");
+      log(LogLevel::kInfo, output_.string() + ": was finished by the run before; nothing is left to do");
       work_folder_->open_existing();  // and removed, if it was left
       for (const Step& step : steps_) add_result(step, OrderedJson());
       report();
@@ -185,7 +185,7 @@ class RecipeRun {
     }
     check_ways();
     open_journal();
-    if (!options_.common.json) print_description(recipe_);
+    if (!options_.common.json) print_description(out_, recipe_);
     for (const Step& step : steps_) take(step);
     report();
     journal_->remove_files();
@@ -195,7 +195,7 @@ class RecipeRun {
   // Whether a run of this recipe was stopped after its last step.
   bool was_finished() const {
     if (writers_ == 0 || Journal::is_in(work_folder_->path())) return false;
-    const auto record = record_of(out_);
+    const auto record = record_of(output_);
     if (!record) return false;
     const auto job = [](std::vector<std::string> words) {
       words.erase(words.begin());  // the program, which may be called by another path
@@ -221,8 +221,8 @@ class RecipeRun {
     for (const Step& step : steps_) {
       if (step.writes() && !step.is_last) check_output(step.output, false);
     }
-    if (writers_ > 0 && !options_.common.resume && Journal::is_in(CheckpointWriter::partial_folder(out_))) {
-      throw_error(ErrorKind::kUsage, CheckpointWriter::partial_folder(out_).string(),
+    if (writers_ > 0 && !options_.common.resume && Journal::is_in(CheckpointWriter::partial_folder(output_))) {
+      throw_error(ErrorKind::kUsage, CheckpointWriter::partial_folder(output_).string(),
                   ": another run was stopped there; choose another folder with -o, or drop it with --force");
     }
   }
@@ -260,14 +260,14 @@ class RecipeRun {
   }
 
   void take(const Step& step) {
-    if (!options_.common.json) print_heading(step, words_of(options_, step));
+    if (!options_.common.json) print_heading(out_, step, words_of(options_, step));
     auto result = kept_result(step);
     if (!result) {
       result = work(step);
       journal_->finish(phase_of(step), *result);
     }
     ++finished_;
-    if (!options_.common.json) std::cout << result->value("text", "") << std::flush;
+    if (!options_.common.json) out_ << result->value("text", "") << std::flush;
     add_result(step, result->value("json", OrderedJson()));
     if (step.writes() && !options_.keep_steps) remove_before(step);
   }
@@ -352,7 +352,7 @@ class RecipeRun {
     const std::chrono::duration<double> here = std::chrono::steady_clock::now() - start_;
     const double seconds = here.count() + (journal_ ? journal_->earlier_seconds() : 0);
     const uint64_t peak = std::max(peak_, peak_rss_bytes());
-    const auto record = writers_ > 0 ? record_of(out_) : std::nullopt;
+    const auto record = writers_ > 0 ? record_of(output_) : std::nullopt;
     if (options_.common.json) {
       OrderedJson json = begin_json(options_, recipe_);
       json["model"] = description_.at("model");
@@ -360,23 +360,24 @@ class RecipeRun {
       if (record) json.update(change_of(own_steps(*record, writers_)));
       json["wall_seconds"] = seconds;
       json["peak_rss_bytes"] = peak;
-      json["output"] = record ? OrderedJson(out_.string()) : OrderedJson();
-      std::cout << to_text(json);
+      json["output"] = record ? OrderedJson(output_.string()) : OrderedJson();
+      out_ << to_text(json);
       return;
     }
-    std::cout << '\n';
-    if (record) print_sizes_by_step(own_steps(*record, writers_));
-    std::cout << "All " << steps_.size() << " steps: " << format_duration(seconds) << ", peak memory "
-              << format_bytes(peak) << ".\n";
-    if (record) print_written(options_.common, out_);
+    out_ << '\n';
+    if (record) print_sizes_by_step(out_, own_steps(*record, writers_));
+    out_ << "All " << steps_.size() << " steps: " << format_duration(seconds) << ", peak memory " << format_bytes(peak)
+         << ".\n";
+    if (record) print_written(out_, options_.common, output_);
   }
 
   const RunOptions& options_;
   const Recipe& recipe_;
-  const fs::path out_;
+  const fs::path output_;
   const std::vector<Step> steps_;
   const size_t writers_;  // steps that write a checkpoint
   TerminalProgress& progress_;
+  std::ostream& out_;
   const PassingFolder folder_;
   const std::shared_ptr<WorkFolder> work_folder_;
   std::unique_ptr<Journal> journal_;
@@ -390,12 +391,12 @@ class RecipeRun {
 
 }  // namespace
 
-void run(const RunOptions& given, TerminalProgress& progress) {
+void run(const RunOptions& given, TerminalProgress& progress, std::ostream& out) {
   Recipe recipe = read_recipe(given.recipe, given.handed);
   RunOptions options = given;
   if (options.common.model.empty()) options.common.model = recipe.model;
   if (options.check) {
-    print_check(options, recipe);
+    print_check(out, options, recipe);
     return;
   }
   const auto checkpoint = open_model(options.common, progress);
@@ -406,14 +407,14 @@ void run(const RunOptions& given, TerminalProgress& progress) {
   if (!writes && !options.output.empty())
     throw_error(ErrorKind::kUsage, "-o ", options.output, ": no step of ", options.recipe, " writes a checkpoint");
   const std::string suffix = recipe.file.stem().string();
-  const fs::path out = writes ? checkpoint_folder(options.output, options.common, *checkpoint, suffix)
-                              : fs::path(model_name(options.common, *checkpoint) + "-" + suffix);
-  const fs::path plain_out = plain_argument(out.string());
+  const fs::path output = writes ? checkpoint_folder(options.output, options.common, *checkpoint, suffix)
+                                 : fs::path(model_name(options.common, *checkpoint) + "-" + suffix);
+  const fs::path plain_output = plain_argument(output.string());
   if (options.common.dry_run) {
-    foretell(options, recipe, plan_steps(recipe, plain_argument(model), plain_out), progress);
+    foretell(options, recipe, plan_steps(recipe, plain_argument(model), plain_output), progress, out);
     return;
   }
-  RecipeRun(options, recipe, *checkpoint, plain_out, progress).run();
+  RecipeRun(options, recipe, *checkpoint, plain_output, progress, out).run();
 }
 
 }  // namespace dynslice::cli

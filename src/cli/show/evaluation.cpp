@@ -1,7 +1,6 @@
 #include "cli/show/evaluation.h"
 
 #include <cmath>
-#include <iostream>
 
 #include "cli/show/terminal.h"
 
@@ -14,7 +13,7 @@ std::string describe(const Perplexity& perplexity, const ScoredText& text) {
          format_fixed(levels.byte_perplexity, 4) + ", " + format_fixed(levels.bits_per_byte, 4) + " bits per byte\n";
 }
 
-void print_divergence(const Divergence& divergence, const std::string& reference) {
+void print_divergence(std::ostream& out, const Divergence& divergence, const std::string& reference) {
   std::vector<std::vector<std::string>> rows;
   const auto estimate = [&](const std::string& name, const Estimate& value, int digits, double scale = 1) {
     rows.push_back(
@@ -41,7 +40,7 @@ void print_divergence(const Divergence& divergence, const std::string& reference
   estimate("  RMS", divergence.rms_probability_change, 3, 100);
   quantiles(divergence.probability_change, 3, 100);
   estimate("same top token, %", divergence.same_top, 3, 100);
-  print_table({"against " + reference, "", "±"}, rows);
+  print_table(out, {"against " + reference, "", "±"}, rows);
 }
 
 }  // namespace dynslice::cli

@@ -1,6 +1,7 @@
 // Perplexity and divergence, in words and in a table.
 #pragma once
 
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,6 @@ namespace dynslice::cli {
 // "perplexity 23.63 ± 0.21", and a line with the figures of words and bytes.
 std::string describe(const Perplexity& perplexity, const ScoredText& text);
 
-void print_divergence(const Divergence& divergence, const std::string& reference);
+void print_divergence(std::ostream& out, const Divergence& divergence, const std::string& reference);
 
 }  // namespace dynslice::cli

@@ -1,6 +1,5 @@
 #include "cli/show/outcome.h"
 
-#include <iostream>
 #include <vector>
 
 #include "cli/show/terminal.h"
@@ -11,7 +10,7 @@
 namespace dynslice::cli {
 namespace {
 
-void print(const DryRun& dry_run) {
+void print(std::ostream& out, const DryRun& dry_run) {
   const auto& [job, plan, rates, seconds, output_room, threads] = dry_run;
   std::vector<std::vector<std::string>> rows;
   for (const MemoryPart& part : plan.estimate.parts) {
@@ -25,30 +24,30 @@ void print(const DryRun& dry_run) {
   if (plan.estimate.output_bytes > 0) rows.push_back({"disk, output", format_bytes(plan.estimate.output_bytes)});
   if (plan.scratch_bytes > 0) rows.push_back({"disk, scratch file", format_bytes(plan.scratch_bytes)});
   rows.push_back({"time, about", format_duration(seconds)});
-  print_table({job + " would need", ""}, rows);
+  print_table(out, {job + " would need", ""}, rows);
   if (plan.estimate.work.flops() == 0) {
-    std::cout << "\nThe time is that of reading and writing at " << format_fixed(rates.bytes_read / 1e9, 0)
-              << " GB/s. Nothing was done.\n";
+    out << "\nThe time is that of reading and writing at " << format_fixed(rates.bytes_read / 1e9, 0)
+        << " GB/s. Nothing was done.\n";
     return;
   }
-  std::cout << "\nThe time is counted products at the rates of this machine just now ("
-            << format_fixed(rates.forward_flops / 1e9, 0) << " GFLOP/s in " << dtype_name(plan.compute.dtype) << ", "
-            << threads << " threads). Nothing was done.\n";
+  out << "\nThe time is counted products at the rates of this machine just now ("
+      << format_fixed(rates.forward_flops / 1e9, 0) << " GFLOP/s in " << dtype_name(plan.compute.dtype) << ", "
+      << threads << " threads). Nothing was done.\n";
 }
 
 }  // namespace
 
-void show(const DryRun& dry_run, bool json) {
+void show(std::ostream& out, const DryRun& dry_run, bool json) {
   if (json) {
-    std::cout << to_text(to_json(dry_run));
+    out << to_text(to_json(dry_run));
   } else {
-    print(dry_run);
+    print(out, dry_run);
   }
 }
 
-void show(const EarlierResult& earlier, bool json) {
+void show(std::ostream& out, const EarlierResult& earlier, bool json) {
   if (!json) return;  // the log has said it
-  std::cout << to_text(written_json(earlier.record, 0, {.rss = peak_rss_bytes(), .device = {}}, earlier.output));
+  out << to_text(written_json(earlier.record, 0, {.rss = peak_rss_bytes(), .device = {}}, earlier.output));
 }
 
 }  // namespace dynslice::cli

@@ -1,7 +1,6 @@
 // A plan for people to read.
 #include "cli/show/plan.h"
 
-#include <iostream>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -13,7 +12,8 @@
 
 namespace dynslice::cli {
 
-void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores, const SizeChange& change) {
+void print_plan(std::ostream& out, const SlicePlan& plan, const std::optional<LayerScores>& scores,
+                const SizeChange& change) {
   std::vector<std::vector<std::string>> rows;
   const bool modular = plan.is_modular(), by_heads = !plan.heads.empty();
   for (size_t i = 0; i < plan.dims.size(); ++i) {
@@ -26,24 +26,24 @@ void print_plan(const SlicePlan& plan, const std::optional<LayerScores>& scores,
                                       modular ? "MLP size" : "width"};
   if (by_heads) columns.emplace_back("heads");
   columns.emplace_back();
-  print_table(columns, rows);
+  print_table(out, columns, rows);
 
   const double mean_width = static_cast<double>(std::accumulate(plan.dims.begin(), plan.dims.end(), int64_t{0})) /
                             static_cast<double>(plan.dims.size());
-  std::cout << '\n';
-  print_sizes(change, {modular ? "MLP size (mean)" : "width (mean)", std::to_string(plan.whole()),
-                       format_fixed(mean_width, 1), format_change(static_cast<double>(plan.whole()), mean_width)});
-  std::cout << "\nAsked: " << format_percent(plan.average_ratio) << " of the "
-            << (by_heads  ? "layers' weights"
-                : modular ? "MLPs' neurons"
-                          : "width")
-            << " on average (" << plan.allocator;
-  if (plan.allocator == "lr") std::cout << ", base " << format_percent(plan.base);
-  std::cout << ").\n";
-  print_size_notice(change);
+  out << '\n';
+  print_sizes(out, change,
+              {modular ? "MLP size (mean)" : "width (mean)", std::to_string(plan.whole()), format_fixed(mean_width, 1),
+               format_change(static_cast<double>(plan.whole()), mean_width)});
+  out << "\nAsked: " << format_percent(plan.average_ratio) << " of the "
+      << (by_heads  ? "layers' weights"
+          : modular ? "MLPs' neurons"
+                    : "width")
+      << " on average (" << plan.allocator;
+  if (plan.allocator == "lr") out << ", base " << format_percent(plan.base);
+  out << ").\n";
+  print_size_notice(out, change);
   if (change.after.parameters > change.before.parameters) {
-    std::cout
-        << "The sliced model has more parameters than the source: the matrices on the residual paths outweigh what "
+    out << "The sliced model has more parameters than the source: the matrices on the residual paths outweigh what "
            "was cut.\n";
   }
 }

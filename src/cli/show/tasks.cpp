@@ -1,6 +1,5 @@
 #include "cli/show/tasks.h"
 
-#include <iostream>
 #include <string>
 #include <vector>
 
@@ -26,7 +25,7 @@ class TaskTable {
     for (const TaskOutcome& outcome : report.answers.outcomes) has_perplexity_ = has_perplexity_ || outcome.is_cloze;
   }
 
-  void print() {
+  void print(std::ostream& out) {
     for (const TaskGroup& group : report_.selection.groups) {
       const auto& outcomes = report_.answers.outcomes;
       const TaskFigures before = report_.original ? figures_of(group, report_.original->outcomes) : TaskFigures{};
@@ -42,7 +41,7 @@ class TaskTable {
     if (has_perplexity_) header.emplace_back("perplexity");
     if (report_.original)
       header.insert(header.end(), {"acc of the other", "stability", "agree", "lost", "gained", "changed"});
-    print_table(header, rows_);
+    print_table(out, header, rows_);
   }
 
  private:
@@ -73,16 +72,16 @@ class TaskTable {
 
 }  // namespace
 
-void print_tasks(const TaskEvaluation& tasks) {
+void print_tasks(std::ostream& out, const TaskEvaluation& tasks) {
   const TaskReport& report = tasks.report;
-  TaskTable(report).print();
+  TaskTable(report).print(out);
   int64_t cut = 0;
   for (const TaskOutcome& outcome : report.answers.outcomes) cut += figures_of(outcome).cut_questions;
-  std::cout << "\nPrompts and figures of " << kHarnessVersion << ".\n";
-  if (cut > 0) std::cout << cut << " questions are longer than the model's maximum and were cut at their beginning.\n";
-  std::cout << report.count_questions() << " questions, " << format_fixed(report.questions_per_second(), 1)
-            << " questions/s in " << dtype_name(tasks.compute.dtype) << " on " << tasks.compute.device.str() << ", "
-            << format_duration(tasks.seconds) << ", peak memory " << format_bytes(tasks.peak.rss) << ".\n";
+  out << "\nPrompts and figures of " << kHarnessVersion << ".\n";
+  if (cut > 0) out << cut << " questions are longer than the model's maximum and were cut at their beginning.\n";
+  out << report.count_questions() << " questions, " << format_fixed(report.questions_per_second(), 1)
+      << " questions/s in " << dtype_name(tasks.compute.dtype) << " on " << tasks.compute.device.str() << ", "
+      << format_duration(tasks.seconds) << ", peak memory " << format_bytes(tasks.peak.rss) << ".\n";
 }
 
 }  // namespace dynslice::cli

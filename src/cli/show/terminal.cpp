@@ -96,7 +96,8 @@ void install_log(bool quiet, bool verbose) {
   });
 }
 
-void print_table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows) {
+void print_table(std::ostream& out, const std::vector<std::string>& header,
+                 const std::vector<std::vector<std::string>>& rows) {
   std::vector<size_t> widths;
   for (const std::string& cell : header) widths.push_back(display_width(cell));
   for (const auto& row : rows) {
@@ -110,7 +111,7 @@ void print_table(const std::vector<std::string>& header, const std::vector<std::
       line += (c > 0 ? "  " : "") + (left ? row[c] + padding : padding + row[c]);
     }
     while (line.ends_with(' ')) line.pop_back();
-    std::cout << line << '\n';
+    out << line << '\n';
   };
   print_row(header);
   for (const auto& row : rows) print_row(row);

@@ -1,8 +1,9 @@
-// What a person sees: progress bars and notices on stderr, tables on stdout.
+// What a person sees: progress bars and notices on stderr, tables in what a verb prints.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -45,7 +46,8 @@ struct OutputClosed {};
 void install_log(bool quiet, bool verbose);
 
 // Columns of text, the first left-aligned, the others right-aligned.
-void print_table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows);
+void print_table(std::ostream& out, const std::vector<std::string>& header,
+                 const std::vector<std::vector<std::string>>& rows);
 
 // A horizontal bar of `width` cells, `share` of them filled; share in [0, 1].
 std::string bar(double share, int width);

@@ -1,7 +1,6 @@
 #include "cli/show/training.h"
 
 #include <cmath>
-#include <iostream>
 
 #include "cli/show/terminal.h"
 

@@ -1,16 +1,15 @@
 #include "cli/show/written.h"
 
 #include <cmath>
-#include <iostream>
 
 #include "cli/show/terminal.h"
 
 namespace dynslice::cli {
 
-void print_written(const CommonOptions& common, const std::filesystem::path& out) {
-  std::cout << "Written to " << out.string() << ".";
-  if (!common.recipe) std::cout << " Next: dynslice eval " << out.string() << " --ppl wikitext2";
-  std::cout << '\n';
+void print_written(std::ostream& out, const CommonOptions& common, const std::filesystem::path& folder) {
+  out << "Written to " << folder.string() << ".";
+  if (!common.recipe) out << " Next: dynslice eval " << folder.string() << " --ppl wikitext2";
+  out << '\n';
 }
 
 }  // namespace dynslice::cli

@@ -2,12 +2,13 @@
 #pragma once
 
 #include <filesystem>
+#include <ostream>
 
 #include "dynslice/jobs/requests.h"
 
 namespace dynslice::cli {
 
 // "Written to OUT", and what one may do next.
-void print_written(const CommonOptions& common, const std::filesystem::path& out);
+void print_written(std::ostream& out, const CommonOptions& common, const std::filesystem::path& folder);
 
 }  // namespace dynslice::cli

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iostream>
 #include <string>
 #include <vector>
 
@@ -23,26 +22,29 @@ std::string join(const std::vector<int64_t>& numbers) {
 }
 
 // What stands above the table of sizes, with a line between.
-void print_upper_table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows) {
+void print_upper_table(std::ostream& out, const std::vector<std::string>& header,
+                       const std::vector<std::vector<std::string>>& rows) {
   if (rows.empty()) return;
-  print_table(header, rows);
-  std::cout << '\n';
+  print_table(out, header, rows);
+  out << '\n';
 }
 
 // The table of sizes, what the search came to (a line or more), and where the result lies.
-void print_result(const DepthResult& result, const CommonOptions& common, const std::string& summary) {
+void print_result(std::ostream& out, const DepthResult& result, const CommonOptions& common,
+                  const std::string& summary) {
   const auto after = static_cast<int64_t>(result.plan.layers.size());
-  print_sizes(result.sizes, {"layers", std::to_string(result.layers_before), std::to_string(after),
-                             format_change(static_cast<double>(result.layers_before), static_cast<double>(after))});
-  std::cout << '\n' << summary;
-  print_size_notice(result.sizes);
-  std::cout << format_duration(result.seconds) << ", peak memory " << format_bytes(result.peak.rss) << ".\n";
-  print_written(common, result.output);
+  print_sizes(out, result.sizes,
+              {"layers", std::to_string(result.layers_before), std::to_string(after),
+               format_change(static_cast<double>(result.layers_before), static_cast<double>(after))});
+  out << '\n' << summary;
+  print_size_notice(out, result.sizes);
+  out << format_duration(result.seconds) << ", peak memory " << format_bytes(result.peak.rss) << ".\n";
+  print_written(out, common, result.output);
 }
 
 // ---- drop
 
-void print_influence(const DropSearch& search) {
+void print_influence(std::ostream& out, const DropSearch& search) {
   const std::vector<double>& values = search.scores->values;
   const double highest = std::max(1e-12, *std::max_element(values.begin(), values.end()));
   std::vector<std::vector<std::string>> rows;
@@ -51,30 +53,30 @@ void print_influence(const DropSearch& search) {
     rows.push_back(
         {std::to_string(layer), format_fixed(values[layer], 6), goes ? "dropped" : bar(values[layer] / highest, 30)});
   }
-  print_upper_table({"layer", "block influence", ""}, rows);
+  print_upper_table(out, {"layer", "block influence", ""}, rows);
 }
 
-void print_drops(const DropSearch& search) {
+void print_drops(std::ostream& out, const DropSearch& search) {
   std::vector<std::vector<std::string>> rows;
   for (const DropTrial& trial : search.trials) {
     rows.push_back(
         {std::to_string(rows.size() + 1), std::to_string(trial.layer), format_fixed(std::exp(trial.loss), 3)});
   }
-  print_upper_table({"dropped", "layer", "perplexity"}, rows);
+  print_upper_table(out, {"dropped", "layer", "perplexity"}, rows);
 }
 
-void print(const DepthResult& result, const DropRequest& request) {
+void print(std::ostream& out, const DepthResult& result, const DropRequest& request) {
   const auto& search = std::get<DropSearch>(result.search);
   std::string summary = "Dropped: layers " + join(search.dropped);
   if (!request.indices.empty()) {
     summary = "Dropped as named: layers " + join(search.dropped);
   } else if (search.scores) {
-    print_influence(search);
+    print_influence(out, search);
   } else {
-    print_drops(search);
+    print_drops(out, search);
     summary += ", in the order of the table; perplexity is that of the calibration text";
   }
-  print_result(result, request.common, summary + ".\n");
+  print_result(out, result, request.common, summary + ".\n");
 }
 
 // ---- merge
@@ -87,7 +89,7 @@ std::string merged_layers(const MergeSearch& search) {
   return groups;
 }
 
-void print(const DepthResult& result, const MergeRequest& request) {
+void print(std::ostream& out, const DepthResult& result, const MergeRequest& request) {
   const auto& search = std::get<MergeSearch>(result.search);
   const MergeResult& merging = search.result;
   std::vector<std::vector<std::string>> rows;
@@ -95,7 +97,7 @@ void print(const DepthResult& result, const MergeRequest& request) {
     rows.push_back({span_of(trial.low, trial.high), format_fixed(trial.cosine, 4),
                     trial.cosine > merging.threshold ? "" : "too far"});
   }
-  print_upper_table({"layers as one", "cosine", ""}, rows);
+  print_upper_table(out, {"layers as one", "cosine", ""}, rows);
   const std::string groups = merged_layers(search);
   std::string summary = groups.empty() ? "Nothing was merged: no two layers became one above the threshold.\n"
                                        : "Merged (" + search.rule + "): layers " + groups + "; cosine " +
@@ -106,12 +108,12 @@ void print(const DepthResult& result, const MergeRequest& request) {
     summary += "The search ran " + std::to_string(merging.layers_run) + " layers, " + format_fixed(times, 1) +
                " times fewer than whole models would have.\n";
   }
-  print_result(result, request.common, summary);
+  print_result(out, result, request.common, summary);
 }
 
 // ---- streamline
 
-void print_windows(const StreamlineSearch& search) {
+void print_windows(std::ostream& out, const StreamlineSearch& search) {
   const auto layers = [&](int64_t first) { return span_of(first, first + search.window - 1); };
   std::vector<std::vector<std::string>> rows;
   if (search.scores) {
@@ -120,7 +122,7 @@ void print_windows(const StreamlineSearch& search) {
   }
   for (const WindowTrial& trial : search.trials)
     rows.push_back({layers(trial.start), format_fixed(std::exp(trial.loss), 3)});
-  print_upper_table({"layers", search.scores ? "cosine" : "perplexity, held out"}, rows);
+  print_upper_table(out, {"layers", search.scores ? "cosine" : "perplexity, held out"}, rows);
 }
 
 // What stands for the layers that went.
@@ -132,30 +134,37 @@ std::string describe_stand_in(const StreamlineSearch& search, const std::string&
   return search.is_repaired ? "; a linear map makes up for them (" + replace + ").\n" : ".\n";
 }
 
-void print(const DepthResult& result, const StreamlineRequest& request) {
+void print(std::ostream& out, const DepthResult& result, const StreamlineRequest& request) {
   const auto& search = std::get<StreamlineSearch>(result.search);
-  print_windows(search);
+  print_windows(out, search);
   if (search.training) {
     const bool as_perplexity = request.loss == "lm";
-    print_upper_table(training_header(as_perplexity), training_rows(*search.training, as_perplexity));
+    print_upper_table(out, training_header(as_perplexity), training_rows(*search.training, as_perplexity));
   }
-  print_result(result, request.common,
+  print_result(out, result, request.common,
                search.count == 0 ? "Nothing was to go.\n"
                                  : "Removed: layers " + span_of(search.first, search.first + search.count - 1) +
                                        describe_stand_in(search, request.replace));
 }
 
 template <typename Request>
-void run_and_print(const Request& request, TerminalProgress& progress) {
-  present(dynslice::run(request, progress), request.common, [&](const DepthResult& result) { print(result, request); });
+void run_and_print(const Request& request, TerminalProgress& progress, std::ostream& out) {
+  present(out, dynslice::run(request, progress), request.common,
+          [&](const DepthResult& result) { print(out, result, request); });
 }
 
 }  // namespace
 
-void run(const DropRequest& request, TerminalProgress& progress) { run_and_print(request, progress); }
+void run(const DropRequest& request, TerminalProgress& progress, std::ostream& out) {
+  run_and_print(request, progress, out);
+}
 
-void run(const MergeRequest& request, TerminalProgress& progress) { run_and_print(request, progress); }
+void run(const MergeRequest& request, TerminalProgress& progress, std::ostream& out) {
+  run_and_print(request, progress, out);
+}
 
-void run(const StreamlineRequest& request, TerminalProgress& progress) { run_and_print(request, progress); }
+void run(const StreamlineRequest& request, TerminalProgress& progress, std::ostream& out) {
+  run_and_print(request, progress, out);
+}
 
 }  // namespace dynslice::cli

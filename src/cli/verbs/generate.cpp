@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <iostream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,9 +36,9 @@ std::string read_standard_input() {
 }
 
 // Whoever reads standard output may go away at any time, as `head` does: nothing that needs a message.
-void write_out(std::string_view text) {
-  std::cout << text << std::flush;
-  if (std::cout) return;
+void write_out(std::ostream& out, std::string_view text) {
+  out << text << std::flush;
+  if (out) return;
   if (errno == EPIPE) throw OutputClosed();
   throw_error(ErrorKind::kOutOfResources, "stdout: cannot be written; is the disk full?");
 }
@@ -59,8 +58,8 @@ std::string describe_end(FinishReason reason) {
 }
 
 // Behind the text, which is there already.
-void finish_text(const GenerateResult& result) {
-  write_out("\n");
+void finish_text(std::ostream& out, const GenerateResult& result) {
+  write_out(out, "\n");
   log(LogLevel::kInfo,
       "Prompt of " + std::to_string(result.prompt_ids.size()) + " tokens at " + format_fixed(result.prefill_rate(), 1) +
           " tokens/s, " + std::to_string(result.written.ids.size()) + " written at " +
@@ -70,7 +69,7 @@ void finish_text(const GenerateResult& result) {
 
 }  // namespace
 
-void run(const GenerateRequest& request, TerminalProgress& progress) {
+void run(const GenerateRequest& request, TerminalProgress& progress, std::ostream& out) {
   bool has_text = false;
   GenerateCallbacks callbacks;
   // A person who gave no prompt is told so instead of being waited for.
@@ -78,13 +77,14 @@ void run(const GenerateRequest& request, TerminalProgress& progress) {
   if (!request.common.json) {
     callbacks.on_text = [&](std::string_view text) {
       has_text = true;
-      write_out(text);
+      write_out(out, text);
     };
   }
   try {
-    present(dynslice::run(request, progress, callbacks), request.common, finish_text);
+    present(out, dynslice::run(request, progress, callbacks), request.common,
+            [&](const GenerateResult& result) { finish_text(out, result); });
   } catch (const Error&) {
-    if (has_text) std::cout << '\n' << std::flush;  // the message of an interruption is on a line of its own
+    if (has_text) out << '\n' << std::flush;  // the message of an interruption is on a line of its own
     throw;
   }
 }

@@ -1,6 +1,5 @@
 #include "dynslice/jobs/inspect.h"
 
-#include <iostream>
 #include <string>
 #include <vector>
 
@@ -19,7 +18,7 @@ std::string describe_bytes(const InspectResult& result) {
   return text + ")";
 }
 
-void print_model(const InspectResult& result) {
+void print_model(std::ostream& out, const InspectResult& result) {
   const ModelConfig& config = result.config;
   const std::vector<std::vector<std::string>> rows = {
       {"model", result.path.string()},
@@ -32,13 +31,14 @@ void print_model(const InspectResult& result) {
       {"parameters", format_count(result.cost.parameters)},
       {"multiply-adds a token", format_count(result.cost.multiply_adds_per_token)},
       {"bytes", describe_bytes(result)}};
-  for (const auto& row : rows) std::cout << row[0] << std::string(24 - row[0].size(), ' ') << row[1] << '\n';
+  for (const auto& row : rows) out << row[0] << std::string(24 - row[0].size(), ' ') << row[1] << '\n';
 }
 
 }  // namespace
 
-void run(const InspectRequest& request, TerminalProgress& progress) {
-  present(dynslice::run(request, progress), request.common, print_model);
+void run(const InspectRequest& request, TerminalProgress& progress, std::ostream& out) {
+  present(out, dynslice::run(request, progress), request.common,
+          [&](const InspectResult& result) { print_model(out, result); });
 }
 
 }  // namespace dynslice::cli
