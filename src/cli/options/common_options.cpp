@@ -34,7 +34,9 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
   }
   verb.add_flag("--json", options.json, "print one JSON object on standard output, everything else on standard error");
   verb.add_flag("-q,--quiet", options.quiet, "print no progress and no notices");
-  verb.add_flag("-v,--verbose", options.verbose, "print more notices");
+  verb.add_flag("-v,--verbose", options.verbose, "print messages of the debug level too");
+  verb.add_option("--log-file", options.log_file, "append every message, with time and level, to this file")
+      ->type_name("FILE");
 }
 
 void add_dry_run(CLI::App& verb, CommonOptions& options) {

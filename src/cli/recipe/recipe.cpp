@@ -65,7 +65,8 @@ class StepReader {
   }
 
   void add_option(RecipeStep& step, const std::string& key, const OrderedJson& value) const {
-    static const std::set<std::string> kOfRun = {"json", "quiet", "verbose", "resume", "force", "dry-run", "help"};
+    static const std::set<std::string> kOfRun = {"json",   "quiet", "verbose", "log-file",
+                                                 "resume", "force", "dry-run", "help"};
     if (key == "model")
       fail("key \"model\": a step works on what the steps before it made; \"model\" stands beside \"steps\"");
     if (key == "output" && step.writes_checkpoint()) fail("key \"output\": -o of `dynslice run` names the folder");
