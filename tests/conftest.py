@@ -22,6 +22,9 @@ BUILD = pathlib.Path(os.environ.get("DYNSLICE_BUILD_DIR", REPOSITORY / "build"))
 # transformers keeps the modeling code of the models that it loads: a folder for each process that runs tests.
 os.environ["HF_HOME"] = str(BUILD / "hf" / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 
+# What is compared with text is not coloured, on a terminal either.
+os.environ["NO_COLOR"] = "1"
+
 
 def path_from_environment(variable):
     """The path that the variable names; the test is skipped when it is unset, and fails when nothing is there."""

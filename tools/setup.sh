@@ -48,8 +48,8 @@ parse_options() {
 # ---- Debian packages -------------------------------------------------------------------------------------------
 
 readonly apt_packages=(g++ cmake ninja-build ccache pkg-config libsentencepiece-dev nlohmann-json3-dev libcli11-dev
-  libgtest-dev libgmock-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libssl-dev
-  libzip-dev zlib1g-dev ca-certificates)
+  libspdlog-dev libfmt-dev libgtest-dev libgmock-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libssl-dev
+  libxxhash-dev libzip-dev zlib1g-dev ca-certificates)
 # Completion in these shells, the man page, and tools/lint.sh.
 readonly test_packages=(zsh fish groff-base "clang-format-$clang_version" "clang-tidy-$clang_version")
 

@@ -12,7 +12,9 @@
 #include <new>
 #include <string>
 
+#include "cli/log/log.h"
 #include "cli/verbs/verbs.h"
+#include "dynslice/jobs/journaling.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice::cli {
@@ -45,7 +47,7 @@ void keep_freed_memory() {
 // A path or argument may hold a line break; a message is one line all the same.
 int report(std::string message, int exit_code) {
   std::replace(message.begin(), message.end(), '\n', ' ');
-  std::cerr << "dynslice: " << message << '\n';
+  report_error(message);
   return exit_code;
 }
 
@@ -66,8 +68,9 @@ int run_and_report(const Command& command) {
   try {
     std::visit(
         [](const auto& options) {
-          install_log(options.common.quiet, options.common.verbose);
-          TerminalProgress progress(options.common.quiet);
+          const CommonOptions& common = options.common;
+          install_log({common.quiet, common.verbose, common.log_file, shell_line(common.command_line)});
+          TerminalProgress progress(common.quiet);
           run(options, progress, std::cout);
         },
         command);

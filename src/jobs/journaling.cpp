@@ -72,10 +72,17 @@ std::string resuming_command(const CommonOptions& common) {
 std::vector<std::string> job_command_line(const std::vector<std::string>& command_line, bool all_options) {
   constexpr std::array kNeutral = {"--force", "--json", "-q", "--quiet", "-v", "--verbose", "--keep-steps"};
   std::vector<std::string> kept;
-  for (const std::string& argument : command_line) {
-    if (argument == "--resume") continue;
-    if (!all_options && std::find(kNeutral.begin(), kNeutral.end(), argument) != kNeutral.end()) continue;
-    kept.push_back(argument);
+  for (auto argument = command_line.begin(); argument != command_line.end(); ++argument) {
+    if (*argument == "--resume") continue;
+    if (!all_options) {
+      if (std::find(kNeutral.begin(), kNeutral.end(), *argument) != kNeutral.end()) continue;
+      if (argument->starts_with("--log-file=")) continue;
+      if (*argument == "--log-file" && argument + 1 != command_line.end()) {
+        ++argument;  // the file
+        continue;
+      }
+    }
+    kept.push_back(*argument);
   }
   return kept;
 }

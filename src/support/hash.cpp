@@ -1,15 +1,16 @@
 #include "dynslice/support/hash.h"
 
 #include <openssl/evp.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <new>
 
 #include "dynslice/support/error.h"
 
@@ -77,67 +78,18 @@ std::string git_blob_sha1_of_file(const std::filesystem::path& path) {
   return digest.hex();
 }
 
-namespace {
-
-// XXH64 as its specification has it: four lanes over stripes of 32 bytes, then the rest, then an avalanche.
-constexpr uint64_t kPrime1 = 0x9E3779B185EBCA87, kPrime2 = 0xC2B2AE3D27D4EB4F, kPrime3 = 0x165667B19E3779F9,
-                   kPrime4 = 0x85EBCA77C2B2AE63, kPrime5 = 0x27D4EB2F165667C5;
-
-uint64_t read64(const unsigned char* bytes) {
-  uint64_t value = 0;
-  std::memcpy(&value, bytes, sizeof value);
-  return value;
+Checksum::Checksum() : state_(XXH64_createState()) {
+  if (state_ == nullptr) throw std::bad_alloc();
+  XXH64_reset(state_.get(), /*seed=*/0);
 }
 
-uint64_t lane_round(uint64_t lane, uint64_t input) { return std::rotl(lane + input * kPrime2, 31) * kPrime1; }
-
-void add_stripe(std::array<uint64_t, 4>& lanes, const unsigned char* bytes) {
-  for (size_t i = 0; i < 4; ++i) lanes[i] = lane_round(lanes[i], read64(bytes + 8 * i));
-}
-
-}  // namespace
+void Checksum::Deleter::operator()(XXH64_state_s* state) const { XXH64_freeState(state); }
 
 void Checksum::update(const void* bytes, size_t length) {
-  const auto* next = static_cast<const unsigned char*>(bytes);
-  const size_t held = length_ % rest_.size();
-  length_ += length;
-  if (held + length < rest_.size()) {
-    std::copy_n(next, length, rest_.begin() + static_cast<ptrdiff_t>(held));
-    return;
-  }
-  if (held > 0) {
-    const size_t missing = rest_.size() - held;
-    std::copy_n(next, missing, rest_.begin() + static_cast<ptrdiff_t>(held));
-    add_stripe(lanes_, rest_.data());
-    next += missing;
-    length -= missing;
-  }
-  for (; length >= rest_.size(); next += rest_.size(), length -= rest_.size()) add_stripe(lanes_, next);
-  std::copy_n(next, length, rest_.begin());
+  if (length > 0) XXH64_update(state_.get(), bytes, length);
 }
 
-uint64_t Checksum::value() const {
-  uint64_t hash = kPrime5;
-  if (length_ >= rest_.size()) {
-    hash = std::rotl(lanes_[0], 1) + std::rotl(lanes_[1], 7) + std::rotl(lanes_[2], 12) + std::rotl(lanes_[3], 18);
-    for (const uint64_t lane : lanes_) hash = (hash ^ lane_round(0, lane)) * kPrime1 + kPrime4;
-  }
-  hash += length_;
-  const unsigned char* next = rest_.data();
-  size_t left = length_ % rest_.size();
-  for (; left >= 8; next += 8, left -= 8) hash = std::rotl(hash ^ lane_round(0, read64(next)), 27) * kPrime1 + kPrime4;
-  if (left >= 4) {
-    uint32_t value = 0;
-    std::memcpy(&value, next, sizeof value);
-    hash = std::rotl(hash ^ (value * kPrime1), 23) * kPrime2 + kPrime3;
-    next += 4;
-    left -= 4;
-  }
-  for (; left > 0; ++next, --left) hash = std::rotl(hash ^ (*next * kPrime5), 11) * kPrime1;
-  hash = (hash ^ (hash >> 33)) * kPrime2;
-  hash = (hash ^ (hash >> 29)) * kPrime3;
-  return hash ^ (hash >> 32);
-}
+uint64_t Checksum::value() const { return XXH64_digest(state_.get()); }
 
 std::string Checksum::hex() const {
   std::array<char, 17> text{};

@@ -454,6 +454,55 @@ def test_output_that_cannot_be_written_is_exit_code_5(binary, llama):
     assert done.returncode == 5 and done.stderr.startswith("dynslice: stdout")
 
 
+# --- messages ---------------------------------------------------------------------------------------------------
+
+
+def messages(log_file):
+    """(level, message) of every line; each has a time."""
+    lines = [re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d \[(\w+)\] (.*)", line) for line in log_file.read_text().splitlines()]
+    return [line.groups() for line in lines]
+
+
+def test_a_log_file_has_every_message_and_changes_nothing_else(run, llama, text_file, tmp_path):
+    command = ["score", llama, "--calib", text_file, *CALIBRATION]
+    log_file = tmp_path / "folder" / "run.log"
+    shown = run(*command, "-v", "--log-file", log_file).stderr.splitlines()
+    heading, *rest = messages(log_file)
+    assert heading[0] == "info" and heading[1].endswith(f"--log-file {log_file}")
+    assert len(shown) > 2 and rest == [("debug", line) for line in shown]
+    assert run(*command, "--log-file", log_file).stderr == run(*command).stderr
+    assert [level for level, _ in messages(log_file)] == 2 * ["info", *(len(shown) * ["debug"])]
+
+
+def test_the_error_that_ends_a_run_is_in_the_log_file(run, llama, tmp_path):
+    log_file = tmp_path / "run.log"
+    result = run("score", llama, "--calib", tmp_path / "none.txt", "--log-file", log_file, expect=None)
+    assert_fails(result, 4, "none.txt")
+    assert messages(log_file)[-1] == ("error", result.stderr.splitlines()[-1].removeprefix("dynslice: "))
+
+
+def test_a_log_file_that_cannot_be_written_is_exit_code_5(run, llama, tmp_path):
+    for path in (tmp_path, "/dev/full"):
+        assert_fails(run("inspect", llama, "--log-file", path, expect=None), 5, path, "log file cannot be written")
+
+
+def test_a_terminal_gets_colours_and_messages_above_the_bar(binary, tiny_model, text_file, tmp_path):
+    folder = tiny_model("llama", num_hidden_layers=64)
+    colourful = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    leader, follower = pty.openpty()
+    running = subprocess.Popen([binary, "score", folder, "--calib", text_file, "--samples", "100", "--seqlen", "128", "-v"],
+                               stdout=subprocess.PIPE, stderr=follower, env={**colourful, "TERM": "xterm"})
+    os.close(follower)
+    shown = Reader(leader)
+    before = shown.wait_for("Scoring .*token-layers/s")
+    running.send_signal(signal.SIGINT)
+    end = shown.rest()
+    os.close(leader)
+    running.communicate(timeout=60)
+    assert re.search("\033\\[36m.*tokens\033\\[m\r\n", before)  # of the debug level
+    assert end.splitlines()[-1].startswith("\033[31m\033[1mdynslice: \033[minterrupted")
+
+
 def test_a_sliced_model_is_neither_scored_nor_sliced_again(run, slice_args, text_file, tmp_path):
     run(*slice_args)
     for verb in (["score"], ["plan", "--avg", "25%"], ["slice", "--avg", "25%"]):

@@ -125,6 +125,14 @@ def test_options_of_the_command_line_go_to_all_steps_that_have_them(run, llama, 
     assert second["command_line"][1:] == ["inspect", str(llama)] and second["result"]["layers"] == 6
 
 
+def test_the_log_file_of_a_recipe_has_the_messages_of_its_steps(run, llama, both, text_file, tmp_path):
+    log_file = tmp_path / "run.log"
+    run("run", both, llama, "-o", tmp_path / "out", "--log-file", log_file)
+    assert log_file.read_text().count(f"{text_file}: ") == 4  # of the debug level: how many tokens each step's text has
+    recipe = write(tmp_path / "bad.json", step("eval", text_file, **{"log-file": "a.log"}))
+    assert "belongs to `dynslice run`" in last_line(run("run", recipe, llama, expect=3))
+
+
 def test_threads_of_one_step_are_not_those_of_the_next(run, llama, text_file, tmp_path):
     recipe = write(tmp_path / "r.json", step("eval", text_file, threads=1), step("eval", text_file))
     first, second = (one["result"]["provenance"]["threads"] for one in run("run", recipe, llama, "--json").json()["steps"])

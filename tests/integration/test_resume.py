@@ -204,6 +204,13 @@ def test_another_job_is_refused_by_the_option_that_differs(run, stopped, tmp_pat
     assert (tmp_path / "out.partial" / "journal.json").exists()
 
 
+def test_what_is_said_where_may_differ(run, stopped, tmp_path):
+    log_files = tmp_path / "1.log", tmp_path / "2.log"
+    assert "Resuming" in run(*stopped, "--resume", "-v", "--log-file", log_files[0]).stderr
+    assert "finished" in run(*stopped, "--resume", f"--log-file={log_files[1]}").stderr  # the record is of the same job
+    assert "Resuming" in log_files[0].read_text() and "finished" in log_files[1].read_text()
+
+
 def test_another_text_and_another_model_are_refused(run, stopped, text_file, model, tmp_path):
     longer = tmp_path / "text.txt"
     longer.write_text("The river. " + text_file.read_text())

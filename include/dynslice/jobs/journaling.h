@@ -47,7 +47,7 @@ std::string shell_line(const std::vector<std::string>& words);
 std::string resuming_command(const CommonOptions& common);
 
 // The command line without what does not belong to the job: --resume and, unless `all_options`, --force, --json, -q,
-// -v.
+// -v, --log-file.
 std::vector<std::string> job_command_line(const std::vector<std::string>& command_line, bool all_options);
 
 }  // namespace dynslice

@@ -38,6 +38,7 @@ struct CommonOptions {
   bool json = false;              // one JSON object on stdout
   bool quiet = false;
   bool verbose = false;
+  std::string log_file;                   // to which every message is appended; empty: none
   bool resume = false;                    // go on from what a run that was stopped left
   bool force = false;                     // start over instead; slice: also replace the output folder
   std::vector<std::string> command_line;  // for provenance

@@ -174,6 +174,7 @@ const std::vector<Explained> kEnvironment = {
     {"DYNSLICE_STOP_AFTER",
      "N or PHASE:N: the run kills itself after the N-th save of its journal, or of that phase; with :data or :state "
      "behind it within that save, with :INT or :TERM by that signal (for tests)"},
+    {"NO_COLOR", "anything: no colours on a terminal"},
     {"HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE", "as in huggingface_hub, whose cache is shared"},
 };
 

@@ -31,7 +31,11 @@ void add_common(CLI::App& verb, CommonOptions& options, bool computes) {
   verb.add_flag("--json", options.json, "print one JSON object on standard output, everything else on standard error")
       ->group(basic(Group::kOutput));
   verb.add_flag("-q,--quiet", options.quiet, "print no progress and no notices")->group(advanced(Group::kOutput));
-  verb.add_flag("-v,--verbose", options.verbose, "print more notices")->group(advanced(Group::kOutput));
+  verb.add_flag("-v,--verbose", options.verbose, "print messages of the debug level too")
+      ->group(advanced(Group::kOutput));
+  verb.add_option("--log-file", options.log_file, "append every message, with time and level, to this file")
+      ->group(advanced(Group::kOutput))
+      ->type_name("FILE");
   if (!computes) return;
   verb.add_option("--device", options.device, "where to compute; auto is CUDA where LibTorch sees it, else the CPU")
       ->group(basic(Group::kMachine))

@@ -140,18 +140,18 @@ std::vector<std::pair<std::string, std::string>> options_but(const CLI::App& ver
 
 // The options that decide the result: all but those that say how to show it, where to put it, and whether to resume.
 std::vector<std::pair<std::string, std::string>> given_options(const CLI::App& verb) {
-  static const std::set<std::string> kNeutral = {"MODEL",         "--dry-run",  "--max-memory", "--activation-memory",
-                                                 "--scratch-dir", "--resume",   "--force",      "--json",
-                                                 "--quiet",       "--verbose",  "--output",     "--matrix",
-                                                 "--log-samples", "--data-dir", "--threads",    "RECIPE",
-                                                 "--keep-steps"};
+  static const std::set<std::string> kNeutral = {
+      "MODEL",    "--dry-run",     "--max-memory", "--activation-memory", "--scratch-dir", "--resume",
+      "--force",  "--json",        "--quiet",      "--verbose",           "--log-file",    "--output",
+      "--matrix", "--log-samples", "--data-dir",   "--threads",           "RECIPE",        "--keep-steps"};
   return options_but(verb, kNeutral);
 }
 
 // The options of `run` that are meant for its steps.
 std::vector<std::pair<std::string, std::string>> handed_options(const CLI::App& verb) {
-  static const std::set<std::string> kOwn = {"RECIPE",  "MODEL",     "--output", "--keep-steps", "--check",  "--resume",
-                                             "--force", "--dry-run", "--json",   "--quiet",      "--verbose"};
+  static const std::set<std::string> kOwn = {"RECIPE",  "MODEL",    "--output",  "--keep-steps",
+                                             "--check", "--resume", "--force",   "--dry-run",
+                                             "--json",  "--quiet",  "--verbose", "--log-file"};
   return options_but(verb, kOwn);
 }
 

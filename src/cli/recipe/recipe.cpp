@@ -65,7 +65,7 @@ class StepReader {
   }
 
   void add_option(RecipeStep& step, const std::string& key, const OrderedJson& value) const {
-    static const std::set<std::string> kOfRun = {"json",  "quiet",   "verbose", "resume",
+    static const std::set<std::string> kOfRun = {"json",  "quiet",   "verbose", "log-file", "resume",
                                                  "force", "dry-run", "help",    "help-all"};
     if (key == "model")
       fail("key \"model\": a step works on what the steps before it made; \"model\" stands beside \"steps\"");

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "cli/log/log.h"
 #include "cli/recipe/recipe_steps.h"
 #include "cli/show/written.h"
 #include "cli/verbs/verbs.h"
@@ -241,7 +242,7 @@ class RecipeRun {
   // Finds out, on the original model, whether all steps could begin, so that a wrong option of the last one is not
   // found after hours. Too little memory is no error here: the model will be smaller by then.
   void rehearse() const {
-    install_log(true, false);
+    const MutedLog muted;
     TerminalProgress quiet(true);
     for (Step step : steps_) {
       const bool waits = std::any_of(steps_.begin(), steps_.begin() + static_cast<int64_t>(step.number) - 1,
@@ -256,7 +257,6 @@ class RecipeRun {
         throw Error(error.kind(), step.title + ": " + error.what());
       }
     }
-    install_log(options_.common.quiet, options_.common.verbose);
   }
 
   void take(const Step& step) {

@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <iostream>
 
-#include "dynslice/support/log.h"
+#include "cli/log/log.h"
 
 namespace dynslice::cli {
 namespace {
@@ -80,20 +80,12 @@ void TerminalProgress::draw(bool last) {
   }
   if (!note_.empty()) figures += ", " + note_;
   if (!terminal_) {
-    std::cerr << task_ << ": " << figures << '\n';
+    std::cerr << task_ + ": " + figures + '\n';
     return;
   }
   const int room = std::clamp(terminal_columns() - static_cast<int>(task_.size() + figures.size()) - 4, 0, 40);
-  std::cerr << "\r\033[K" << task_ << ' ' << (room >= 8 && total_ > 0 ? bar(share, room) + " " : "") << figures;
-  if (last) std::cerr << '\n';
-  std::cerr.flush();
-}
-
-void install_log(bool quiet, bool verbose) {
-  set_log_handler([quiet, verbose](LogLevel level, const std::string& message) {
-    const bool shown = level == LogLevel::kDebug ? verbose : !quiet;
-    if (shown) std::cerr << (level == LogLevel::kWarning ? "warning: " : "") << message << '\n';
-  });
+  const std::string line = task_ + ' ' + (room >= 8 && total_ > 0 ? bar(share, room) + " " : "") + figures;
+  last ? finish_status(line) : draw_status(line);
 }
 
 void print_table(std::ostream& out, const std::vector<std::string>& header,

@@ -1,4 +1,4 @@
-// What a person sees: progress bars and notices on stderr, tables in what a verb prints.
+// What a person sees: progress bars on stderr, tables in what a verb prints.
 #pragma once
 
 #include <chrono>
@@ -41,9 +41,6 @@ class TerminalProgress final : public ProgressSink {
 
 // Whoever read standard output went away, as `head` does. The program ends without a word, with exit code 5.
 struct OutputClosed {};
-
-// Sends the library's log to stderr: warnings unless quiet, everything when verbose.
-void install_log(bool quiet, bool verbose);
 
 // Columns of text, the first left-aligned, the others right-aligned.
 void print_table(std::ostream& out, const std::vector<std::string>& header,

@@ -39,7 +39,14 @@ constexpr uint64_t kBpe = 2;
 
 enum WireType : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 
-// Protobuf's wire format, as far as ModelProto needs it.
+// Protobuf's wire format, as far as ModelProto needs it. Neither library that could read it serves here.
+// sentencepiece (0.1.97, Debian 12's) installs no header of ModelProto, and its processor has no accessor for the model
+// type, byte fallback, or the normalizer's fields. It also loads a character map without checking it, so the check has
+// to read the file first.
+// protobuf's lite runtime (3.21 there) cannot be in one process with sentencepiece, which exports an older copy of the
+// same symbols: a program with both crashes with its first message. The static library cannot be hidden in ours
+// instead: it is not position-independent (relocation R_X86_64_TPOFF32). LibTorch's include folder, moreover, has
+// headers of protobuf 3.13, which come first.
 class MessageWriter {
  public:
   void integer(uint32_t field, int64_t value) {

@@ -21,6 +21,22 @@ TEST(Checksum, IsXxh64) {
   EXPECT_EQ(checksum("Nobody inspects the spammish repetition", 100), "fbcea83c8a378bf1");
 }
 
+TEST(Checksum, IsThatOfJournalsWrittenBeforeXxHashComputedIt) {
+  std::string text;
+  for (int i = 0; i < 1000; ++i) text += static_cast<char>(i * 7);
+  EXPECT_EQ(checksum(text, 100), "25275608a9cfc168");
+}
+
+TEST(Checksum, GoesOnAfterItsValueWasAskedFor) {
+  Checksum whole, asked;
+  whole.update("abcdef", 6);
+  asked.update("abc", 3);
+  EXPECT_EQ(asked.hex(), "44bc2cf5ad770999");
+  asked.update(nullptr, 0);
+  asked.update("def", 3);
+  EXPECT_EQ(asked.value(), whole.value());
+}
+
 TEST(Checksum, DoesNotDependOnHowTheBytesCome) {
   std::string text;
   for (int i = 0; i < 1000; ++i) text += static_cast<char>(i * 7);
