@@ -8,8 +8,8 @@ namespace dynslice {
 namespace {
 
 int64_t gradient_samples(const PlanningRequest& options) {
-  const bool to_choose = options.method == "modular" && modular_options(options.modular).choice == NeuronChoice::kLoss;
-  const bool needs = to_choose || options.is_by_loss() || options.directions != "energy";
+  const bool to_choose = options.is_modular() && modular_options(options.modular).choice == NeuronChoice::kLoss;
+  const bool needs = to_choose || options.allocation().reads_losses || options.directions != DirectionChoice::kEnergy;
   return needs ? options.modular.gradient_samples.value_or(8) : 0;
 }
 
@@ -17,11 +17,11 @@ int64_t gradient_samples(const PlanningRequest& options) {
 
 ModularOptions modular_options(const ModularChoices& given) {
   ModularOptions options;
-  if (given.attention) options.heads = *given.attention == "heads";
-  if (given.refit == "self") options.refit = ModularRefit::kSelf;
-  if (given.refit == "dense") options.refit = ModularRefit::kDense;
-  if (given.neurons) options.choice = *given.neurons == "loss" ? NeuronChoice::kLoss : NeuronChoice::kLeverage;
-  if (given.weigh_tokens) options.by_norm = *given.weigh_tokens == "norm";
+  if (given.attention) options.heads = *given.attention == AttentionChoice::kHeads;
+  if (given.refit == Refit::kSelf) options.refit = ModularRefit::kSelf;
+  if (given.refit == Refit::kDense) options.refit = ModularRefit::kDense;
+  options.choice = given.neurons.value_or(options.choice);
+  if (given.weigh_tokens) options.by_norm = *given.weigh_tokens == TokenWeights::kNorm;
   if (given.error_share) options.error_share = *given.error_share;
   if (given.ridge) options.ridge = *given.ridge;
   return options;

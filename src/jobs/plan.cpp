@@ -21,7 +21,7 @@ namespace {
 ResourceEstimate estimate_plan(const PlanRequest& options, const Checkpoint& checkpoint, const ComputeOptions& compute,
                                Calibration& calibration) {
   const ResourceEstimate planning = estimate_planning(options, checkpoint, compute, calibration);
-  const bool asks_the_loss = options.is_by_loss() || options.base_auto;  // by curves, or in trials
+  const bool asks_the_loss = options.allocation().reads_losses || options.base_auto;  // by curves, or in trials
   return asks_the_loss ? estimate_sensitivity(checkpoint, compute, gradient_text(options, calibration)) + planning
                        : planning;
 }

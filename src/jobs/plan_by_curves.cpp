@@ -80,7 +80,7 @@ PlanningRequest as_large_as(const SlicePlan& plan, const PlanningInputs& in) {
   PlanningRequest options = in.options;
   if (options.target || plan.heads.empty()) return options;
   options.average.reset();
-  options.target = {"params", share_removed("params", plan, options, in.checkpoint)};
+  options.target = {SizeQuantity::kParams, share_removed(SizeQuantity::kParams, plan, options, in.checkpoint)};
   return options;
 }
 
@@ -98,8 +98,9 @@ SlicePlan search_plan(const PlanningInputs& in, const SlicePlan& by_loss, const 
     }
   };
   // `lr` without a base is as far from constant as it goes: the search comes back along the plan's own deviations.
-  for (const char* allocator : {"softmax", "lr"}) {
-    start_from(allocator, [&](double average) { return plan_by_scores(in, redundancy, allocator, average, 0); });
+  for (const Allocator allocator : {Allocator::kSoftmax, Allocator::kLr}) {
+    start_from(name_of(allocator),
+               [&](double average) { return plan_by_scores(in, redundancy, allocator, average, 0); });
   }
   start_from("blend", blend_at);
 
@@ -137,19 +138,18 @@ Planned plan_by_curves(const PlanningInputs& in) {
   const LayerWalk walk(in.checkpoint, in.compute, in.calibration.text().windows.length, in.progress);
   Planned planned;
   std::vector<double> redundancy, importance;
-  if (options.allocator != "loss") {
+  if (options.allocation().reads_scores) {
     planned.scores = obtain_scores(in);
     redundancy = redundancies(*planned.scores, options, in.checkpoint.config());
   }
-  if (options.allocator == "spectrum") {
+  if (options.allocator() == Allocator::kSpectrum) {
     for (const double value : redundancy) importance.push_back(1 - value);
   }
   const auto plan_by = [&](const PlanAt& plan_at) { return plan_at(average_of(options, in.checkpoint, plan_at)); };
-  const PlanAt by_curves =
-      options.method == "modular" ? plans_by_parts(in, walk) : plans_by_width(in, walk, importance);
+  const PlanAt by_curves = options.is_modular() ? plans_by_parts(in, walk) : plans_by_width(in, walk, importance);
   const auto blend_at = [&](double average) { return blend(in, by_curves(average), redundancy); };
-  planned.plan = options.allocator == "blend" ? plan_by(blend_at) : plan_by(by_curves);
-  if (options.allocator == "search") planned.plan = search_plan(in, planned.plan, blend_at, redundancy);
+  planned.plan = options.allocator() == Allocator::kBlend ? plan_by(blend_at) : plan_by(by_curves);
+  if (options.allocator() == Allocator::kSearch) planned.plan = search_plan(in, planned.plan, blend_at, redundancy);
   return planned;
 }
 

@@ -14,38 +14,43 @@ void refuse(const std::string& option, const std::string& place) {
 void check_modular_options(const PlanningRequest& options) {
   if (options.slice_head) refuse("--slice-head", "slice");
   if (options.is_paper()) refuse("--preset paper", "slice");
-  if (options.basis != "block") refuse("--basis", "slice");
-  if (options.directions != "energy") refuse("--directions", "slice --basis global");
-  if (options.modular.refit == "none") refuse("--refit none", "slice");
-  if (options.allocator == "spectrum") refuse("--allocate spectrum", "slice");
+  if (options.basis != BasisScope::kBlock) refuse("--basis", "slice");
+  if (options.directions != DirectionChoice::kEnergy) refuse("--directions", "slice --basis global");
+  if (options.modular.refit == Refit::kNone) refuse("--refit none", "slice");
+  if (!options.allocation().is_of_modular) refuse("--allocate " + name_of(options.allocator()), "slice");
 }
 
 void check_global(const PlanningRequest& options) {
-  if (options.allocator != "constant") {
-    throw_error(ErrorKind::kUsage, "--allocate ", options.allocator,
+  if (options.allocator() != Allocator::kConstant) {
+    throw_error(ErrorKind::kUsage, "--allocate ", name_of(options.allocator()),
                 ": with --basis global all layers have one width, which is --allocate constant");
   }
   if (options.is_paper()) refuse("--preset paper", "slice --basis block");
-  if (options.directions == "energy" && options.modular.gradient_samples)
+  const bool by_energy = options.directions == DirectionChoice::kEnergy;
+  if (by_energy && options.modular.gradient_samples)
     refuse("--gradient-samples", "slice --basis global with --directions places or loss");
-  if (options.directions != "energy" && options.modular.gradient_samples == 0)
-    throw_error(ErrorKind::kUsage, "--directions ", options.directions,
+  if (!by_energy && options.modular.gradient_samples == 0)
+    throw_error(ErrorKind::kUsage, "--directions ", name_of(options.directions),
                 " needs gradients: --gradient-samples 1 or more");
 }
 
 // Those that only some allocators read.
 void check_allocator_options(const PlanningRequest& options) {
-  const bool is_search = options.allocator == "search";
-  const auto refuse_unless = [&](bool is_read, const char* option, const char* readers) {
-    if (!is_read && options.common.is_given(option))
-      throw_error(ErrorKind::kUsage, option, " belongs to ", readers, ", not to --allocate ", options.allocator);
+  const bool is_search = options.allocator() == Allocator::kSearch;
+  const auto refuse_unless = [&](bool is_read, const char* option, const std::string& readers) {
+    if (!is_read && options.common.is_given(option)) {
+      throw_error(ErrorKind::kUsage, option, " belongs to ", readers, ", not to --allocate ",
+                  name_of(options.allocator()));
+    }
   };
-  refuse_unless(options.allocator == "lr", "--base", "--allocate lr");
-  refuse_unless(options.is_by_both() || options.allocator == "softmax", "--epsilon",
-                "--allocate softmax, blend and search");
-  refuse_unless(options.allocator != "constant" && options.allocator != "loss", "--scores",
-                "--allocate lr, softmax, spectrum, blend and search");
-  refuse_unless(options.is_by_loss(), "--attention", "--allocate loss, blend and search");
+  const auto refuse_unless_read = [&](const char* option, bool AllocatorRow::* reads) {
+    const auto is_in = [&](const AllocatorRow& row) { return row.*reads; };
+    refuse_unless(options.allocation().*reads, option, "--allocate " + names_where<Allocator>(is_in));
+  };
+  refuse_unless(options.allocator() == Allocator::kLr, "--base", "--allocate lr");
+  refuse_unless_read("--epsilon", &AllocatorRow::reads_epsilon);
+  refuse_unless_read("--scores", &AllocatorRow::reads_scores);
+  refuse_unless_read("--attention", &AllocatorRow::reads_losses);
   refuse_unless(is_search, "--trials", "--allocate search");
   refuse_unless(is_search || options.base_auto, "--sweep-samples", "--allocate search and --base auto");
 }
@@ -53,20 +58,20 @@ void check_allocator_options(const PlanningRequest& options) {
 void check_several_bases(const PlanningRequest& options) {
   if (options.is_paper() && options.modular.of_any_refit())
     throw_error(ErrorKind::kUsage, "--preset paper refits nothing: leave --refit, --error-share and --ridge out");
-  if (options.modular.gradient_samples && !options.is_by_loss())
+  if (options.modular.gradient_samples && !options.allocation().reads_losses)
     refuse("--gradient-samples", "modular, to --allocate loss, blend or search, or to --method slice --basis global");
-  if (options.directions != "energy") refuse("--directions", "slice --basis global");
+  if (options.directions != DirectionChoice::kEnergy) refuse("--directions", "slice --basis global");
 }
 
 void check_method(const PlanningRequest& options, const Checkpoint& checkpoint) {
-  if (options.method == "modular") {
+  if (options.is_modular()) {
     check_modular_options(options);
     check_modular(checkpoint);
     return;
   }
   if (options.modular.any_but_refit()) refuse("one of --attention, --neurons, --weigh-tokens", "modular");
-  if (options.modular.refit == "self") refuse("--refit self", "modular");
-  options.basis == "global" ? check_global(options) : check_several_bases(options);
+  if (options.modular.refit == Refit::kSelf) refuse("--refit self", "modular");
+  options.is_global() ? check_global(options) : check_several_bases(options);
   if (!rotation_refit(options).is_any() && (options.modular.error_share || options.modular.ridge))
     throw_error(ErrorKind::kUsage, "--error-share and --ridge are of a refit: --refit dense or all");
   check_sliceable(checkpoint);
@@ -82,14 +87,14 @@ void check_planning(const PlanningRequest& options, const Checkpoint& checkpoint
   check_allocator_options(options);
   // A target's average is solved for later: any will do to check the rest.
   const double average = options.average.value_or(0);
-  const bool has_base = options.allocator == "lr" && options.average;
+  const bool has_base = options.allocator() == Allocator::kLr && options.average;
   check_options(allocate_options(options, average, has_base ? base_of(options, average) : average));
 }
 
 void adopt_plan(PlanningRequest& options, const SlicePlan& plan, const Checkpoint& checkpoint) {
   options.method = plan.method;
-  options.basis = plan.is_modular() ? "block" : plan.basis;
-  options.allocator = "constant";
+  options.basis = plan.is_modular() ? BasisScope::kBlock : plan.basis;
+  options.given_allocator = Allocator::kConstant;
   check_method(options, checkpoint);
 }
 

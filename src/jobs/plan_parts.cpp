@@ -47,7 +47,7 @@ SlicePlan plan_of_ratios(const PlanningRequest& options, const ModelConfig& conf
   SlicePlan plan;
   plan.method = options.method;
   plan.basis = options.basis;
-  plan.allocator = options.allocator;
+  plan.allocator = name_of(options.allocator());
   plan.average_ratio = average;
   plan.base = base;
   plan.round_to = options.round_to.value_or(options.is_paper() ? 1 : plan.round_to);
@@ -71,16 +71,16 @@ SlicePlan plan_of_ratios(const PlanningRequest& options, const ModelConfig& conf
   return plan;
 }
 
-double share_removed(const std::string& quantity, const SlicePlan& plan, const PlanningRequest& options,
+double share_removed(SizeQuantity quantity, const SlicePlan& plan, const PlanningRequest& options,
                      const Checkpoint& checkpoint) {
   const SizeChange change =
       size_change(checkpoint, sliced_config(checkpoint.config(), plan), output_dtype(options.out_dtype, checkpoint));
   const auto share = [](double before, double after) { return 1 - after / before; };
-  if (quantity == "flops") {
+  if (quantity == SizeQuantity::kFlops) {
     return share(static_cast<double>(change.before.multiply_adds_per_token),
                  static_cast<double>(change.after.multiply_adds_per_token));
   }
-  if (quantity == "params") {
+  if (quantity == SizeQuantity::kParams) {
     return share(static_cast<double>(change.before.parameters), static_cast<double>(change.after.parameters));
   }
   // A quantized source is smaller than anything that slicing writes: its size at the output's precision counts.
@@ -90,11 +90,8 @@ double share_removed(const std::string& quantity, const SlicePlan& plan, const P
 
 double average_of(const PlanningRequest& options, const Checkpoint& checkpoint, const PlanAt& plan_at) {
   if (options.average) return *options.average;
-  const std::string& quantity = options.target->quantity;
-  const AverageSearch search{options.target->share, largest_ratio(options),
-                             quantity == "params"  ? "parameters"
-                             : quantity == "flops" ? "multiply-adds a token"
-                                                   : "bytes"};
+  const SizeQuantity quantity = options.target->quantity;
+  const AverageSearch search{options.target->share, largest_ratio(options), row_of(quantity).meaning};
   return find_average(search,
                       [&](double average) { return share_removed(quantity, plan_at(average), options, checkpoint); });
 }
@@ -115,8 +112,8 @@ LayerScores obtain_scores(const PlanningInputs& in) {
 std::vector<double> redundancies(const LayerScores& scores, const PlanningRequest& options, const ModelConfig& config) {
   const std::string where = options.scores.empty() ? "the scores" : options.scores;
   if (scores.metric != "lr" && scores.metric != "bi") {
-    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate ", options.allocator,
-                " needs lr or bi");
+    throw_error(ErrorKind::kBadInput, where, ": holds ", scores.metric, " scores; --allocate ",
+                name_of(options.allocator()), " needs lr or bi");
   }
   if (static_cast<int64_t>(scores.values.size()) != config.num_layers()) {
     throw_error(ErrorKind::kBadInput, where, ": has ", scores.values.size(), " scores; the model has ",
@@ -129,12 +126,13 @@ std::vector<double> redundancies(const LayerScores& scores, const PlanningReques
   return values;
 }
 
-SlicePlan plan_by_scores(const PlanningInputs& in, const std::vector<double>& redundancy, const std::string& allocator,
+SlicePlan plan_by_scores(const PlanningInputs& in, const std::vector<double>& redundancy, Allocator allocator,
                          double average, double base) {
   const AllocateOptions allocate = allocate_options(in.options, average, base);
   return plan_of_ratios(in.options, in.checkpoint.config(),
-                        allocator == "softmax" ? allocate_by_influence(redundancy, in.options.epsilon, allocate)
-                                               : allocate_by_redundancy(redundancy, allocate),
+                        allocator == Allocator::kSoftmax
+                            ? allocate_by_influence(redundancy, in.options.epsilon, allocate)
+                            : allocate_by_redundancy(redundancy, allocate),
                         average, base);
 }
 

@@ -26,7 +26,7 @@ SlicePlan plan_of_ratios(const PlanningRequest& options, const ModelConfig& conf
                          double average, double base);
 
 // The share of the target's quantity (params, bytes, flops) that a plan removes.
-double share_removed(const std::string& quantity, const SlicePlan& plan, const PlanningRequest& options,
+double share_removed(SizeQuantity quantity, const SlicePlan& plan, const PlanningRequest& options,
                      const Checkpoint& checkpoint);
 
 // The average that was asked for, or the one that reaches the target with the plans that `plan_at` makes.
@@ -39,8 +39,8 @@ LayerScores obtain_scores(const PlanningInputs& inputs);
 std::vector<double> redundancies(const LayerScores& scores, const PlanningRequest& options, const ModelConfig& config);
 
 // By `lr` or `softmax`.
-SlicePlan plan_by_scores(const PlanningInputs& inputs, const std::vector<double>& redundancy,
-                         const std::string& allocator, double average, double base);
+SlicePlan plan_by_scores(const PlanningInputs& inputs, const std::vector<double>& redundancy, Allocator allocator,
+                         double average, double base);
 
 // By what removing neurons and heads, or directions of the stream, costs every layer (plan_by_curves.cpp).
 Planned plan_by_curves(const PlanningInputs& inputs);

@@ -15,7 +15,8 @@ namespace {
 
 // Whether the target is beyond the plan that removes most neurons, and within reach when heads go as well.
 bool takes_heads(const PlanningRequest& options, const Checkpoint& checkpoint, SlicePlan plan) {
-  if (options.method != "modular" || !options.is_by_loss() || !modular_options(options.modular).heads) return false;
+  if (!options.is_modular() || !options.allocation().reads_losses || !modular_options(options.modular).heads)
+    return false;
   const auto reaches = [&] {
     return share_removed(options.target->quantity, plan, options, checkpoint) >= options.target->share;
   };
@@ -28,9 +29,9 @@ bool takes_heads(const PlanningRequest& options, const Checkpoint& checkpoint, S
 
 RotationRefitOptions rotation_refit(const PlanningRequest& options) {
   RotationRefitOptions refit;
-  const std::string kind = options.modular.refit.value_or(options.basis == "global" ? "all" : "none");
-  if (kind == "dense") refit.refit = RotationRefit::kWriters;
-  if (kind == "all") refit.refit = RotationRefit::kAll;
+  const Refit kind = options.modular.refit.value_or(options.is_global() ? Refit::kAll : Refit::kNone);
+  if (kind == Refit::kDense) refit.refit = RotationRefit::kWriters;
+  if (kind == Refit::kAll) refit.refit = RotationRefit::kAll;
   if (options.modular.error_share) refit.error_share = *options.modular.error_share;
   if (options.modular.ridge) refit.ridge = *options.modular.ridge;
   return refit;
@@ -62,20 +63,20 @@ SlicePlan expected_plan(const PlanningRequest& options, const Checkpoint& checkp
 ResourceEstimate estimate_planning(const PlanningRequest& options, const Checkpoint& checkpoint,
                                    const ComputeOptions& compute, Calibration& calibration) {
   ResourceEstimate estimate;
-  if (options.allocator == "constant") return estimate;
+  const AllocatorRow& allocation = options.allocation();
+  if (!allocation.reads_scores && !allocation.walks) return estimate;
   const TextAmount text = amount_of(calibration.text().windows);
-  if (options.is_by_loss()) {
+  const bool scores_first = allocation.reads_scores && options.scores.empty();
+  if (allocation.reads_losses) {
     const TextAmount gradients = gradient_text(options, calibration);
-    estimate = options.method == "modular"
-                   ? estimate_modular(checkpoint, compute, {text, {}, gradients, nullptr, 0})
-                   : estimate_slice(checkpoint, compute, {text, {}, gradients, false, nullptr, 0});
+    estimate = options.is_modular() ? estimate_modular(checkpoint, compute, {text, {}, gradients, nullptr, 0})
+                                    : estimate_slice(checkpoint, compute, {text, {}, gradients, false, nullptr, 0});
   } else {
-    if (options.scores.empty()) estimate = estimate_score(checkpoint, compute, text);
-    if (options.allocator == "spectrum")
-      estimate = estimate + estimate_slice(checkpoint, compute, {text, {}, {}, false, nullptr, 0});
+    if (scores_first) estimate = estimate_score(checkpoint, compute, text);
+    if (allocation.walks) estimate = estimate + estimate_slice(checkpoint, compute, {text, {}, {}, false, nullptr, 0});
   }
-  if (options.is_by_both() && options.scores.empty()) estimate = estimate + estimate_score(checkpoint, compute, text);
-  int64_t trials = options.allocator == "search" ? options.trials : 0;
+  if (allocation.reads_losses && scores_first) estimate = estimate + estimate_score(checkpoint, compute, text);
+  int64_t trials = options.allocator() == Allocator::kSearch ? options.trials : 0;
   if (options.base_auto)
     trials = static_cast<int64_t>(base_candidates(expected_plan(options, checkpoint).average_ratio).size());
   if (trials > 0) estimate = estimate + PlanTrials::estimate(options, checkpoint, compute, calibration, trials);
@@ -83,21 +84,20 @@ ResourceEstimate estimate_planning(const PlanningRequest& options, const Checkpo
 }
 
 bool must_walk(const PlanningRequest& options) {
-  const bool by_scores_alone = options.allocator == "lr" || options.allocator == "softmax";
-  if (by_scores_alone) return options.scores.empty() || options.base_auto;
-  return options.allocator != "constant";
+  const AllocatorRow& allocation = options.allocation();
+  return allocation.walks || (allocation.reads_scores && (options.scores.empty() || options.base_auto));
 }
 
 Planned make_plan(const PlanningInputs& in) {
   const PlanningRequest& options = in.options;
   check_planning(options, in.checkpoint);
-  if (options.is_by_loss() || options.allocator == "spectrum") return plan_by_curves(in);
+  if (options.allocation().walks) return plan_by_curves(in);
   const ModelConfig& config = in.checkpoint.config();
-  if (options.allocator == "constant") return {expected_plan(options, in.checkpoint), std::nullopt};
+  if (options.allocator() == Allocator::kConstant) return {expected_plan(options, in.checkpoint), std::nullopt};
   const LayerScores scores = obtain_scores(in);
   const std::vector<double> redundancy = redundancies(scores, options, config);
   const auto plan_with = [&](double average, double base) {
-    return plan_by_scores(in, redundancy, options.allocator, average, base);
+    return plan_by_scores(in, redundancy, options.allocator(), average, base);
   };
   const auto plan_at = [&](double average) { return plan_with(average, std::min(base_of(options, average), average)); };
   const double average = average_of(options, in.checkpoint, plan_at);

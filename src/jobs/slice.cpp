@@ -31,10 +31,10 @@
 namespace dynslice {
 namespace {
 
-std::string folder_suffix(const std::string& method, double average_ratio) {
+std::string folder_suffix(WidthMethod method, double average_ratio) {
   std::string percent = format_fixed(100 * average_ratio, 1);
   if (percent.ends_with(".0")) percent.resize(percent.size() - 2);
-  return (method == "modular" ? "modular-" : "sliced-") + percent;
+  return (method == WidthMethod::kModular ? "modular-" : "sliced-") + percent;
 }
 
 // Runs that are shorter say more about their start than about arithmetic.
@@ -52,8 +52,7 @@ std::optional<SliceArithmetic> measure_arithmetic(const Work& work, const Comput
 
 GlobalOptions global_options(const SliceRequest& options) {
   GlobalOptions global;
-  if (options.directions == "loss") global.directions = DirectionChoice::kLoss;
-  if (options.directions == "places") global.directions = DirectionChoice::kPlaces;
+  global.directions = options.directions;
   global.refit = rotation_refit(options);
   return global;
 }
@@ -139,7 +138,7 @@ void write_tensors(const SliceInputs& in, const SlicePlan& plan, SensitivitySour
 
 OrderedJson record_of_slice(const SliceInputs& in, const Planned& planned, const SizeChange& sizes,
                             const OrderedJson& run_description, ProgressSink& progress) {
-  OrderedJson json = describe_checkpoint(planned.plan.method, run_description, in.checkpoint, progress);
+  OrderedJson json = describe_checkpoint(name_of(planned.plan.method), run_description, in.checkpoint, progress);
   json["plan"] = to_json(planned.plan);
   if (planned.scores) json["scores"] = to_json(*planned.scores);
   json["calibration"] = describe(in.calibration.text(), in.options.calibration);

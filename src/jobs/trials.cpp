@@ -30,7 +30,7 @@ ResourceEstimate PlanTrials::estimate(const PlanningRequest& options, const Chec
   const TextAmount sample{trial, all.length}, held_out{held, all.length};
   const TextAmount gradients = gradient_text(options, calibration);
   const ResourceEstimate one =
-      options.method == "modular"
+      options.is_modular()
           ? estimate_modular(checkpoint, compute, {sample, held_out, gradients, nullptr, 0})
           : estimate_slice(checkpoint, compute,
                            {sample, held_out, gradients, rotation_refit(options).is_any(), nullptr, 0});

@@ -88,6 +88,14 @@ void check_agreement(const SlicePlan& plan, const std::string& where) {
   }
 }
 
+// A name of the enum's table; `otherwise` where the file has none.
+template <Choosable E>
+E read_choice(const JsonReader& reader, const std::string& key, E otherwise) {
+  const auto found = choice_named<E>(reader.string_or(key, name_of(otherwise)));
+  if (!found) reader.fail(key, "one of " + names_where<E>([](const auto&) { return true; }));
+  return *found;
+}
+
 }  // namespace
 
 HeadCount fewest_heads(const ModelConfig& config, size_t layer) {
@@ -97,8 +105,8 @@ HeadCount fewest_heads(const ModelConfig& config, size_t layer) {
 OrderedJson to_json(const SlicePlan& plan) {
   OrderedJson json;
   json["kind"] = "dynslice.slice_plan";
-  json["method"] = plan.method;
-  if (!plan.is_modular()) json["basis"] = plan.basis;
+  json["method"] = name_of(plan.method);
+  if (!plan.is_modular()) json["basis"] = name_of(plan.basis);
   json["allocator"] = plan.allocator;
   json["average_ratio"] = plan.average_ratio;
   json["base"] = plan.base;
@@ -123,11 +131,8 @@ SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config
   const Json json = parse_json_file(path);
   const JsonReader reader(json, path.string());
   SlicePlan plan;
-  plan.method = reader.string_or("method", "slice");
-  if (plan.method != "slice" && !plan.is_modular()) reader.fail("method", "\"slice\" or \"modular\"");
-  plan.basis = reader.string_or("basis", "block");
-  if (plan.basis != "block" && plan.basis != "layer" && plan.basis != "global")
-    reader.fail("basis", "\"block\", \"layer\" or \"global\"");
+  plan.method = read_choice(reader, "method", WidthMethod::kSlice);
+  plan.basis = read_choice(reader, "basis", BasisScope::kBlock);
   plan.allocator = reader.string_or("allocator", "file");
   plan.round_to = reader.has("round_to") ? reader.integer("round_to", 1, 1 << 20) : 1;
   plan.hidden_size = reader.has("hidden_size") ? reader.integer("hidden_size", 1, 1 << 20) : config.hidden_size;
@@ -293,8 +298,9 @@ ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
     shape.input_width = plan.dims[i];
     shape.middle_width = plan.dims[i];
     shape.output_width = i + 1 < plan.dims.size() ? plan.dims[i + 1] : plan.head_width;
-    shape.attn_shortcut =
-        plan.basis == "layer" ? ShortcutShape{} : cheapest_shortcut(shape.input_width, shape.middle_width, d);
+    shape.attn_shortcut = plan.basis == BasisScope::kLayer
+                              ? ShortcutShape{}
+                              : cheapest_shortcut(shape.input_width, shape.middle_width, d);
     shape.mlp_shortcut = cheapest_shortcut(shape.middle_width, shape.output_width, d);
     shape.has_norm_weights = false;
   }

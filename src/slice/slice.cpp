@@ -76,7 +76,7 @@ class Slicer {
          const RotationRefitOptions& refit)
       : walk_(walk),
         config_(sliced_config(walk.config(), plan)),
-        shares_basis_(plan.basis == "layer"),
+        shares_basis_(plan.basis == BasisScope::kLayer),
         sink_(sink),
         journal_(journal),
         refit_(refit) {}

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "dynslice/plan/choices.h"
+
 namespace dynslice {
 
 struct RangeOption {
@@ -74,16 +76,16 @@ struct ScoreRequest {
 
 // How much smaller the model is to become.
 struct SizeTarget {
-  std::string quantity;  // "params", "bytes", "flops"
-  double share = 0;      // that is to go, in [0, 1)
+  SizeQuantity quantity = SizeQuantity::kParams;
+  double share = 0;  // that is to go, in [0, 1)
 };
 
 // Of --method modular; those that are not given have the method's default.
 struct ModularChoices {
-  std::optional<std::string> attention;     // "heads" or "keep"
-  std::optional<std::string> refit;         // "dense", "self" or "all"; of slice "none", "dense" or "all"
-  std::optional<std::string> neurons;       // "loss" or "leverage"
-  std::optional<std::string> weigh_tokens;  // "norm" or "alike"
+  std::optional<AttentionChoice> attention;
+  std::optional<Refit> refit;  // of slice too; kSelf is of modular alone, kNone of slice
+  std::optional<NeuronChoice> neurons;
+  std::optional<TokenWeights> weigh_tokens;
   std::optional<double> error_share;
   std::optional<double> ridge;
   std::optional<int64_t> gradient_samples;  // calibration windows
@@ -95,28 +97,33 @@ struct ModularChoices {
 struct PlanningRequest {
   CommonOptions common;
   TextOptions calibration;
-  std::string method = "slice";       // or "modular"
-  std::string basis = "block";        // of slice; or "layer", "global"
-  std::string directions = "energy";  // of --basis global; or "places", "loss"
-  std::optional<double> average;      // ratio in [0, 1)
-  std::optional<SizeTarget> target;   // in the place of `average`, which is then solved for
-  std::string allocator;              // "" until it is known which method's default it is
-  std::optional<double> base;         // slicing base of lr
-  double epsilon = 0.1;               // of softmax
+  WidthMethod method = WidthMethod::kSlice;
+  BasisScope basis = BasisScope::kBlock;                  // of slice
+  DirectionChoice directions = DirectionChoice::kEnergy;  // of BasisScope::kGlobal
+  std::optional<double> average;                          // ratio in [0, 1)
+  std::optional<SizeTarget> target;                       // in the place of `average`, which is then solved for
+  std::optional<Allocator> given_allocator;
+  std::optional<double> base;  // slicing base of lr
+  double epsilon = 0.1;        // of softmax
   bool base_auto = false;
   int64_t sweep_samples = 8;  // calibration windows of every trial of --base auto and --allocate search
   int64_t trials = 15;        // of --allocate search
   std::optional<double> max_ratio;
   std::optional<int64_t> round_to;
   bool slice_head = false;
-  std::string preset;     // "" or "paper"
+  std::optional<PlanPreset> preset;
   std::string scores;     // file
   std::string out_dtype;  // "", "fp32", "bf16", "fp16"
   ModularChoices modular;
-  bool is_paper() const { return preset == "paper"; }
-  // Whether what the loss's gradients say shares the average out; and the scores of the layers beside it.
-  bool is_by_loss() const { return allocator == "loss" || is_by_both(); }
-  bool is_by_both() const { return allocator == "blend" || allocator == "search"; }
+  bool is_modular() const { return method == WidthMethod::kModular; }
+  bool is_global() const { return !is_modular() && basis == BasisScope::kGlobal; }
+  bool is_paper() const { return preset == PlanPreset::kPaper; }
+  // The one that was given, or the method's default.
+  Allocator allocator() const {
+    const Allocator usual = is_global() ? Allocator::kConstant : is_modular() ? Allocator::kBlend : Allocator::kLr;
+    return given_allocator.value_or(usual);
+  }
+  const AllocatorRow& allocation() const { return row_of(allocator()); }
 };
 
 struct PlanRequest : PlanningRequest {

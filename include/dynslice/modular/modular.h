@@ -12,17 +12,13 @@
 #include <vector>
 
 #include "dynslice/plan/budget.h"
+#include "dynslice/plan/choices.h"
 #include "dynslice/plan/slice_plan.h"
 #include "dynslice/train/sensitivity.h"
 #include "dynslice/walk/journal.h"
 #include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
-
-enum class NeuronChoice {
-  kLoss,      // optimal brain surgeon, errors weighed by what the loss says of their directions
-  kLeverage,  // MoDeGPT: the largest ridge leverage scores, ℓ = diag(C (C + λI)⁻¹) with λ the mean diagonal
-};
 
 // What least squares fit to the calibration text. Matrices that write to the stream are those behind what attention
 // mixes and behind the inside of the MLP.
@@ -33,6 +29,8 @@ enum class ModularRefit {
 };
 
 struct ModularOptions {
+  // kLoss: optimal brain surgeon, errors weighed by what the loss says of their directions; kLeverage: MoDeGPT's
+  // largest ridge leverage scores, ℓ = diag(C (C + λI)⁻¹) with λ the mean diagonal.
   NeuronChoice choice = NeuronChoice::kLoss;
   ModularRefit refit = ModularRefit::kAll;
   bool heads = true;  // loss curves: attention heads may go too

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "dynslice/model/config.h"
+#include "dynslice/plan/choices.h"
 #include "dynslice/support/json.h"
 
 namespace dynslice {
@@ -20,15 +21,12 @@ struct HeadCount {
 };
 
 struct SlicePlan {
-  std::string method =
-      "slice";  // what `dims` are: "slice", widths of the stream; "modular", sizes of the MLPs' insides
-  // Of slice: "block", every half layer's stream has a basis of its own; "layer", every layer's; "global", all streams
-  // have the same, and one width.
-  std::string basis = "block";
-  std::string allocator;     // "constant", "lr", "softmax", "loss", "blend", "search"; of slice also "spectrum"
-  double average_ratio = 0;  // that was asked for, in [0, 1)
-  double base = 0;           // slicing base of `lr`; the average for `constant`
-  int64_t round_to = 8;      // multiple that the widths are rounded to
+  WidthMethod method = WidthMethod::kSlice;  // what `dims` are: widths of the stream, or sizes of the MLPs' insides
+  BasisScope basis = BasisScope::kBlock;     // of slice
+  std::string allocator;                     // whose plan it is: an Allocator's name, or what a plan file says
+  double average_ratio = 0;                  // that was asked for, in [0, 1)
+  double base = 0;                           // slicing base of `lr`; the average for `constant`
+  int64_t round_to = 8;                      // multiple that the widths are rounded to
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;  // of modular: of the model's MLPs
   std::vector<double> ratios;     // per layer, before rounding
@@ -38,8 +36,8 @@ struct SlicePlan {
   int64_t head_width = 0;        // width of the stream that enters the final norm: hidden_size unless --slice-head
   OrderedJson provenance = OrderedJson::object();
 
-  bool is_modular() const { return method == "modular"; }
-  bool is_global() const { return !is_modular() && basis == "global"; }
+  bool is_modular() const { return method == WidthMethod::kModular; }
+  bool is_global() const { return !is_modular() && basis == BasisScope::kGlobal; }
   // What `dims` are shares of.
   int64_t whole() const { return is_modular() ? intermediate_size : hidden_size; }
   // Of a layer that has `shape` in the source.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <string_view>
 
 #include "dynslice/plan/slice_plan.h"
 
@@ -11,7 +12,7 @@ namespace dynslice {
 struct AverageSearch {
   double wanted = 0.25;   // share that is to go, in [0, 1)
   double largest = 0.8;   // no average above it is tried
-  const char* what = "";  // "parameters", for messages
+  std::string_view what;  // "parameters", for messages
 };
 
 // The average in [0, largest] at which `share_removed(average)` comes nearest to what is wanted; it may rise in steps.

@@ -2,16 +2,11 @@
 // is needed on the residual paths and what comes out is an ordinary model of a smaller hidden size.
 #pragma once
 
+#include "dynslice/plan/choices.h"
 #include "dynslice/slice/slice.h"
 #include "dynslice/train/sensitivity.h"
 
 namespace dynslice {
-
-enum class DirectionChoice {
-  kEnergy,  // the principal components of the normalized streams, all places alike
-  kPlaces,  // the same, places weighed by what the loss says of errors there
-  kLoss,    // those that carry energy and matter to the loss
-};
 
 struct GlobalOptions {
   DirectionChoice directions = DirectionChoice::kEnergy;

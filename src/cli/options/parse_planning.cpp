@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "cli/options/choice_option.h"
 #include "cli/options/common_options.h"
 #include "cli/options/values.h"
 #include "dynslice/support/error.h"
@@ -15,69 +16,33 @@ CLI::Option* add_ratio(CLI::App& verb, const std::string& name, std::optional<do
       ->type_name(kRatioType);
 }
 
-// What a preset, and a method, mean for options that were not given.
+// What a preset means for options that were not given.
 void fill_in(const CLI::App& verb, PlanningRequest& options) {
-  if (options.preset == "best") {
-    if (verb.count("--method") > 0 && options.method != "modular")
-      throw_error(ErrorKind::kUsage, "--preset best is of --method modular, not of ", options.method);
-    options.method = "modular";
-    if (verb.count("--samples") == 0) {
-      options.calibration.samples = 128;
-      options.calibration.at_most = true;
-    }
-    if (!options.modular.gradient_samples) options.modular.gradient_samples = 16;
+  if (options.preset != PlanPreset::kBest) return;
+  if (verb.count("--method") > 0 && !options.is_modular())
+    throw_error(ErrorKind::kUsage, "--preset best is of --method modular, not of ", name_of(options.method));
+  options.method = WidthMethod::kModular;
+  if (verb.count("--samples") == 0) {
+    options.calibration.samples = 128;
+    options.calibration.at_most = true;
   }
-  if (!options.allocator.empty()) return;
-  options.allocator = options.method == "modular" ? "blend" : options.basis == "global" ? "constant" : "lr";
+  if (!options.modular.gradient_samples) options.modular.gradient_samples = 16;
 }
 
 void add_method(CLI::App& verb, PlanningRequest& options) {
-  verb.add_option(
-          "--method", options.method,
-          "how width is removed; slice: the residual stream, by rotation and slicing (SliceGPT); modular: neurons "
-          "inside the MLPs and attention heads, the others being refitted (MoDeGPT), which at equal parameters costs "
-          "far "
-          "less perplexity, and with --allocate constant gives an ordinary model that every runtime loads")
-      ->group(basic(Group::kWhat))
-      ->check(CLI::IsMember({"slice", "modular"}))
-      ->capture_default_str();
-  verb.add_option("--preset", options.preset,
-                  "best: what loses least at a given size, which is --method modular with more text, 128 windows (or "
-                  "as many as "
-                  "there are) and gradients of 16; paper: "
-                  "DynamicSlicing's own dimensions (last layer scored after the final norm, no cap, --round-to 1)")
-      ->group(basic(Group::kWhat))
-      ->check(CLI::IsMember({"best", "paper"}));
-  verb.add_option("--basis", options.basis,
-                  "of --method slice: what shares a rotation; block: every half layer's stream has its own (SliceGPT), "
-                  "layer: the streams in front of a layer's attention and of its MLP have one, which needs matrices on "
-                  "half as many residual paths, global: all streams have one, and one width, which gives an ordinary "
-                  "model that every runtime loads")
-      ->group(advanced(Group::kWhat))
-      ->check(CLI::IsMember({"block", "layer", "global"}))
-      ->capture_default_str();
-  verb.add_option(
-          "--directions", options.directions,
-          "of --basis global: which directions stay; energy: those with most of the normalized streams' energy, "
-          "places: the same, places weighed by what the loss says of errors there, loss: those that carry energy and "
-          "matter to the loss, by the second moment of its gradients")
-      ->group(advanced(Group::kWhat))
-      ->check(CLI::IsMember({"energy", "places", "loss"}))
-      ->capture_default_str();
+  add_choice(verb, "--method", options.method, "how width is removed")->group(basic(Group::kWhat));
+  add_choice(verb, "--preset", options.preset, "")->group(basic(Group::kWhat));
+  add_choice(verb, "--basis", options.basis, "of --method slice: what shares a rotation")
+      ->group(advanced(Group::kWhat));
+  add_choice(verb, "--directions", options.directions, "of --basis global: which directions stay")
+      ->group(advanced(Group::kWhat));
   verb.add_flag("--slice-head", options.slice_head, "slice the stream that enters the output matrix too")
       ->group(advanced(Group::kWhat));
 }
 
 void add_allocation(CLI::App& verb, PlanningRequest& options) {
-  verb.add_option("--allocate", options.allocator,
-                  "how the average is shared out; lr: more where layers are redundant, constant: the same everywhere, "
-                  "softmax: more where layers change the stream less (MoDeGPT), spectrum (of --method slice): more "
-                  "where the stream has little energy in its least directions and layers change it less, loss: by what "
-                  "a layer's neurons, heads or directions cost the loss, blend: halfway between loss and softmax, "
-                  "search: start from the best of loss, softmax, lr and blend, then improve it by trials on held-out "
-                  "text")
+  add_choice(verb, "--allocate", options.given_allocator, "how the average is shared out")
       ->group(basic(Group::kWhat))
-      ->check(CLI::IsMember({"lr", "constant", "softmax", "spectrum", "loss", "blend", "search"}))
       ->default_str("lr, with --method modular blend, with --basis global constant");
   verb.add_option("--scores", options.scores,
                   "take lr or bi scores from this file of `dynslice score -o` instead of scoring now")
@@ -96,35 +61,26 @@ void add_allocation(CLI::App& verb, PlanningRequest& options) {
 
 // What is removed by --method modular.
 void add_modular(CLI::App& verb, ModularChoices& options) {
-  verb.add_option("--attention", options.attention,
-                  "of --method modular with --allocate loss, blend or search: what may go of attention; heads: heads, "
-                  "where that costs less than neurons, keep: nothing")
+  add_choice(verb, "--attention", options.attention,
+             "of --method modular with --allocate loss, blend or search: what may go of attention")
       ->group(advanced(Group::kWhat))
-      ->check(CLI::IsMember({"heads", "keep"}))
       ->default_str("heads");
-  verb.add_option("--neurons", options.neurons,
-                  "of --method modular: which neurons go; loss: those that cost the loss least when the others are "
-                  "refitted (optimal brain surgeon), leverage: those with the smallest ridge leverage scores (MoDeGPT)")
+  add_choice(verb, "--neurons", options.neurons, "of --method modular: which neurons go")
       ->group(advanced(Group::kWhat))
-      ->check(CLI::IsMember({"loss", "leverage"}))
       ->default_str("loss");
-  verb.add_option(
-          "--weigh-tokens", options.weigh_tokens,
-          "of --method modular: how tokens count; norm: by the inverse square of their stream's norm, alike: the same")
+  add_choice(verb, "--weigh-tokens", options.weigh_tokens, "of --method modular: how tokens count")
       ->group(advanced(Group::kWhat))
-      ->check(CLI::IsMember({"norm", "alike"}))
       ->default_str("norm");
 }
 
 // How what stays makes up for what went.
 void add_refit(CLI::App& verb, ModularChoices& options) {
-  verb.add_option(
-          "--refit", options.refit,
-          "which matrices are refitted by least squares on the calibration text. modular: self (pruned matrices, to "
-          "their own former output), dense (those and all down projections, to the dense model's stream), all (every "
-          "matrix that reads or writes the stream). slice: none, dense (those that write to the stream), all")
+  add_choice(
+      verb, "--refit", options.refit,
+      "which matrices are refitted by least squares on the calibration text. modular: self (pruned matrices, to their "
+      "own former output), dense (those and all down projections, to the dense model's stream), all (every matrix that "
+      "reads or writes the stream). slice: none, dense (those that write to the stream), all")
       ->group(advanced(Group::kWhat))
-      ->check(CLI::IsMember({"none", "dense", "self", "all"}))
       ->default_str("all, with --basis block and layer none");
   verb.add_option(
           "--error-share", options.error_share,

@@ -26,11 +26,12 @@ double parse_ratio(const std::string& option, const std::string& text) {
 
 SizeTarget parse_target(const std::string& text) {
   const size_t equals = text.find('=');
-  const std::string quantity = text.substr(0, equals);
-  if (equals == std::string::npos || (quantity != "params" && quantity != "bytes" && quantity != "flops")) {
+  const std::string name = text.substr(0, equals);
+  const auto quantity = choice_named<SizeQuantity>(name);
+  if (equals == std::string::npos || !quantity) {
     throw_error(ErrorKind::kUsage, "--target \"", text, "\": must be params=R, bytes=R or flops=R, with R such as 25%");
   }
-  return {quantity, parse_ratio("--target " + quantity, text.substr(equals + 1))};
+  return {*quantity, parse_ratio("--target " + name, text.substr(equals + 1))};
 }
 
 int64_t parse_integer(const std::string& option, const std::string& text) {

@@ -39,7 +39,7 @@ void print_plan(std::ostream& out, const SlicePlan& plan, const std::optional<La
           : modular ? "MLPs' neurons"
                     : "width")
       << " on average (" << plan.allocator;
-  if (plan.allocator == "lr") out << ", base " << format_percent(plan.base);
+  if (plan.allocator == name_of(Allocator::kLr)) out << ", base " << format_percent(plan.base);
   out << ").\n";
   print_size_notice(out, change);
   if (change.after.parameters > change.before.parameters) {

@@ -24,7 +24,7 @@ PlanRequest request_of(const ModelFolder& folder) {
   request.common = folder.common("plan");
   request.calibration = folder.text();
   request.average = 0.25;
-  request.allocator = "lr";
+  request.given_allocator = Allocator::kLr;
   request.output = folder.in("plan.json");
   return request;
 }
@@ -53,7 +53,7 @@ TEST(PlanJob, WritesNothingInADryRun) {
 TEST(PlanJob, ReadsNoTextWhereAllLayersAreAlike) {
   const ModelFolder folder;
   PlanRequest request = request_of(folder);
-  request.allocator = "constant";
+  request.given_allocator = Allocator::kConstant;
   request.calibration.spec = folder.in("no_such_text.txt");
   const PlanResult result = plan(request);
   EXPECT_FALSE(result.scores.has_value());

@@ -26,7 +26,7 @@ SliceRequest slice_of(const ModelFolder& folder) {
   request.common = folder.common("slice");
   request.calibration = folder.text();
   request.average = 0.25;
-  request.allocator = "constant";
+  request.given_allocator = Allocator::kConstant;
   request.output = folder.in("sliced");
   return request;
 }
@@ -35,9 +35,9 @@ SliceJobResult slice(const SliceRequest& request) { return std::get<SliceJobResu
 
 struct SliceWay {
   const char* name;
-  const char* method;
-  const char* basis;
-  const char* allocator;
+  WidthMethod method;
+  BasisScope basis;
+  Allocator allocator;
 };
 
 class EveryWayToSlice : public ::testing::TestWithParam<SliceWay> {};
@@ -47,7 +47,7 @@ TEST_P(EveryWayToSlice, SaysTheSizesThatTheWrittenCheckpointHas) {
   SliceRequest request = slice_of(folder);
   request.method = GetParam().method;
   request.basis = GetParam().basis;
-  request.allocator = GetParam().allocator;
+  request.given_allocator = GetParam().allocator;
   const SliceJobResult result = slice(request);
   EXPECT_EQ(result.output, folder / "sliced");
   const auto written = open_checkpoint(result.output);
@@ -62,14 +62,15 @@ TEST_P(EveryWayToSlice, SaysTheSizesThatTheWrittenCheckpointHas) {
   EXPECT_EQ(result.calibration.length, 32);
 }
 
-INSTANTIATE_TEST_SUITE_P(SliceJob, EveryWayToSlice,
-                         ::testing::Values(SliceWay{"Block", "slice", "block", "constant"},
-                                           SliceWay{"ByScores", "slice", "block", "lr"},
-                                           SliceWay{"Layer", "slice", "layer", "constant"},
-                                           SliceWay{"Global", "slice", "global", "constant"},
-                                           SliceWay{"Modular", "modular", "block", "constant"},
-                                           SliceWay{"ModularByLoss", "modular", "block", "loss"}),
-                         [](const auto& instance) { return std::string(instance.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    SliceJob, EveryWayToSlice,
+    ::testing::Values(SliceWay{"Block", WidthMethod::kSlice, BasisScope::kBlock, Allocator::kConstant},
+                      SliceWay{"ByScores", WidthMethod::kSlice, BasisScope::kBlock, Allocator::kLr},
+                      SliceWay{"Layer", WidthMethod::kSlice, BasisScope::kLayer, Allocator::kConstant},
+                      SliceWay{"Global", WidthMethod::kSlice, BasisScope::kGlobal, Allocator::kConstant},
+                      SliceWay{"Modular", WidthMethod::kModular, BasisScope::kBlock, Allocator::kConstant},
+                      SliceWay{"ModularByLoss", WidthMethod::kModular, BasisScope::kBlock, Allocator::kLoss}),
+    [](const auto& instance) { return std::string(instance.param.name); });
 
 TEST(SliceJob, WritesNothingInADryRun) {
   const ModelFolder folder;
@@ -132,7 +133,7 @@ TEST(SliceJob, SlicesAsAPlanSaysThatWasMadeBefore) {
   const ModelFolder folder;
   PlanRequest planning;
   static_cast<PlanningRequest&>(planning) = slice_of(folder);
-  planning.allocator = "lr";
+  planning.given_allocator = Allocator::kLr;
   planning.output = folder.in("plan.json");
   const auto planned = std::get<PlanResult>(run(planning, no_progress()));
   SliceRequest request = slice_of(folder);

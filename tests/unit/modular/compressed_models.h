@@ -13,7 +13,7 @@ namespace dynslice::testing {
 
 inline SlicePlan plan_of_sizes(const ModelConfig& config, std::vector<int64_t> sizes) {
   SlicePlan plan;
-  plan.method = "modular";
+  plan.method = WidthMethod::kModular;
   plan.hidden_size = plan.head_width = config.hidden_size;
   plan.intermediate_size = config.layers.front().intermediate_size;
   plan.dims = std::move(sizes);

@@ -23,7 +23,7 @@ using testing::TinyOptions;
 
 SlicePlan plan_of_width(const ModelConfig& config, int64_t width) {
   SlicePlan plan = plan_of_widths(config, std::vector<int64_t>(config.layers.size(), width), width);
-  plan.basis = "global";
+  plan.basis = BasisScope::kGlobal;
   return plan;
 }
 

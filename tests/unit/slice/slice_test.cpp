@@ -44,7 +44,7 @@ TEST_P(EveryKindOfModel, KeepsItsLogitsWhenOnlyEmptyDirectionsAreCut) {
   const std::vector<std::vector<int64_t>> plans = {{32, 32, 32}, {24, 24, 24}, {12, 12, 12}, {24, 28, 30}, {30, 26, 24},
                                                    {32, 24, 30}, {24, 32, 32}, {12, 20, 32}, {24, 32, 13}};
   for (const auto& widths : plans) {
-    for (const char* basis : {"block", "layer"}) {
+    for (const BasisScope basis : {BasisScope::kBlock, BasisScope::kLayer}) {
       for (const int64_t head_width : {32, 20}) {
         SlicePlan plan = plan_of_widths(model.config(), widths, head_width);
         plan.basis = basis;
@@ -52,7 +52,7 @@ TEST_P(EveryKindOfModel, KeepsItsLogitsWhenOnlyEmptyDirectionsAreCut) {
           const MemoryCheckpoint sliced = slice(model, plan, windows, nullptr, refit);
           // fp32 rounding of some changes of basis; the logits are of size 1 to 10.
           EXPECT_LT(largest_difference(logits_of(sliced, windows), before), 3e-4 * before.abs().max().item<double>())
-              << basis << ::testing::PrintToString(widths) << " head " << head_width << " refit "
+              << name_of(basis) << ::testing::PrintToString(widths) << " head " << head_width << " refit "
               << static_cast<int>(refit);
         }
       }
@@ -70,7 +70,7 @@ TEST_P(EveryKindOfModel, ConsistsOfExactlyTheTensorsOfItsConfiguration) {
 TEST_P(EveryKindOfModel, HasNoShortcutBesideAttentionWhenALayerHasOneBasis) {
   const MemoryCheckpoint model = tiny_model(GetParam().options);
   SlicePlan plan = plan_of_widths(model.config(), {24, 16, 32}, 20);
-  plan.basis = "layer";
+  plan.basis = BasisScope::kLayer;
   const MemoryCheckpoint sliced = slice(model, plan, random_windows(2, 16, 61));
   testing::expect_tensors_of_configuration(sliced);
   for (const TensorInfo& tensor : sliced.tensors()) EXPECT_EQ(tensor.name.find("attn_shortcut"), std::string::npos);
@@ -117,14 +117,14 @@ TEST(Slice, ComesCloserToTheModelTheMoreIsRefitted) {
   const MemoryCheckpoint model = tiny_model();
   const TokenWindows windows = random_windows(64, 16, 61);
   const at::Tensor before = logits_of(model, windows);
-  for (const char* basis : {"block", "layer"}) {
+  for (const BasisScope basis : {BasisScope::kBlock, BasisScope::kLayer}) {
     SlicePlan plan = plan_of_widths(model.config(), {24, 20, 24});
     plan.basis = basis;
     double previous = std::numeric_limits<double>::infinity();
     for (const RotationRefit refit : kRefits) {
       const double error =
           (logits_of(slice(model, plan, windows, nullptr, refit), windows) - before).norm().item<double>();
-      EXPECT_LT(error, 0.98 * previous) << basis << " " << static_cast<int>(refit);
+      EXPECT_LT(error, 0.98 * previous) << name_of(basis) << " " << static_cast<int>(refit);
       previous = error;
     }
   }
@@ -144,7 +144,7 @@ TEST(Slice, MeasuresTheHeldOutLossOfTheModelThatItWrites) {
   const MemoryCheckpoint model = tiny_model({.all_biases = true});
   const TokenWindows calibration = random_windows(6, 16, 61), held_out = random_windows(3, 16, 61, 11);
   for (const int64_t head_dim : {32, 20}) {
-    for (const char* basis : {"block", "layer"}) {
+    for (const BasisScope basis : {BasisScope::kBlock, BasisScope::kLayer}) {
       SlicePlan plan = plan_of_widths(model.config(), {24, 16, 28}, head_dim);
       plan.basis = basis;
       for (const RotationRefit refit : kRefits) {
@@ -153,7 +153,7 @@ TEST(Slice, MeasuresTheHeldOutLossOfTheModelThatItWrites) {
 
         const MemoryCheckpoint sliced = slice(model, plan, calibration, nullptr, refit);
         EXPECT_NEAR(loss, testing::loss_of(sliced, held_out), 1e-4)
-            << basis << " " << head_dim << " " << static_cast<int>(refit);
+            << name_of(basis) << " " << head_dim << " " << static_cast<int>(refit);
       }
     }
   }
