@@ -6,11 +6,9 @@
 
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
 #include <future>
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -21,6 +19,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
 #include "unit/support/error_of.h"
+#include "unit/support/scoped_variable.h"
 
 namespace dynslice {
 namespace {
@@ -57,22 +56,6 @@ class HubTest : public testing::Test {
   }
 
   fs::path folder_;
-};
-
-// Sets an environment variable and puts the old value back.
-class ScopedVariable {
- public:
-  ScopedVariable(const char* name, const char* value) : name_(name) {
-    if (const char* old = std::getenv(name)) old_ = old;
-    value == nullptr ? ::unsetenv(name) : ::setenv(name, value, 1);
-  }
-  ~ScopedVariable() { old_ ? ::setenv(name_, old_->c_str(), 1) : ::unsetenv(name_); }
-  ScopedVariable(const ScopedVariable&) = delete;
-  ScopedVariable& operator=(const ScopedVariable&) = delete;
-
- private:
-  const char* name_;
-  std::optional<std::string> old_;
 };
 
 // The environment without anything about the hub.

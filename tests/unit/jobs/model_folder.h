@@ -1,6 +1,7 @@
 // A small model in a folder, with a tokenizer of bytes and a text beside it: what a job is given.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -13,8 +14,10 @@
 #include "dynslice/model/config.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/json.h"
+#include "dynslice/support/token_windows.h"
 #include "text/tokenizer/pretokenizer.h"
 #include "tiny_model.h"
+#include "unit/support/scoped_variable.h"
 #include "unit/support/temporary_folder.h"
 
 namespace dynslice::testing {
@@ -52,10 +55,26 @@ inline void write_model(const MemoryCheckpoint& model, const std::filesystem::pa
   writer.commit();
 }
 
+inline std::string content_of(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// An environment in which jobs keep journals and results in `folder`, and find data nowhere else.
+class OwnCache {
+ public:
+  explicit OwnCache(const std::filesystem::path& folder) : cache_("DYNSLICE_CACHE", folder.c_str()) {}
+
+ private:
+  ScopedVariable cache_;
+  ScopedVariable data_{"DYNSLICE_DATA_DIR", nullptr}, offline_{"HF_HUB_OFFLINE", "1"};
+};
+
 class ModelFolder {
  public:
-  explicit ModelFolder(uint64_t seed = 7) {
+  explicit ModelFolder(uint64_t seed = 7, int64_t layers = 3) {
     TinyOptions options;
+    options.layers = layers;
     options.vocab = 256;
     options.seed = seed;
     write_model(tiny_model(options), folder_ / "model");
@@ -70,6 +89,7 @@ class ModelFolder {
     options.model = in("model");
     options.device = "cpu";
     options.dtype = "fp32";
+    options.threads = 1;  // more would wait for each other longer than they compute
     options.verb = verb;
     options.command_line = {"dynslice", verb};
     return options;
@@ -81,21 +101,49 @@ class ModelFolder {
     options.seqlen = 32;
     return options;
   }
-  // The names of what lies in the folder.
+  // The tokens that `text` stands for: every byte is one.
+  TokenWindows windows() const {
+    const std::string bytes = content_of(folder_ / "text.txt");
+    TokenWindows windows{{}, text().samples, text().seqlen};
+    for (int64_t i = 0; i < windows.tokens(); ++i)
+      windows.ids.push_back(static_cast<unsigned char>(bytes[static_cast<size_t>(i)]));
+    return windows;
+  }
+  // The names of what lies in the folder, in order.
   std::vector<std::string> names() const {
     std::vector<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator(folder_.path()))
       names.push_back(entry.path().filename().string());
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+  // What jobs kept for later runs.
+  std::vector<std::string> kept() const {
+    std::vector<std::string> names;
+    std::error_code none_is_there;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(cache_folder_.path(), none_is_there)) {
+      if (entry.is_regular_file()) names.push_back(entry.path().filename().string());
+    }
     return names;
   }
 
  private:
-  TemporaryFolder folder_;
+  TemporaryFolder folder_, cache_folder_;
+  OwnCache cache_{cache_folder_.path()};
 };
 
-inline std::string content_of(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
+// Questions of piqa below a data folder. The first one's right answer is its second.
+inline void write_piqa(const std::filesystem::path& data) {
+  std::filesystem::create_directories(data / "piqa");
+  write_bytes(data / "piqa" / "validation.jsonl",
+              R"({"goal": "open it", "sol1": "pull", "sol2": "push", "label": 1})"
+              "\n"
+              R"({"goal": "cut it", "sol1": "take a knife", "sol2": "take a spoon", "label": 0})"
+              "\n"
+              R"({"goal": "dry it", "sol1": "wring", "sol2": "hang it up", "label": 1})"
+              "\n"
+              R"({"goal": "fix it", "sol1": "glue", "sol2": "wait", "label": 0})"
+              "\n");
 }
 
 }  // namespace dynslice::testing

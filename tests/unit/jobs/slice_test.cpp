@@ -10,6 +10,7 @@
 #include "dynslice/jobs/plan.h"
 #include "dynslice/model/checkpoint.h"
 #include "dynslice/support/error.h"
+#include "unit/jobs/job_checks.h"
 #include "unit/jobs/model_folder.h"
 #include "unit/support/error_matchers.h"
 
@@ -17,7 +18,10 @@ namespace dynslice {
 namespace {
 
 using testing::content_of;
+using testing::expect_earlier_result;
 using testing::expect_error;
+using testing::expect_record_in_json;
+using testing::expect_sizes_on_disk;
 using testing::ModelFolder;
 using ::testing::UnorderedElementsAre;
 
@@ -50,12 +54,7 @@ TEST_P(EveryWayToSlice, SaysTheSizesThatTheWrittenCheckpointHas) {
   request.given_allocator = GetParam().allocator;
   const SliceJobResult result = slice(request);
   EXPECT_EQ(result.output, folder / "sliced");
-  const auto written = open_checkpoint(result.output);
-  EXPECT_EQ(result.sizes.after.parameters, count_cost(written->config()).parameters);
-  EXPECT_EQ(result.sizes.bytes_after, stored_bytes(*written));
-  const auto source = open_checkpoint(folder / "model");
-  EXPECT_EQ(result.sizes.before.parameters, count_cost(source->config()).parameters);
-  EXPECT_EQ(result.sizes.bytes_before, stored_bytes(*source));
+  expect_sizes_on_disk(result.sizes, folder / "model", result.output);
   EXPECT_EQ(result.plan.method, GetParam().method);
   EXPECT_EQ(result.plan.dims.size(), 3U);
   EXPECT_EQ(result.calibration.windows, 8);
@@ -92,22 +91,15 @@ TEST(SliceJob, GivesTheRecordThatItWrites) {
   const ModelFolder folder;
   const SliceJobResult result = slice(slice_of(folder));
   EXPECT_EQ(content_of(result.output / "dynslice.json"), to_text(result.record));
-  OrderedJson json = to_json(result);
-  EXPECT_EQ(json.at("output"), result.output.string());
-  EXPECT_EQ(json.at("wall_seconds"), result.seconds);
+  const OrderedJson json = to_json(result);
   EXPECT_EQ(json.at("parameters").at("after"), result.sizes.after.parameters);
-  for (const char* key : {"wall_seconds", "peak_rss_bytes", "output"}) json.erase(key);
-  EXPECT_EQ(to_text(json), to_text(result.record));
+  expect_record_in_json(result, json);
 }
 
 TEST(SliceJob, FindsWithResumeThatAnEarlierRunHadFinished) {
   const ModelFolder folder;
-  SliceRequest request = slice_of(folder);
-  const SliceJobResult first = slice(request);
-  request.common.resume = true;
-  const auto earlier = std::get<EarlierResult>(run(request, no_progress()));
-  EXPECT_EQ(earlier.output, first.output);
-  EXPECT_EQ(to_text(earlier.record), to_text(first.record));
+  const SliceRequest request = slice_of(folder);
+  expect_earlier_result(slice(request), request);
 }
 
 TEST(SliceJob, RefusesAFolderThatIsThereUnlessItMayReplaceIt) {
