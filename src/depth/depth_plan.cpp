@@ -67,13 +67,6 @@ class DepthWriter {
 
 }  // namespace
 
-MergeRule parse_merge_rule(const std::string& name) {
-  if (name == "sum") return MergeRule::kSum;
-  if (name == "mean") return MergeRule::kMean;
-  if (name == "last") return MergeRule::kLast;
-  throw_error(ErrorKind::kUsage, "--merge-rule ", name, ": is not one of sum, mean, last");
-}
-
 DepthPlan plan_without(int64_t layers, const std::vector<int64_t>& dropped) {
   std::vector<bool> is_dropped(static_cast<size_t>(layers));
   for (const int64_t layer : dropped) {

@@ -64,13 +64,6 @@ void load_layers_from(const LayerWalk& walk, int64_t first, TrainableLayers& lay
 
 }  // namespace
 
-ReplacementKind parse_replacement(const std::string& name) {
-  if (name == "layer") return ReplacementKind::kLayer;
-  if (name == "swiglu") return ReplacementKind::kSwiglu;
-  if (name == "ffn") return ReplacementKind::kFfn;
-  throw_error(ErrorKind::kUsage, "--replace ", name, ": is not one of layer, ffn, swiglu");
-}
-
 DecoderLayer initial_replacement(ReplacementKind kind, DecoderLayer layer) {
   layer = with_dtype(std::move(layer), at::kFloat);
   if (kind == ReplacementKind::kLayer) return layer;

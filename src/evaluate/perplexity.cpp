@@ -68,12 +68,6 @@ class LossWalk {
 
 }  // namespace
 
-PerplexityProtocol parse_protocol(const std::string& name) {
-  if (name == "full") return PerplexityProtocol::kFull;
-  if (name == "llamacpp") return PerplexityProtocol::kLlamaCpp;
-  throw_error(ErrorKind::kUsage, "--protocol ", name, ": is not one of full, llamacpp");
-}
-
 int64_t first_scored_token(PerplexityProtocol protocol, int64_t length) {
   return protocol == PerplexityProtocol::kLlamaCpp ? length / 2 + 1 : 1;
 }

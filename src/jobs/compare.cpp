@@ -150,7 +150,7 @@ std::string describe_interval(const CompareRequest& options, const ComparedModel
 // Of the text, which every model tokenizes by itself.
 OrderedJson describe_source(const TextSource& source, const CompareRequest& options) {
   return {{"spec", options.text.spec},    {"name", source.name},     {"split", source.split},
-          {"file", source.path.string()}, {"sha256", source.sha256}, {"protocol", options.protocol}};
+          {"file", source.path.string()}, {"sha256", source.sha256}, {"protocol", name_of(options.protocol)}};
 }
 
 // The figures, in the result and in the files that are wanted.
@@ -186,7 +186,6 @@ OrderedJson to_json(const CompareResult& result) {
 
 Outcome<CompareResult> run(const CompareRequest& options, ProgressSink& progress) {
   const auto start = std::chrono::steady_clock::now();
-  parse_protocol(options.protocol);
   for (const std::string& file : {options.csv, options.markdown}) {
     if (!file.empty()) check_output_file(file);
   }

@@ -22,7 +22,7 @@ namespace dynslice {
 namespace {
 
 // As eval --json has it, and what comparing needs: the losses of windows, and which tokens they are.
-OrderedJson result_of(const Perplexity& perplexity, const ScoredText& scored, const std::string& protocol,
+OrderedJson result_of(const Perplexity& perplexity, const ScoredText& scored, PerplexityProtocol protocol,
                       const TokenWindows& windows) {
   OrderedJson json = to_json(perplexity, scored, protocol);
   Checksum ids;
@@ -39,8 +39,7 @@ class OnText : public Measurement {
   using Measurement::Measurement;
 
   void open(ProgressSink& progress) override {
-    text_ = load_text_to_score(options().text, parse_protocol(options().protocol), options().common,
-                               *model().checkpoint, progress);
+    text_ = load_text_to_score(options().text, options().protocol, options().common, *model().checkpoint, progress);
   }
 
   void close() override { text_.reset(); }
@@ -58,7 +57,7 @@ class OnText : public Measurement {
     json["samples"] = text.samples;
     json["seqlen"] = text.seqlen;
     json["shuffle"] = text.shuffle ? OrderedJson(*text.shuffle) : OrderedJson();
-    json["protocol"] = options().protocol;
+    json["protocol"] = name_of(options().protocol);
     return json;
   }
 

@@ -61,7 +61,7 @@ DepthSearchResult drop_by_perplexity(const DepthInputs& in, int64_t count) {
 OrderedJson describe_merging(const MergeSearch& search) {
   const MergeResult& result = search.result;
   OrderedJson json;
-  json["merge_rule"] = search.rule;
+  json["merge_rule"] = name_of(search.rule);
   json["threshold"] = result.threshold;
   json["cosine"] = result.cosine;
   json["merged"] = OrderedJson::array();
@@ -79,7 +79,7 @@ OrderedJson describe_merging(const MergeSearch& search) {
 DepthSearchResult merge_layers_of(const MergeRequest& request, const DepthInputs& in) {
   const LayerWalk walk(in.checkpoint, in.compute, in.windows().length, in.progress);
   MergeOptions merging;
-  merging.rule = parse_merge_rule(request.rule);
+  merging.rule = request.rule;
   if (request.threshold) merging.threshold = *request.threshold;
   merging.target_layers = request.target_layers;
   if (request.ratio) merging.target_layers = in.layers() - share_of_layers(*request.ratio, in.layers());
@@ -107,7 +107,7 @@ Outcome<DepthResult> run(const DropRequest& request, ProgressSink& progress) {
     const int64_t count = layers_to_go(request, layers);
     method.layers_left = layers - count;
     method.suffix += "-" + std::to_string(method.layers_left);
-    const bool by_influence = request.order == "bi";
+    const bool by_influence = request.order == DropOrder::kInfluence;
     method.samples = by_influence ? 32 : 8;
     method.use = [by_influence, layers, count](const TokenWindows&) {
       DepthUse use;

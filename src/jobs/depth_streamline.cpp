@@ -41,18 +41,14 @@ std::optional<int64_t> named_start(const StreamlineRequest& request) {
 // takes the place of the layer in front too, which must not be the model's first: that one has the attention by which
 // caches tell their length.
 int64_t first_start(const StreamlineRequest& request) {
-  if (request.replace == "ffn" || request.replace == "swiglu") return 2;
-  return request.replace == "none" ? 0 : 1;
+  if (row_of(request.replace).is_mlp_alone) return 2;
+  return request.replace == ReplacementKind::kNone ? 0 : 1;
 }
 
-bool is_trained(const StreamlineRequest& request) {
-  return request.replace == "layer" || request.replace == "ffn" || request.replace == "swiglu";
-}
+bool is_trained(const StreamlineRequest& request) { return row_of(request.replace).is_trained; }
 
 // Whether a map is fitted in the place of what goes; a layer's training begins with it.
-bool is_repaired(const StreamlineRequest& request) {
-  return request.replace == "linear" || request.replace == "linear-stream" || request.replace == "layer";
-}
+bool is_repaired(const StreamlineRequest& request) { return row_of(request.replace).is_repaired; }
 
 // Options that would do nothing.
 void check_streamlining(const StreamlineRequest& request) {
@@ -73,12 +69,12 @@ void check_streamlining(const StreamlineRequest& request) {
                                                     "--final-learning-rate",
                                                     "--keep-activations"};
   if (!is_repaired(request) && request.common.is_given("--ridge")) {
-    throw_error(ErrorKind::kUsage, "--ridge: no map is fitted with --replace ", request.replace,
+    throw_error(ErrorKind::kUsage, "--ridge: no map is fitted with --replace ", name_of(request.replace),
                 "; linear, linear-stream and layer have one");
   }
   for (const auto& [name, value] : request.common.given) {
     if (!is_trained(request) && kOfTraining.contains(name)) {
-      throw_error(ErrorKind::kUsage, name, ": nothing is trained with --replace ", request.replace,
+      throw_error(ErrorKind::kUsage, name, ": nothing is trained with --replace ", name_of(request.replace),
                   "; layer, swiglu and ffn are");
     }
   }
@@ -101,7 +97,8 @@ std::pair<int64_t, int64_t> search_windows(int64_t windows) {
 bool recomputes_of(const StreamlineRequest& request, const ModelConfig& config, const ComputeOptions& compute,
                    int64_t first, const TrainingSetup& setup) {
   uint64_t bytes = 0;
-  const int64_t end = request.loss == "lm" ? config.num_layers() : std::min(first + 1, config.num_layers());
+  const int64_t end =
+      request.loss == ReplacementLoss::kLanguageModel ? config.num_layers() : std::min(first + 1, config.num_layers());
   for (int64_t index = std::min(first, config.num_layers() - 1); index < end; ++index) {
     const LayerShape& shape = config.layers[static_cast<size_t>(index)];
     bytes += static_cast<uint64_t>(activation_bytes(shape, config.head_dim, compute.dtype, setup.micro_tokens()));
@@ -124,7 +121,7 @@ class WindowSearch {
     const int64_t start = choose();
     if (is_trained(request_)) return replace(start);
     std::optional<Repair> repair;
-    if (request_.replace != "none") repair = fit({start}, in_.windows(), "repair").front();
+    if (request_.replace != ReplacementKind::kNone) repair = fit({start}, in_.windows(), "repair").front();
     search_.is_repaired = repair.has_value();
     remove(start, count_);
     if (repair) json_["ridge"] = request_.ridge;
@@ -135,23 +132,23 @@ class WindowSearch {
   // A layer in the place of those from `start` on and of the one in front of them.
   DepthSearchResult replace(int64_t start) {
     const auto setup = training_setup(request_.training, in_.windows().count, in_.windows().length, in_.compute.device);
-    const ReplacementKind kind = parse_replacement(request_.replace);
+    const ReplacementKind kind = request_.replace;
     DecoderLayer layer = load_decoder_layer(in_.checkpoint, start - 1, at::kFloat, in_.compute.device);
     if (kind == ReplacementKind::kLayer) {
       const TokenWindows text = in_.windows().part(0, std::min(choosing_.count, setup.sequences - setup.held_out));
       layer = repaired(std::move(layer), fit({start}, text, "repair").front());
     }
     ReplacementOptions replacing;
-    replacing.loss = request_.loss == "mse" ? ReplacementLoss::kStream : ReplacementLoss::kLanguageModel;
+    replacing.loss = request_.loss;
     replacing.held_out = setup.held_out;
-    replacing.stream_dtype = request_.stream_dtype == "bf16" ? at::kBFloat16 : at::kFloat;
+    replacing.stream_dtype = request_.stream_dtype == StreamFormat::kBf16 ? at::kBFloat16 : at::kFloat;
     replacing.training = setup.options;
     replacing.recomputes = recomputes_of(request_, in_.checkpoint.config(), in_.compute, start + count_, setup);
     TrainedReplacement trained =
         train_replacement(walk_, in_.windows(), start - 1, count_ + 1, initial_replacement(kind, std::move(layer)),
                           replacing, in_.phase("training"));
     remove(start - 1, count_ + 1);
-    json_["loss"] = request_.loss;
+    json_["loss"] = name_of(request_.loss);
     json_["training"] = to_json(trained.result);
     search_.training = std::move(trained.result);
     return {plan_with_replacement(in_.layers(), start - 1, count_ + 1, std::move(trained.replacement)),
@@ -165,12 +162,12 @@ class WindowSearch {
     std::vector<int64_t> removed(static_cast<size_t>(count));
     std::iota(removed.begin(), removed.end(), first);
     json_["removed"] = removed;
-    json_["replace"] = request_.replace;
+    json_["replace"] = name_of(request_.replace);
   }
 
   std::vector<Repair> fit(const std::vector<int64_t>& starts, const TokenWindows& windows, const std::string& name) {
     RepairOptions repair;
-    repair.on_stream = request_.replace == "linear-stream";
+    repair.on_stream = request_.replace == ReplacementKind::kLinearStream;
     repair.ridge = request_.ridge;
     return fit_repairs(walk_, windows, starts, count_, repair, in_.phase(name));
   }
@@ -207,7 +204,7 @@ class WindowSearch {
     const JournalPhase phase = in_.phase("trying windows");
     if (const auto result = phase.result()) return result->at("losses").get<std::vector<double>>();
     std::vector<DepthPlan> plans;
-    if (request_.replace == "none") {
+    if (request_.replace == ReplacementKind::kNone) {
       for (const int64_t start : starts) plans.push_back(plan_without_window(in_.layers(), start, count_, {}));
     } else if (!is_repaired(request_)) {
       // An MLP starts as nothing, and stands for the layer in front of the window too.
@@ -262,9 +259,9 @@ ResourceEstimate estimate_replacement(const StreamlineRequest& request, const Ch
   // Where the cut will be is not known yet: at the worst right behind the first layer.
   const int64_t end = named_start(request).value_or(1) + count;
   TrainingUse use;
-  use.first_layer = request.loss == "lm" ? end - 1 : layers - 1;
+  use.first_layer = request.loss == ReplacementLoss::kLanguageModel ? end - 1 : layers - 1;
   use.end_layer = layers;
-  use.has_head = request.loss == "lm";
+  use.has_head = request.loss == ReplacementLoss::kLanguageModel;
   use.parameters =
       (2 * (shape.num_attention_heads + shape.num_key_value_heads) * config.head_dim + 3 * shape.intermediate_size) *
       config.hidden_size;
@@ -272,8 +269,8 @@ ResourceEstimate estimate_replacement(const StreamlineRequest& request, const Ch
   use.trained_tokens = setup.trained_tokens();
   use.validated_tokens = setup.validated_tokens();
   use.recomputes = recomputes_of(request, config, compute, end, setup);
-  use.streams = request.loss == "lm" ? 1 : 2;
-  use.stream_item = request.stream_dtype == "bf16" ? 2 : 4;
+  use.streams = request.loss == ReplacementLoss::kLanguageModel ? 1 : 2;
+  use.stream_item = request.stream_dtype == StreamFormat::kBf16 ? 2 : 4;
   if (use.stream_item == 2) ++use.streams;  // beside the one that walks, in fp32
   use.walks = 1;
   return estimate_training(checkpoint, compute, amount_of(windows), use);
@@ -295,7 +292,7 @@ Outcome<DepthResult> run(const StreamlineRequest& request, ProgressSink& progres
                   " layers from there do not fit; it must be ", first_start(request), " to ", layers - count);
     }
     if (count > layers - first_start(request)) {
-      throw_error(ErrorKind::kUsage, "--layers ", count, ": with --replace ", request.replace, " ",
+      throw_error(ErrorKind::kUsage, "--layers ", count, ": with --replace ", name_of(request.replace), " ",
                   first_start(request), " layer(s) must stay in front of those that go");
     }
     DepthMethod method{"streamline", "streamline-" + std::to_string(layers - count)};

@@ -62,12 +62,12 @@ void measure_text(const TextEvaluationInputs& in, const PerplexityOptions& measu
 
 std::variant<TextEvaluation, DryRun> evaluate_text(const EvalRequest& options, ProgressSink& progress) {
   const auto start = std::chrono::steady_clock::now();
-  const PerplexityProtocol protocol = parse_protocol(options.protocol);
   const ComputeOptions asked = resolve_compute(options.common.device, options.common.dtype);
   const auto checkpoint = open_model(options.common, progress);
   std::unique_ptr<Checkpoint> reference;
   if (!options.against.empty()) reference = open_model(options.common, options.against, progress);
-  const TextToScore to_score = load_text_to_score(options.text, protocol, options.common, *checkpoint, progress);
+  const TextToScore to_score =
+      load_text_to_score(options.text, options.protocol, options.common, *checkpoint, progress);
   const LoadedText& text = to_score.loaded;
   if (reference) check_same_tokens(*reference, *checkpoint, text);
   const TextEvaluationInputs in{*checkpoint, reference.get(), to_score};

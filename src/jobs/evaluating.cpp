@@ -43,7 +43,7 @@ TextToScore load_text_to_score(const TextOptions& options, PerplexityProtocol pr
   return text;
 }
 
-OrderedJson to_json(const Perplexity& perplexity, const ScoredText& text, const std::string& protocol) {
+OrderedJson to_json(const Perplexity& perplexity, const ScoredText& text, PerplexityProtocol protocol) {
   const TextLevels levels = text_levels(perplexity, text);
   return {{"value", perplexity.value},
           {"stderr", perplexity.standard_error},
@@ -56,7 +56,7 @@ OrderedJson to_json(const Perplexity& perplexity, const ScoredText& text, const 
           {"byte_perplexity", levels.byte_perplexity},
           {"bits_per_byte", levels.bits_per_byte},
           {"seqlen", perplexity.seqlen},
-          {"protocol", protocol}};
+          {"protocol", name_of(protocol)}};
 }
 
 OrderedJson to_json(const Divergence& divergence) {

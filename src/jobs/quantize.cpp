@@ -96,7 +96,8 @@ OrderedJson describe_quantizing(const Quantizing& in, const QuantizeOutput& to, 
   const uint64_t bytes_after = in.options.gguf ? gguf_tensor_bytes(in.checkpoint, gguf_options(in, format_of))
                                                : tensor_bytes(quantized_tensors(in, format_of));
   const AverageBits average = average_bits_of(in, planned.plan, format_of, bytes_after);
-  OrderedJson json = describe_checkpoint("quantize " + in.options.method, run_description, in.checkpoint, progress);
+  OrderedJson json =
+      describe_checkpoint("quantize " + name_of(in.options.method), run_description, in.checkpoint, progress);
   json["plan"] = to_json(planned.plan);
   if (planned.scores) json["scores"] = to_json(*planned.scores);
   json["format"] = in.options.gguf ? "gguf" : in.options.fake_quant ? "values" : "pack-quantized";
@@ -263,8 +264,8 @@ void check_quantize_options(const QuantizeRequest& options) {
   if (!options.gguf && (!options.types.empty() || !options.embeddings.empty()))
     throw_error(ErrorKind::kUsage, options.types.empty() ? "--embeddings" : "--types", ": belongs to --gguf");
   for (const char* of_gptq : {"--damping", "--natural-order"}) {
-    if (options.method != "gptq" && options.common.is_given(of_gptq))
-      throw_error(ErrorKind::kUsage, of_gptq, ": belongs to --method gptq, not to ", options.method);
+    if (options.method != QuantizeMethod::kGptq && options.common.is_given(of_gptq))
+      throw_error(ErrorKind::kUsage, of_gptq, ": belongs to --method gptq, not to ", name_of(options.method));
   }
 }
 

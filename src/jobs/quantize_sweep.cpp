@@ -158,13 +158,13 @@ void write_sweep(const Quantizing& in, const SweepTexts& texts, QuantSweep& swee
   json["kind"] = "dynslice.quant_sweep";
   json["run"] = run_description;
   json["bits"] = sweep.levels;
-  json["method"] = options.method;
+  json["method"] = name_of(options.method);
   json["curves"] = describe_curves(sweep.curves, sweep.tasks);
   json["calibration"] = describe(texts.calibrated, texts.calibration);
   json["measured_on"] = describe(texts.measured, texts.measuring);
   write_file_atomically(options.sweep, to_text(json));
   const std::string title = model_name(options.common, in.checkpoint) + ", " + std::to_string(sweep.levels.front()) +
-                            " to " + std::to_string(sweep.levels.back()) + " bits, " + options.method;
+                            " to " + std::to_string(sweep.levels.back()) + " bits, " + name_of(options.method);
   sweep.output = options.sweep;
   sweep.picture = picture_of(options.sweep);
   draw_curves(sweep.curves, title, "perplexity", sweep.picture,

@@ -40,7 +40,7 @@ struct Quantizing {
   const TokenWindows* held_out = nullptr;     // of --order search
 
   const ModelConfig& config() const { return checkpoint.config(); }
-  bool by_gptq() const { return options.method == "gptq"; }
+  bool by_gptq() const { return options.method == QuantizeMethod::kGptq; }
   at::ScalarType dtype() const;  // of what is written
   GptqOptions gptq() const { return {options.damping, !options.natural_order}; }
 };

@@ -48,7 +48,7 @@ TrainingSetup training_setup(const TrainingRequest& options, int64_t sequences, 
 }
 
 bool recomputes(const TrainingRequest& options, uint64_t bytes, at::Device device) {
-  if (options.keep_activations != "auto") return options.keep_activations == "streams";
+  if (options.keep_activations != KeptActivations::kAuto) return options.keep_activations == KeptActivations::kStreams;
   const uint64_t free = device.is_cuda() ? free_device_bytes(device).value_or(UINT64_MAX) : available_memory_bytes();
   return bytes > free / 4;
 }

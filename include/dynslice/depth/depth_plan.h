@@ -10,21 +10,12 @@
 #include <vector>
 
 #include "dynslice/checkpoint/checkpoint_writer.h"
+#include "dynslice/depth/choices.h"
 #include "dynslice/model/config.h"
 #include "dynslice/model/decoder_layer.h"
 #include "dynslice/support/progress.h"
 
 namespace dynslice {
-
-// How consecutive layers become one (SLM, arXiv 2502.19159, section 3; low is the lowest of them).
-enum class MergeRule {
-  kSum,   // θ_low + Σ_k (θ_k - θ_low), the paper's
-  kMean,  // the mean of all
-  kLast,  // the highest alone: what the authors' code comes to, which overwrites the running sum
-};
-
-// Throws kUsage, listing the known ones, for any other name than sum, mean, last.
-MergeRule parse_merge_rule(const std::string& name);
 
 // A linear map that makes up for layers which are gone, where the stream leaves the layer before them.
 struct Repair {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "dynslice/depth/choices.h"
 #include "dynslice/depth/depth_plan.h"
 #include "dynslice/support/token_windows.h"
 #include "dynslice/train/training.h"
@@ -13,22 +14,8 @@
 
 namespace dynslice {
 
-enum class ReplacementKind {
-  kLayer,   // a decoder layer, which starts as the first of those that go
-  kSwiglu,  // its MLP alone
-  kFfn,     // an MLP without gate, which starts as no change of the stream
-};
-
-// Throws kUsage, listing the known ones, for any other name than layer, ffn, swiglu.
-ReplacementKind parse_replacement(const std::string& name);
-
-// What `layer`, the first of those that go, becomes before it is trained; fp32.
+// What `layer`, the first of those that go, becomes before it is trained as `kind`, which is a trained one; fp32.
 DecoderLayer initial_replacement(ReplacementKind kind, DecoderLayer layer);
-
-enum class ReplacementLoss {
-  kStream,         // the stream behind the layers that went (see StreamObjective)
-  kLanguageModel,  // the next token, with the layers behind them and the head, which stay as they are
-};
 
 struct ReplacementOptions {
   ReplacementLoss loss = ReplacementLoss::kStream;

@@ -6,18 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "dynslice/evaluate/choices.h"
 #include "dynslice/walk/journal.h"
 #include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
-
-enum class PerplexityProtocol {
-  kFull,      // every token of a window but its first is scored: the papers' protocol
-  kLlamaCpp,  // only the second half of every window, as llama-perplexity does
-};
-
-// "full" or "llamacpp"; throws kUsage for anything else.
-PerplexityProtocol parse_protocol(const std::string& name);
 
 // Place in a window of `length` tokens of the first one that is scored.
 int64_t first_scored_token(PerplexityProtocol protocol, int64_t length);

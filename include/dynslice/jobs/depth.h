@@ -31,7 +31,7 @@ struct DropSearch {
 
 // How `depth merge` chose its ranges.
 struct MergeSearch {
-  std::string rule;
+  MergeRule rule = MergeRule::kSum;
   MergeResult result;
 };
 

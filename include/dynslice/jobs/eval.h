@@ -23,7 +23,7 @@ namespace dynslice {
 struct TextEvaluation {
   TextSource source;
   ScoredText scored;
-  std::string protocol;
+  PerplexityProtocol protocol = PerplexityProtocol::kFull;
   Perplexity perplexity;
   std::optional<Divergence> divergence;  // of --against
   std::string reference;                 // path of the other model, then

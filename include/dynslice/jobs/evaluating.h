@@ -24,7 +24,7 @@ TextToScore load_text_to_score(const TextOptions& options, PerplexityProtocol pr
                                const Checkpoint& checkpoint, ProgressSink& progress);
 
 // The object under perplexity.NAME.
-OrderedJson to_json(const Perplexity& perplexity, const ScoredText& text, const std::string& protocol);
+OrderedJson to_json(const Perplexity& perplexity, const ScoredText& text, PerplexityProtocol protocol);
 // The object under divergence.NAME.
 OrderedJson to_json(const Divergence& divergence);
 // Adds what a report ends with: seconds (to those that are there already), peaks, and where it comes from.

@@ -8,7 +8,11 @@
 #include <utility>
 #include <vector>
 
+#include "dynslice/depth/choices.h"
+#include "dynslice/evaluate/choices.h"
 #include "dynslice/plan/choices.h"
+#include "dynslice/quantize/choices.h"
+#include "dynslice/train/choices.h"
 
 namespace dynslice {
 
@@ -138,7 +142,7 @@ struct SliceRequest : PlanningRequest {
 struct EvalRequest {
   CommonOptions common;
   TextOptions text;
-  std::string protocol = "full";
+  PerplexityProtocol protocol = PerplexityProtocol::kFull;
   std::string against;              // the model to compare with, usually the dense one; "" for none
   std::string tasks;                // names with commas between them; "" for perplexity alone
   int64_t limit = 0;                // questions of every task; 0: all
@@ -150,7 +154,7 @@ struct CompareRequest {
   CommonOptions common;             // with the model to compare with, usually the dense one
   std::vector<std::string> others;  // that are compared with it
   TextOptions text;
-  std::string protocol = "full";
+  PerplexityProtocol protocol = PerplexityProtocol::kFull;
   bool kl = false;                  // divergence from the first model too
   std::string tasks;                // names with commas between them; "" for none
   int64_t limit = 0;                // questions of every task; 0: all
@@ -229,26 +233,26 @@ struct TrainingRequest {
   int64_t patience = 0;
   int64_t held_out = 0;  // sequences; 0: a sixteenth, 1 to 16
   uint64_t seed = 0;
-  std::string keep_activations = "auto";  // "auto", "all", "streams"
+  KeptActivations keep_activations = KeptActivations::kAuto;
 };
 
 struct DropRequest : DepthRequest {
-  std::string order = "bi";                          // or "ppl"
+  DropOrder order = DropOrder::kInfluence;
   std::vector<std::pair<int64_t, int64_t>> indices;  // ranges of layers, both ends included; in the place of an order
 };
 
 struct MergeRequest : DepthRequest {
   std::optional<double> threshold;       // of the cosine
   std::optional<int64_t> target_layers;  // that are left
-  std::string rule = "sum";
+  MergeRule rule = MergeRule::kSum;
 };
 
 struct StreamlineRequest : DepthRequest {
-  std::string replace = "linear";  // "none", "linear", "linear-stream", "layer", "ffn", "swiglu"
-  std::string window = "search";   // "search", "cosine" or the first layer that goes
+  ReplacementKind replace = ReplacementKind::kLinear;
+  std::string window = "search";  // "search", "cosine" or the first layer that goes
   double ridge = 1e-3;
-  std::string loss = "lm";            // of what is trained: "mse" or "lm"
-  std::string stream_dtype = "fp32";  // of the streams that it is trained on
+  ReplacementLoss loss = ReplacementLoss::kLanguageModel;
+  StreamFormat stream_dtype = StreamFormat::kFp32;  // of what it is trained on
   TrainingRequest training;
 };
 
@@ -258,12 +262,12 @@ struct QuantizeRequest {
   std::vector<int> bits;           // the levels, falling
   std::vector<double> low_shares;  // of the layers, at every level but the first; empty: alike
   std::optional<double> average_bits;
-  std::string order = "lim";        // a metric, "search", "random", "reverse", or a score file
-  uint64_t seed = 0;                // of random
-  int64_t search_samples = 8;       // windows that measure the losses of search
-  int64_t search_rounds = 4;        // times that they are all measured anew
-  std::string plan;                 // file; in the place of all that
-  std::string method = "gptq";      // or "rtn"
+  std::string order = "lim";   // a metric, "search", "random", "reverse", or a score file
+  uint64_t seed = 0;           // of random
+  int64_t search_samples = 8;  // windows that measure the losses of search
+  int64_t search_rounds = 4;   // times that they are all measured anew
+  std::string plan;            // file; in the place of all that
+  QuantizeMethod method = QuantizeMethod::kGptq;
   std::string group_size = "auto";  // "auto", "row" or a number
   bool symmetric = false;
   double damping = 0.01;

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "cli/options/choice_option.h"
 #include "cli/options/common_options.h"
 #include "cli/options/values.h"
 
@@ -36,12 +37,7 @@ void define_drop(CLI::App& depth, DropRequest& options) {
   CLI::App* verb = depth.add_subcommand("drop", "Remove the layers that change the stream least, or named ones");
   add_model(*verb, options.common);
   add_layers(*verb, options);
-  verb->add_option("--order", options.order,
-                   "which go first; bi: those of the lowest block influence (ShortGPT), ppl: one at a time the one "
-                   "without which perplexity on the calibration text is lowest, all measured again each time (SLEB)")
-      ->group(basic(Group::kWhat))
-      ->check(CLI::IsMember({"bi", "ppl"}))
-      ->capture_default_str();
+  add_choice(*verb, "--order", options.order, "which go first")->group(basic(Group::kWhat));
   verb->add_option_function<std::string>(
           "--indices", [&options](const std::string& text) { options.indices = parse_indices("--indices", text); },
           "these layers, numbered from 0, such as 20-25 or 3,7,20-25; needs no calibration text")
@@ -78,26 +74,13 @@ void define_merge(CLI::App& depth, MergeRequest& options) {
       ->type_name(kRatioType)
       ->excludes(threshold)
       ->excludes(target);
-  verb->add_option("--merge-rule", options.rule,
-                   "what a merged layer is; sum: the lowest plus all differences from it, as in the paper, mean: the "
-                   "mean of all, last: the highest alone, which is what the authors' code comes to")
-      ->group(basic(Group::kWhat))
-      ->check(CLI::IsMember({"sum", "mean", "last"}))
-      ->capture_default_str();
+  add_choice(*verb, "--merge-rule", options.rule, "what a merged layer is")->group(basic(Group::kWhat));
   add_depth(*verb, options, "10", "128");
 }
 
 // What stands for the layers that went.
 void add_replacement(CLI::App& verb, StreamlineRequest& options) {
-  verb.add_option("--replace", options.replace,
-                  "what stands for the layers that went; none: nothing, linear: a least-squares map of what the MLP "
-                  "before them adds, folded into its weights, so that the model stays an ordinary one, linear-stream: "
-                  "a map of the whole stream, which is better and takes a matrix that needs dynslice's modeling code, "
-                  "layer: the layer in front of them, with that map in it, trained to do their work, swiglu, ffn: a "
-                  "trained MLP, gated or not, in the place of them and of the layer in front")
-      ->group(basic(Group::kWhat))
-      ->check(CLI::IsMember({"none", "linear", "linear-stream", "layer", "ffn", "swiglu"}))
-      ->capture_default_str();
+  add_choice(verb, "--replace", options.replace, "what stands for the layers that went")->group(basic(Group::kWhat));
   verb.add_option(
           "--window", options.window,
           "which layers go; search: every window is tried on held-out calibration text, repaired unless --replace is "
@@ -122,16 +105,9 @@ void add_replacement_training(CLI::App& verb, StreamlineRequest& options) {
   options.training.weight_decay = 1e-3;
   options.training.clip = 5;
   add_training(verb, options.training);
-  verb.add_option("--loss", options.loss,
-                  "what a trained replacement learns; lm: the next token, with the layers behind it as they are, mse: "
-                  "the stream that the original model has behind the layers that went")
-      ->group(advanced(Group::kTraining))
-      ->check(CLI::IsMember({"lm", "mse"}))
-      ->capture_default_str();
-  verb.add_option("--stream-dtype", options.stream_dtype, "number format of the streams that it is trained on")
-      ->group(advanced(Group::kTraining))
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
+  add_choice(verb, "--loss", options.loss, "what a trained replacement learns")->group(advanced(Group::kTraining));
+  add_choice(verb, "--stream-dtype", options.stream_dtype, "number format of the streams that it is trained on")
+      ->group(advanced(Group::kTraining));
 }
 
 void define_streamline(CLI::App& depth, StreamlineRequest& options) {

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "cli/options/choice_option.h"
 #include "cli/options/common_options.h"
 
 namespace dynslice::cli {
@@ -29,13 +30,8 @@ CLI::Option* add_tasks(CLI::App& verb, Options& options) {
   return tasks;
 }
 
-void add_protocol(CLI::App& verb, std::string& protocol) {
-  verb.add_option("--protocol", protocol,
-                  "which tokens of a window are scored; full: all but the first, as papers do, llamacpp: the second "
-                  "half, with BOS in front where the tokenizer adds it, as llama-perplexity does")
-      ->group(advanced(Group::kWhat))
-      ->type_name("full|llamacpp")
-      ->capture_default_str();
+void add_protocol(CLI::App& verb, PerplexityProtocol& protocol) {
+  add_choice(verb, "--protocol", protocol, "which tokens of a window are scored")->group(advanced(Group::kWhat));
 }
 
 // What is measured of speed, for BenchRequest and CompareRequest.

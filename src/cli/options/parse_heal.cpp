@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <sstream>
 
+#include "cli/options/choice_option.h"
 #include "cli/options/common_options.h"
 
 namespace dynslice::cli {
@@ -142,13 +143,8 @@ void add_training(CLI::App& verb, TrainingRequest& options) {
   verb.add_option("--seed", options.seed, "of the order of sequences, of first values and of dropout")
       ->group(advanced(Group::kTraining))
       ->capture_default_str();
-  verb.add_option("--keep-activations", options.keep_activations,
-                  "what of the forward is kept for the way back; all: everything, streams: the streams between layers "
-                  "alone, from which the rest is computed again (activation checkpointing), auto: all where it fits "
-                  "into a quarter of the memory")
-      ->group(advanced(Group::kTraining))
-      ->check(CLI::IsMember({"auto", "all", "streams"}))
-      ->capture_default_str();
+  add_choice(verb, "--keep-activations", options.keep_activations, "what of the forward is kept for the way back")
+      ->group(advanced(Group::kTraining));
 }
 
 void define_heal(CLI::App& app, HealRequest& options) {

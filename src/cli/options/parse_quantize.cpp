@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "cli/options/choice_option.h"
 #include "cli/options/common_options.h"
 #include "cli/options/values.h"
 
@@ -66,12 +67,7 @@ void add_order(CLI::App& verb, QuantizeRequest& options) {
 }
 
 void add_quantizer(CLI::App& verb, QuantizeRequest& options) {
-  verb.add_option("--method", options.method,
-                  "gptq: every rounding is made up for by the weights still to be rounded, on calibration text, rtn: "
-                  "each weight to the nearest value, which needs no text")
-      ->group(basic(Group::kWhat))
-      ->check(CLI::IsMember({"gptq", "rtn"}))
-      ->capture_default_str();
+  add_choice(verb, "--method", options.method, "")->group(basic(Group::kWhat));
   verb.add_option(
           "--group-size", options.group_size,
           "weights of a row that share a scale; auto: the largest of 128, 64 and 32 that divides all rows, else "

@@ -100,7 +100,7 @@ void print(std::ostream& out, const DepthResult& result, const MergeRequest& req
   print_upper_table(out, {"layers as one", "cosine", ""}, rows);
   const std::string groups = merged_layers(search);
   std::string summary = groups.empty() ? "Nothing was merged: no two layers became one above the threshold.\n"
-                                       : "Merged (" + search.rule + "): layers " + groups + "; cosine " +
+                                       : "Merged (" + name_of(search.rule) + "): layers " + groups + "; cosine " +
                                              format_fixed(merging.cosine, 4) + ", threshold " +
                                              format_fixed(merging.threshold, 4) + ".\n";
   if (merging.layers_run > 0) {
@@ -126,19 +126,20 @@ void print_windows(std::ostream& out, const StreamlineSearch& search) {
 }
 
 // What stands for the layers that went.
-std::string describe_stand_in(const StreamlineSearch& search, const std::string& replace) {
+std::string describe_stand_in(const StreamlineSearch& search, ReplacementKind replace) {
   if (search.training) {
-    return std::string("; a trained ") + (replace == "layer" ? "layer" : "MLP (" + replace + ")") +
-           " stands for them.\n" + training_summary(*search.training);
+    return std::string("; a trained ") +
+           (replace == ReplacementKind::kLayer ? "layer" : "MLP (" + name_of(replace) + ")") + " stands for them.\n" +
+           training_summary(*search.training);
   }
-  return search.is_repaired ? "; a linear map makes up for them (" + replace + ").\n" : ".\n";
+  return search.is_repaired ? "; a linear map makes up for them (" + name_of(replace) + ").\n" : ".\n";
 }
 
 void print(std::ostream& out, const DepthResult& result, const StreamlineRequest& request) {
   const auto& search = std::get<StreamlineSearch>(result.search);
   print_windows(out, search);
   if (search.training) {
-    const bool as_perplexity = request.loss == "lm";
+    const bool as_perplexity = request.loss == ReplacementLoss::kLanguageModel;
     print_upper_table(out, training_header(as_perplexity), training_rows(*search.training, as_perplexity));
   }
   print_result(out, result, request.common,

@@ -75,7 +75,6 @@ TEST(Perplexity, RefusesWindowsThatCannotBe) {
   TokenWindows foreign = random_windows(2, 8, 61);
   foreign.ids[3] = 61;
   EXPECT_THROW(measure_perplexity(model, {}, foreign, {}, no_progress()), Error);
-  EXPECT_THROW(parse_protocol("llama"), Error);
 }
 
 TEST(Perplexity, IsTheSameWithTheStreamInTheScratchFile) {

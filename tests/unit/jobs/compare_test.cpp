@@ -262,13 +262,11 @@ TEST(CompareJob, RefusesAFileWithoutAFolderBeforeItOpensTheModels) {
   expect_error(ErrorKind::kMissingData, {"figures.csv", "its folder does not exist"}, [&] { compare(request); });
 }
 
-TEST(CompareJob, NamesAModelThatIsNotThereAndAProtocolThatIsNone) {
+TEST(CompareJob, NamesAModelThatIsNotThere) {
   const TwoModels models;
   CompareRequest request = models.request();
   request.others = {models.folder.in("no_such_model")};
   expect_error(ErrorKind::kMissingData, {"no_such_model"}, [&] { compare(request); });
-  request.protocol = "quick";
-  expect_error(ErrorKind::kUsage, {"quick", "full"}, [&] { compare(request); });
 }
 
 TEST(CompareJob, SaysHowToLeaveOutSpeedWhereTheModelsDoNotFitInMemory) {

@@ -57,7 +57,7 @@ class DepthFolder : public ModelFolder {
   }
   DropRequest drop() const { return request<DropRequest>("dropped"); }
   MergeRequest merge() const { return request<MergeRequest>("merged"); }
-  StreamlineRequest streamline(const std::string& replace) const {
+  StreamlineRequest streamline(ReplacementKind replace) const {
     auto streamlined = request<StreamlineRequest>("streamlined");
     streamlined.layers = 2;
     streamlined.replace = replace;
@@ -101,39 +101,43 @@ struct DepthWay {
   int64_t layers_after;
 };
 
-DepthResult streamline_by(const DepthFolder& folder, const std::string& replace) {
+DepthResult streamline_by(const DepthFolder& folder, ReplacementKind replace) {
   return make_shallower(folder.streamline(replace));
 }
 
 std::vector<DepthWay> depth_ways() {
-  return {{"DropByInfluence",
-           [](const DepthFolder& folder) {
-             DropRequest request = folder.drop();
-             request.layers = 2;
-             return make_shallower(request);
-           },
-           3},
-          {"DropByPerplexity",
-           [](const DepthFolder& folder) {
-             DropRequest request = folder.drop();
-             request.ratio = 0.4;
-             request.order = "ppl";
-             return make_shallower(request);
-           },
-           3},
-          {"Merge",
-           [](const DepthFolder& folder) {
-             MergeRequest request = folder.merge();
-             request.target_layers = 3;
-             return make_shallower(request);
-           },
-           3},
-          {"StreamlineNone", [](const DepthFolder& folder) { return streamline_by(folder, "none"); }, 3},
-          {"StreamlineLinear", [](const DepthFolder& folder) { return streamline_by(folder, "linear"); }, 3},
-          {"StreamlineStream", [](const DepthFolder& folder) { return streamline_by(folder, "linear-stream"); }, 3},
-          {"StreamlineLayer", [](const DepthFolder& folder) { return streamline_by(folder, "layer"); }, 3},
-          {"StreamlineFfn", [](const DepthFolder& folder) { return streamline_by(folder, "ffn"); }, 3},
-          {"StreamlineSwiglu", [](const DepthFolder& folder) { return streamline_by(folder, "swiglu"); }, 3}};
+  return {
+      {"DropByInfluence",
+       [](const DepthFolder& folder) {
+         DropRequest request = folder.drop();
+         request.layers = 2;
+         return make_shallower(request);
+       },
+       3},
+      {"DropByPerplexity",
+       [](const DepthFolder& folder) {
+         DropRequest request = folder.drop();
+         request.ratio = 0.4;
+         request.order = DropOrder::kPerplexity;
+         return make_shallower(request);
+       },
+       3},
+      {"Merge",
+       [](const DepthFolder& folder) {
+         MergeRequest request = folder.merge();
+         request.target_layers = 3;
+         return make_shallower(request);
+       },
+       3},
+      {"StreamlineNone", [](const DepthFolder& folder) { return streamline_by(folder, ReplacementKind::kNone); }, 3},
+      {"StreamlineLinear", [](const DepthFolder& folder) { return streamline_by(folder, ReplacementKind::kLinear); },
+       3},
+      {"StreamlineStream",
+       [](const DepthFolder& folder) { return streamline_by(folder, ReplacementKind::kLinearStream); }, 3},
+      {"StreamlineLayer", [](const DepthFolder& folder) { return streamline_by(folder, ReplacementKind::kLayer); }, 3},
+      {"StreamlineFfn", [](const DepthFolder& folder) { return streamline_by(folder, ReplacementKind::kFfn); }, 3},
+      {"StreamlineSwiglu", [](const DepthFolder& folder) { return streamline_by(folder, ReplacementKind::kSwiglu); },
+       3}};
 }
 
 class EveryWayToLessDepth : public ::testing::TestWithParam<DepthWay> {};
@@ -204,7 +208,7 @@ TEST(DropJob, DropsByPerplexityTheLayerWithoutWhichTheLossIsLeast) {
   const DepthFolder folder;
   DropRequest request = folder.drop();
   request.layers = 1;
-  request.order = "ppl";
+  request.order = DropOrder::kPerplexity;
   const DepthResult result = make_shallower(request);
   double least = std::numeric_limits<double>::infinity();
   for (int64_t layer = 0; layer < kLayers; ++layer)
@@ -222,7 +226,7 @@ TEST(DropJob, GivesTheSameTrialsWithAnyNumberOfThreads) {
   const DepthFolder folder;
   DropRequest request = folder.drop();
   request.layers = 1;
-  request.order = "ppl";
+  request.order = DropOrder::kPerplexity;
   request.common.force = true;
   std::vector<double> losses;
   for (const int threads : {1, 2}) {
@@ -279,7 +283,7 @@ TEST(DropJob, RefusesASlicedModel) {
   slicing.common = folder.common("slice");
   slicing.calibration = folder.text();
   slicing.average = 0.25;
-  slicing.allocator = "constant";
+  slicing.given_allocator = Allocator::kConstant;
   slicing.output = folder.in("sliced");
   run(slicing, no_progress());
   DropRequest request = folder.drop();
@@ -307,9 +311,9 @@ TEST_P(EveryMergeRule, MakesOneLayerOfARange) {
   const DepthFolder folder;
   MergeRequest request = folder.merge();
   request.target_layers = 3;
-  request.rule = GetParam().name;
+  request.rule = *choice_named<MergeRule>(GetParam().name);
   const DepthResult result = make_shallower(request);
-  EXPECT_EQ(std::get<MergeSearch>(result.search).rule, GetParam().name);
+  EXPECT_EQ(std::get<MergeSearch>(result.search).rule, request.rule);
   EXPECT_EQ(result.record.at("merge_rule"), GetParam().name);
   const auto source = folder.source(), written = open_checkpoint(result.output);
   ASSERT_EQ(result.plan.layers.size(), 3U);
@@ -385,12 +389,9 @@ TEST(MergeJob, FindsWithResumeThatAnEarlierRunHadFinished) {
   expect_earlier_result(make_shallower(request), request);
 }
 
-TEST(MergeJob, RefusesAnUnknownRuleAndANumberOfLayersThatCannotBeReached) {
+TEST(MergeJob, RefusesANumberOfLayersThatCannotBeReached) {
   const DepthFolder folder;
   MergeRequest request = folder.merge();
-  request.rule = "product";
-  expect_error(ErrorKind::kUsage, {"product", "sum", "mean", "last"}, [&] { run(request, no_progress()); });
-  request.rule = "sum";
   request.target_layers = 1;  // the last layer stays as it is
   expect_error(ErrorKind::kUsage, {"1"}, [&] { run(request, no_progress()); });
   EXPECT_THAT(folder.names(), ElementsAre("model", "text.txt"));
@@ -400,7 +401,7 @@ TEST(MergeJob, RefusesAnUnknownRuleAndANumberOfLayersThatCannotBeReached) {
 
 TEST(StreamlineJob, LeavesOutANamedWindowAsDropDoes) {
   const DepthFolder folder;
-  StreamlineRequest request = folder.streamline("none");
+  StreamlineRequest request = folder.streamline(ReplacementKind::kNone);
   request.window = "1";
   const DepthResult result = make_shallower(request);
   DropRequest dropping = folder.drop();
@@ -415,7 +416,7 @@ TEST(StreamlineJob, LeavesOutANamedWindowAsDropDoes) {
 
 TEST(StreamlineJob, ChoosesTheWindowWithoutWhichTheLossOfHeldOutTextIsLeast) {
   const DepthFolder folder;
-  const DepthResult result = streamline_by(folder, "none");
+  const DepthResult result = streamline_by(folder, ReplacementKind::kNone);
   const TokenWindows held_out = folder.windows().part(6, 2);  // a quarter of the eight windows
   const auto& search = std::get<StreamlineSearch>(result.search);
   ASSERT_EQ(search.trials.size(), 4U);
@@ -430,7 +431,7 @@ TEST(StreamlineJob, ChoosesTheWindowWithoutWhichTheLossOfHeldOutTextIsLeast) {
 
 TEST(StreamlineJob, ChoosesByCosineTheWindowThatChangesTheStreamLeast) {
   const DepthFolder folder;
-  StreamlineRequest request = folder.streamline("none");
+  StreamlineRequest request = folder.streamline(ReplacementKind::kNone);
   request.window = "cosine";
   const DepthResult result = make_shallower(request);
   const std::vector<at::Tensor> streams = folder.streams_of(*folder.source());
@@ -443,32 +444,33 @@ TEST(StreamlineJob, ChoosesByCosineTheWindowThatChangesTheStreamLeast) {
   EXPECT_EQ(search.first, std::max_element(cosines.begin(), cosines.end()) - cosines.begin());
 }
 
-class EveryRepair : public ::testing::TestWithParam<const char*> {};
+class EveryRepair : public ::testing::TestWithParam<ReplacementKind> {};
 
 // The map that changes nothing is among those that the fit chooses from.
 TEST_P(EveryRepair, BringsTheStreamNearerToTheOneBehindTheLayersThatWent) {
   const DepthFolder folder;
-  const auto error_behind_cut = [&](const std::string& replace) {
+  const auto error_behind_cut = [&](ReplacementKind replace) {
     StreamlineRequest request = folder.streamline(replace);
     request.window = "2";
     request.common.force = true;
     const DepthResult result = make_shallower(request);
-    EXPECT_EQ(std::get<StreamlineSearch>(result.search).is_repaired, replace != "none");
+    EXPECT_EQ(std::get<StreamlineSearch>(result.search).is_repaired, replace != ReplacementKind::kNone);
     const at::Tensor wanted = folder.streams_of(*folder.source())[4];
     const at::Tensor found = folder.streams_of(*open_checkpoint(result.output))[2];
     return ((found - wanted).square().sum(1) / wanted.square().sum(1)).sum().item<double>();
   };
-  EXPECT_LT(error_behind_cut(GetParam()), error_behind_cut("none"));
+  EXPECT_LT(error_behind_cut(GetParam()), error_behind_cut(ReplacementKind::kNone));
 }
 
-INSTANTIATE_TEST_SUITE_P(StreamlineJob, EveryRepair, ::testing::Values("linear", "linear-stream"),
+INSTANTIATE_TEST_SUITE_P(StreamlineJob, EveryRepair,
+                         ::testing::Values(ReplacementKind::kLinear, ReplacementKind::kLinearStream),
                          [](const auto& instance) {
-                           std::string name = instance.param;
+                           std::string name = name_of(instance.param);
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
 
-class EveryReplacement : public ::testing::TestWithParam<const char*> {};
+class EveryReplacement : public ::testing::TestWithParam<ReplacementKind> {};
 
 TEST_P(EveryReplacement, HasTheLossThatTrainingMeasuredOnHeldOutText) {
   const DepthFolder folder;
@@ -488,11 +490,12 @@ TEST_P(EveryReplacement, HasTheLossThatTrainingMeasuredOnHeldOutText) {
   EXPECT_EQ(to_text(result.record.at("training")), to_text(to_json(*search.training)));
 }
 
-INSTANTIATE_TEST_SUITE_P(StreamlineJob, EveryReplacement, ::testing::Values("layer", "swiglu", "ffn"));
+INSTANTIATE_TEST_SUITE_P(StreamlineJob, EveryReplacement,
+                         ::testing::Values(ReplacementKind::kLayer, ReplacementKind::kSwiglu, ReplacementKind::kFfn));
 
 TEST(StreamlineJob, WritesTheModelAsItIsWhenNoLayerIsToGo) {
   const DepthFolder folder;
-  StreamlineRequest request = folder.streamline("linear");
+  StreamlineRequest request = folder.streamline(ReplacementKind::kLinear);
   request.layers = 0;
   const DepthResult result = make_shallower(request);
   EXPECT_EQ(std::get<StreamlineSearch>(result.search).count, 0);
@@ -501,22 +504,22 @@ TEST(StreamlineJob, WritesTheModelAsItIsWhenNoLayerIsToGo) {
 
 TEST(StreamlineJob, WritesNothingInADryRun) {
   const DepthFolder folder;
-  expect_dry_run(folder, folder.streamline("linear"), "depth streamline");
-  expect_dry_run(folder, folder.streamline("layer"), "depth streamline");
+  expect_dry_run(folder, folder.streamline(ReplacementKind::kLinear), "depth streamline");
+  expect_dry_run(folder, folder.streamline(ReplacementKind::kLayer), "depth streamline");
 }
 
 TEST(StreamlineJob, FindsWithResumeThatAnEarlierRunHadFinished) {
   const DepthFolder folder;
-  const StreamlineRequest request = folder.streamline("linear");
+  const StreamlineRequest request = folder.streamline(ReplacementKind::kLinear);
   expect_earlier_result(make_shallower(request), request);
 }
 
 TEST(StreamlineJob, RefusesOptionsThatWouldDoNothing) {
   const DepthFolder folder;
-  StreamlineRequest request = folder.streamline("none");
+  StreamlineRequest request = folder.streamline(ReplacementKind::kNone);
   request.common.given = {{"--ridge", "1"}};
   expect_error(ErrorKind::kUsage, {"--ridge", "--replace none", "linear"}, [&] { run(request, no_progress()); });
-  request = folder.streamline("linear");
+  request = folder.streamline(ReplacementKind::kLinear);
   request.common.given = {{"--epochs", "2"}};
   expect_error(ErrorKind::kUsage, {"--epochs", "nothing is trained", "--replace linear"},
                [&] { run(request, no_progress()); });
@@ -524,7 +527,7 @@ TEST(StreamlineJob, RefusesOptionsThatWouldDoNothing) {
 
 TEST(StreamlineJob, RefusesAWindowThatDoesNotFit) {
   const DepthFolder folder;
-  StreamlineRequest request = folder.streamline("linear");
+  StreamlineRequest request = folder.streamline(ReplacementKind::kLinear);
   for (const std::string window : {"0", "4"}) {
     request.window = window;
     expect_error(ErrorKind::kUsage, {"--window " + window, "1 to 3"}, [&] { run(request, no_progress()); });
@@ -535,7 +538,7 @@ TEST(StreamlineJob, RefusesAWindowThatDoesNotFit) {
 
 TEST(StreamlineJob, RefusesToTrainInPrecisionThatIsTooLow) {
   const DepthFolder folder;
-  StreamlineRequest request = folder.streamline("layer");
+  StreamlineRequest request = folder.streamline(ReplacementKind::kLayer);
   request.common.dtype = "fp16";
   expect_error(ErrorKind::kUsage, {"fp16", "bf16"}, [&] { run(request, no_progress()); });
 }

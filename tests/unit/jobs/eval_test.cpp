@@ -90,7 +90,7 @@ TEST(EvalJob, MeasuresThePerplexityOfTheText) {
 TEST(EvalJob, ScoresTheSecondHalfOfAWindowAsLlamaCppDoes) {
   const ModelFolder folder;
   EvalRequest request = eval_of(folder);
-  request.protocol = "llamacpp";
+  request.protocol = PerplexityProtocol::kLlamaCpp;
   const EvalResult result = evaluate(request);
   const TokenWindows windows = folder.windows();
   const at::Tensor predictions = predictions_of(folder, windows);
@@ -99,7 +99,7 @@ TEST(EvalJob, ScoresTheSecondHalfOfAWindowAsLlamaCppDoes) {
   const int64_t scored = result.text->perplexity.scored_tokens / 8;
   EXPECT_NEAR(result.text->perplexity.mean_loss, losses.slice(1, 31 - scored).mean().item<double>(), 1e-4);
   EXPECT_NEAR(static_cast<double>(scored), 16, 1);
-  EXPECT_EQ(result.text->protocol, "llamacpp");
+  EXPECT_EQ(result.text->protocol, PerplexityProtocol::kLlamaCpp);
 }
 
 TEST(EvalJob, PrintsWhatItMeasuredOfTheText) {
@@ -188,12 +188,9 @@ TEST(EvalJob, RefusesAModelOfOtherTokensToCompareWith) {
   expect_error(ErrorKind::kUsage, {other.in("model"), "other tokens", "text.txt"}, [&] { evaluate(request); });
 }
 
-TEST(EvalJob, RefusesAnUnknownProtocolAndWindowsThatAreTooLong) {
+TEST(EvalJob, RefusesWindowsThatAreTooLong) {
   const ModelFolder folder;
   EvalRequest request = eval_of(folder);
-  request.protocol = "quick";
-  expect_error(ErrorKind::kUsage, {"quick", "full", "llamacpp"}, [&] { evaluate(request); });
-  request.protocol = "full";
   request.text.seqlen = 129;
   expect_error(ErrorKind::kUsage, {"--seqlen 129", "128"}, [&] { evaluate(request); });
 }

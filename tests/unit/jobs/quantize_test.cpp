@@ -79,7 +79,7 @@ std::vector<int64_t> order_by_lim(const ModelFolder& folder) {
 
 struct QuantizeWay {
   const char* name;
-  const char* method;
+  QuantizeMethod method;
   int bits;
   bool symmetric;
 };
@@ -108,17 +108,19 @@ TEST_P(EveryWayToQuantize, SaysTheSizesThatTheWrittenCheckpointHas) {
   expect_printed_record(model);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    QuantizeJob, EveryWayToQuantize,
-    ::testing::Values(QuantizeWay{"Rounding", "rtn", 4, false}, QuantizeWay{"RoundingSymmetric", "rtn", 4, true},
-                      QuantizeWay{"RoundingTo8", "rtn", 8, false}, QuantizeWay{"RoundingTo3", "rtn", 3, false},
-                      QuantizeWay{"Gptq", "gptq", 4, false}, QuantizeWay{"GptqTo2", "gptq", 2, true}),
-    [](const auto& instance) { return std::string(instance.param.name); });
+INSTANTIATE_TEST_SUITE_P(QuantizeJob, EveryWayToQuantize,
+                         ::testing::Values(QuantizeWay{"Rounding", QuantizeMethod::kRtn, 4, false},
+                                           QuantizeWay{"RoundingSymmetric", QuantizeMethod::kRtn, 4, true},
+                                           QuantizeWay{"RoundingTo8", QuantizeMethod::kRtn, 8, false},
+                                           QuantizeWay{"RoundingTo3", QuantizeMethod::kRtn, 3, false},
+                                           QuantizeWay{"Gptq", QuantizeMethod::kGptq, 4, false},
+                                           QuantizeWay{"GptqTo2", QuantizeMethod::kGptq, 2, true}),
+                         [](const auto& instance) { return std::string(instance.param.name); });
 
 TEST(QuantizeJob, RoundsEveryWeightToTheNearestOfFewValuesOfItsGroup) {
   const ModelFolder folder;
   QuantizeRequest request = quantize_of(folder);
-  request.method = "rtn";
+  request.method = QuantizeMethod::kRtn;
   request.bits = {3};
   const auto source = open_checkpoint(folder / "model"), quantized = open_checkpoint(quantize(request).output);
   for (int64_t layer = 0; layer < 3; ++layer) {
@@ -154,22 +156,22 @@ TEST(QuantizeJob, LosesLessByGptqThanByRounding) {
   const ModelFolder folder;
   QuantizeRequest request = quantize_of(folder);
   request.bits = {2};
-  const auto error_of = [&](const std::string& method) {
+  const auto error_of = [&](QuantizeMethod method) {
     request.method = method;
-    request.output = folder.in(method);
+    request.output = folder.in(name_of(method));
     const auto model = open_checkpoint(quantize(request).output), source = open_checkpoint(folder / "model");
     const auto last = [&](const Checkpoint& of) {
       return testing::all_streams(LayerWalk(of, {}, folder.windows().length, no_progress()), folder.windows()).back();
     };
     return (last(*model) - last(*source)).square().sum().item<double>();
   };
-  EXPECT_LT(error_of("gptq"), error_of("rtn"));
+  EXPECT_LT(error_of(QuantizeMethod::kGptq), error_of(QuantizeMethod::kRtn));
 }
 
 TEST(QuantizeJob, GivesTheLeastImportantLayersTheFewestBits) {
   const ModelFolder folder;
   QuantizeRequest request = quantize_of(folder);
-  request.method = "rtn";
+  request.method = QuantizeMethod::kRtn;
   request.bits = {8, 4, 2};
   const QuantizedModel model = quantize(request);
   const std::vector<int64_t> order = order_by_lim(folder);
@@ -188,7 +190,7 @@ TEST(QuantizeJob, GivesTheLeastImportantLayersTheFewestBits) {
 TEST(QuantizeJob, StaysBelowTheAverageThatIsAskedFor) {
   const ModelFolder folder;
   QuantizeRequest request = quantize_of(folder);
-  request.method = "rtn";
+  request.method = QuantizeMethod::kRtn;
   request.bits = {8, 4};
   request.average_bits = 7;
   for (const std::string order : {"zd", "random", "reverse", "search"}) {
@@ -206,7 +208,7 @@ TEST(QuantizeJob, StaysBelowTheAverageThatIsAskedFor) {
 TEST(QuantizeJob, LowersBySearchTheLayerThatCostsTheLeastLoss) {
   const ModelFolder folder;
   QuantizeRequest request = quantize_of(folder);
-  request.method = "rtn";
+  request.method = QuantizeMethod::kRtn;
   request.bits = {8, 2};
   request.order = "search";
   request.average_bits = 6;
@@ -219,7 +221,7 @@ TEST(QuantizeJob, LowersBySearchTheLayerThatCostsTheLeastLoss) {
     plan.bits = bits;
     write_bytes(folder / "plan.json", to_text(to_json(plan)));
     QuantizeRequest planned = quantize_of(folder);
-    planned.method = "rtn";
+    planned.method = QuantizeMethod::kRtn;
     planned.plan = folder.in("plan.json");
     planned.common.force = true;
     return loss_of(*open_checkpoint(quantize(planned).output), held_out);
@@ -246,7 +248,7 @@ TEST(QuantizeJob, QuantizesAsAPlanSays) {
 TEST(QuantizeJob, NeedsNoTextToRoundAllLayersAlike) {
   const ModelFolder folder;
   QuantizeRequest request = quantize_of(folder);
-  request.method = "rtn";
+  request.method = QuantizeMethod::kRtn;
   request.calibration.spec = folder.in("no_such_text.txt");
   EXPECT_FALSE(quantize(request).record.contains("calibration"));
 }
@@ -301,7 +303,7 @@ TEST(QuantizeJob, RefusesOptionsOfAnotherMethodOrFormat) {
   request.types = {"q4_0"};
   expect_error(ErrorKind::kUsage, {"--types", "--gguf"}, [&] { quantize(request); });
   request = quantize_of(folder);
-  request.method = "rtn";
+  request.method = QuantizeMethod::kRtn;
   request.common.given = {{"--damping", "0.1"}};
   expect_error(ErrorKind::kUsage, {"--damping", "gptq", "rtn"}, [&] { quantize(request); });
 }
@@ -400,7 +402,7 @@ TEST(QuantizeToGguf, RefusesLevelsAndTypesThatDoNotGoTogether) {
 QuantizeRequest sweep_of(const ModelFolder& folder) {
   QuantizeRequest request = quantize_of(folder);
   request.common.verb = "quantize";
-  request.method = "rtn";
+  request.method = QuantizeMethod::kRtn;
   request.bits = {8, 2};
   request.sweep = folder.in("sweep.json");
   request.measured = folder.text();
@@ -417,7 +419,7 @@ TEST(QuantizeSweep, HasThePerplexitiesOfTheModelsThatQuantizeWrites) {
   const QuantSweep result = sweep(sweep_of(folder));
   const auto perplexity_of = [&](const std::vector<int>& bits, const std::vector<double>& low_shares) {
     QuantizeRequest request = quantize_of(folder);
-    request.method = "rtn";
+    request.method = QuantizeMethod::kRtn;
     request.bits = bits;
     request.low_shares = low_shares;
     request.common.force = true;

@@ -4,7 +4,11 @@
 
 #include <set>
 
+#include "dynslice/depth/choices.h"
+#include "dynslice/evaluate/choices.h"
 #include "dynslice/plan/choices.h"
+#include "dynslice/quantize/choices.h"
+#include "dynslice/train/choices.h"
 
 namespace dynslice {
 namespace {
@@ -12,7 +16,8 @@ namespace {
 template <typename E>
 class ChoiceTable : public ::testing::Test {};
 using Tables = ::testing::Types<WidthMethod, BasisScope, DirectionChoice, Allocator, PlanPreset, Refit, NeuronChoice,
-                                AttentionChoice, TokenWeights, SizeQuantity>;
+                                AttentionChoice, TokenWeights, SizeQuantity, DropOrder, MergeRule, ReplacementKind,
+                                ReplacementLoss, StreamFormat, KeptActivations, QuantizeMethod, PerplexityProtocol>;
 TYPED_TEST_SUITE(ChoiceTable, Tables);
 
 TYPED_TEST(ChoiceTable, NamesEveryValueOnceAndFindsItByItsName) {
