@@ -8,6 +8,7 @@
 
 #include "aten.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/blocks.h"
 #include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
@@ -15,8 +16,6 @@ namespace {
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kEmbeddingRotation = "model.embed_rotation.weight";
-// Rows of the embedding matrix read at once.
-constexpr int64_t kEmbeddingBlock = 8192;
 
 at::Device parse_device(const std::string& name) {
   const bool cuda = at::hasCUDA();
@@ -116,8 +115,8 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
   ResidualStream stream = stream_of_windows(windows, width, options_);
   const int64_t chunk_tokens = stream.chunks.empty() ? 1 : stream.chunks.front().size(0) * windows.length;
   auto next = order.begin();
-  for (int64_t begin = 0; begin < vocab && next != order.end(); begin += kEmbeddingBlock) {
-    const int64_t end = std::min(vocab, begin + kEmbeddingBlock);
+  for (int64_t begin = 0; begin < vocab && next != order.end(); begin += kVocabularyBlock) {
+    const int64_t end = std::min(vocab, begin + kVocabularyBlock);
     const auto stop =
         std::find_if(next, order.end(), [&](int64_t p) { return windows.ids[static_cast<size_t>(p)] >= end; });
     if (stop == next) continue;
