@@ -22,6 +22,7 @@
 #include "dynslice/support/hash.h"
 #include "dynslice/support/json.h"
 #include "dynslice/support/system_error.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
@@ -31,25 +32,6 @@ namespace fs = std::filesystem;
 
 // Beyond the tensors: headers, index, tokenizer, configuration.
 constexpr uint64_t kOtherBytes = uint64_t{32} << 20;
-
-std::string dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::ScalarType::Float:
-      return "F32";
-    case at::ScalarType::Half:
-      return "F16";
-    case at::ScalarType::BFloat16:
-      return "BF16";
-    case at::ScalarType::Int:
-      return "I32";
-    case at::ScalarType::Long:
-      return "I64";
-    case at::ScalarType::Byte:
-      return "U8";
-    default:
-      throw std::logic_error("CheckpointWriter: tensors are float32, float16, bfloat16, int32, int64 or uint8");
-  }
-}
 
 // `out` without "." or a slash at its end, so that names can be appended to it.
 fs::path plain_path(const fs::path& out) {
@@ -220,7 +202,7 @@ std::string CheckpointWriter::Impl::lay_out(size_t k) {
     }
     const uint64_t end = offset + count_bytes(tensor);
     header[tensor.name] = {
-        {"dtype", dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
+        {"dtype", file_dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text = header.dump();

@@ -29,8 +29,7 @@ bool write_all(std::span<const std::byte> bytes, const WriteSome& write_some) {
 
 }  // namespace
 
-File::File(const std::filesystem::path& path, int flags)
-    : descriptor_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
+File::File(const std::filesystem::path& path, int flags) : descriptor_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
 
 File::File(File&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
 

@@ -9,6 +9,7 @@
 #include "aten.h"
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/blocks.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
@@ -38,15 +39,12 @@ at::Device parse_device(const std::string& name) {
 
 at::ScalarType parse_dtype(const std::string& name, at::Device device) {
   if (name == "auto") return device.is_cuda() ? at::kBFloat16 : at::kFloat;
-  if (name == "fp32") return at::kFloat;
-  if (name == "bf16") return at::kBFloat16;
-  if (name == "fp16") {
-    if (device.is_cpu()) {
-      throw_error(ErrorKind::kUsage, "--dtype fp16: is hundreds of times slower than fp32 on a CPU; use fp32 or bf16");
-    }
-    return at::kHalf;
+  const auto dtype = weight_dtype_of_option(name);
+  if (!dtype) throw_error(ErrorKind::kUsage, "--dtype ", name, ": is not one of auto, fp32, bf16, fp16");
+  if (*dtype == at::kHalf && device.is_cpu()) {
+    throw_error(ErrorKind::kUsage, "--dtype fp16: is hundreds of times slower than fp32 on a CPU; use fp32 or bf16");
   }
-  throw_error(ErrorKind::kUsage, "--dtype ", name, ": is not one of auto, fp32, bf16, fp16");
+  return *dtype;
 }
 
 // Cuts the windows into chunks of about `chunk_tokens` tokens, at least one window each.
