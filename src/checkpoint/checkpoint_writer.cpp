@@ -10,16 +10,19 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
-#include <optional>
+#include <span>
 #include <stdexcept>
 #include <utility>
 
 #include "aten.h"
 #include "checkpoint/chunks.h"
 #include "dynslice/support/error.h"
+#include "dynslice/support/file.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
 #include "dynslice/support/json.h"
+#include "dynslice/support/system_error.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
@@ -29,49 +32,6 @@ namespace fs = std::filesystem;
 
 // Beyond the tensors: headers, index, tokenizer, configuration.
 constexpr uint64_t kOtherBytes = uint64_t{32} << 20;
-
-[[noreturn]] void throw_system_error(const fs::path& path, const std::string& what, int code) {
-  const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
-  throw_error(full ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, path.string(), ": ", what, " (",
-              std::strerror(code), full ? "); free disk space or choose another folder" : ")");
-}
-
-std::string dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::ScalarType::Float:
-      return "F32";
-    case at::ScalarType::Half:
-      return "F16";
-    case at::ScalarType::BFloat16:
-      return "BF16";
-    case at::ScalarType::Int:
-      return "I32";
-    case at::ScalarType::Long:
-      return "I64";
-    case at::ScalarType::Byte:
-      return "U8";
-    default:
-      throw std::logic_error("CheckpointWriter: tensors are float32, float16, bfloat16, int32, int64 or uint8");
-  }
-}
-
-// An open descriptor, closed at the end.
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 // `out` without "." or a slash at its end, so that names can be appended to it.
 fs::path plain_path(const fs::path& out) {
@@ -115,16 +75,8 @@ void check_room(const fs::path& folder, uint64_t needed) {
               available, " left; free disk space or choose another folder");
 }
 
-void write_at(const Descriptor& file, const fs::path& path, const void* content, uint64_t length, uint64_t offset) {
-  const auto* bytes = static_cast<const char*>(content);
-  while (length > 0) {
-    const ssize_t n = ::pwrite(file.get(), bytes, length, static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw_system_error(path, "cannot be written", errno);
-    bytes += n;
-    offset += static_cast<uint64_t>(n);
-    length -= static_cast<uint64_t>(n);
-  }
+void write_at(const File& file, const fs::path& path, std::span<const std::byte> bytes, uint64_t offset) {
+  if (!file.write_at(bytes, offset)) throw_system_error(path, "cannot be written", errno);
 }
 
 void check_finite(const std::string& name, const at::Tensor& values) {
@@ -138,7 +90,7 @@ struct Shard {
   std::vector<size_t> tensors;  // indices into the announced ones
   uint64_t bytes = 0;
   std::string name;
-  Descriptor file;
+  File file;
 };
 
 std::vector<Shard> assign_shards(const std::vector<OutputTensor>& tensors, uint64_t max_bytes,
@@ -250,7 +202,7 @@ std::string CheckpointWriter::Impl::lay_out(size_t k) {
     }
     const uint64_t end = offset + count_bytes(tensor);
     header[tensor.name] = {
-        {"dtype", dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
+        {"dtype", file_dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text = header.dump();
@@ -265,22 +217,22 @@ std::string CheckpointWriter::Impl::lay_out(size_t k) {
 void CheckpointWriter::Impl::start_shard(size_t k) {
   const std::string header = lay_out(k);
   const fs::path path = partial_ / shards_[k].name;
-  shards_[k].file = Descriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
-  if (shards_[k].file.get() < 0) throw_system_error(path, "cannot be created", errno);
-  write_at(shards_[k].file, path, header.data(), header.size(), 0);
+  shards_[k].file = File(path, O_RDWR | O_CREAT | O_EXCL);
+  if (!shards_[k].file.is_open()) throw_system_error(path, "cannot be created", errno);
+  write_at(shards_[k].file, path, std::as_bytes(std::span(header)), 0);
 }
 
 void CheckpointWriter::Impl::reopen_shard(size_t k) {
   const std::string header = lay_out(k);
   Shard& shard = shards_[k];
-  shard.file = Descriptor(::open((partial_ / shard.name).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  shard.file = File(partial_ / shard.name, O_RDWR | O_NOFOLLOW);
   struct stat status{};
-  if (shard.file.get() < 0 || ::fstat(shard.file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
+  if (!shard.file.is_open() || ::fstat(shard.file.descriptor(), &status) != 0 || !S_ISREG(status.st_mode)) {
     fail_resume(shard.name, "is missing");
   }
   std::string found(header.size(), '\0');
-  const ssize_t n = ::pread(shard.file.get(), found.data(), found.size(), 0);
-  if (n != static_cast<ssize_t>(found.size()) || found != header) fail_resume(shard.name, "has another layout");
+  const auto read = shard.file.read_at(std::as_writable_bytes(std::span(found)), 0);
+  if (read != found.size() || found != header) fail_resume(shard.name, "has another layout");
 }
 
 // Compares a tensor that an earlier run wrote with its checksum.
@@ -289,14 +241,12 @@ void CheckpointWriter::Impl::check_written(const std::string& name, const std::s
   const Shard& shard = shards_[place.shard];
   Checksum found;
   std::string block(size_t{4} << 20, '\0');
-  uint64_t done = 0;
-  for (const uint64_t bytes = count_bytes(tensors_[place.tensor]); done < bytes;) {
-    const ssize_t n = ::pread(shard.file.get(), block.data(), std::min<uint64_t>(block.size(), bytes - done),
-                              static_cast<off_t>(place.offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) fail_resume(shard.name, "ends within tensor " + name);
-    found.update(block.data(), static_cast<size_t>(n));
-    done += static_cast<uint64_t>(n);
+  const uint64_t bytes = count_bytes(tensors_[place.tensor]);
+  for (uint64_t done = 0; done < bytes; done += block.size()) {
+    block.resize(std::min<uint64_t>(block.size(), bytes - done));
+    const auto read = shard.file.read_at(std::as_writable_bytes(std::span(block)), place.offset + done);
+    if (read != block.size()) fail_resume(shard.name, "ends within tensor " + name);
+    found.update(block.data(), block.size());
   }
   if (found.hex() != checksum) fail_resume(shard.name, "tensor " + name + " has another checksum");
   place.written = true;
@@ -355,8 +305,9 @@ void CheckpointWriter::Impl::write_values(const std::string& name, Place& place,
     const at::Tensor chunk =
         rows.narrow(0, row, std::min(step, count - row)).to(at::kCPU, announced.dtype).contiguous();
     if (!is_integer) check_finite(name, chunk);
-    write_at(shard.file, partial_ / shard.name, chunk.data_ptr(), chunk.nbytes(), offset);
-    place.checksum_so_far.update(chunk.const_data_ptr(), chunk.nbytes());
+    const auto* first = static_cast<const std::byte*>(chunk.const_data_ptr());
+    write_at(shard.file, partial_ / shard.name, {first, chunk.nbytes()}, offset);
+    place.checksum_so_far.update(first, chunk.nbytes());
     offset += chunk.nbytes();
   }
 }
@@ -368,7 +319,7 @@ OrderedJson CheckpointWriter::Impl::written() const {
     if (place.written) names[tensor.name] = place.checksum;
   }
   for (const Shard& shard : shards_) {
-    if (::fdatasync(shard.file.get()) != 0) throw_system_error(partial_ / shard.name, "cannot be written", errno);
+    if (!shard.file.sync_data()) throw_system_error(partial_ / shard.name, "cannot be written", errno);
   }
   return names;
 }

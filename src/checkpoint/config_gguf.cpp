@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <numbers>
 #include <variant>
 
 #include "dynslice/formats/gguf/ggml_dequantize.h"
 #include "dynslice/model/architecture.h"
 #include "dynslice/model/config_json.h"
+#include "dynslice/model/rope.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice {
@@ -136,7 +138,7 @@ void recognise_llama3(const std::vector<double>& divisors, RopeConfig& rope) {
   if (guess.factor <= 1.0) return;
   const auto count = static_cast<double>(divisors.size());
   const auto wavelength = [&](size_t pair) {
-    return 2 * M_PI * std::pow(rope.theta, static_cast<double>(pair) / count);
+    return 2 * std::numbers::pi * std::pow(rope.theta, static_cast<double>(pair) / count);
   };
   guess.original_max_position_embeddings = 8192;  // Llama 3's own, when no divisor lies between the ends
   for (size_t i = 0; i < divisors.size(); ++i) {
@@ -251,14 +253,6 @@ ModelConfig read_unchecked(const Metadata& metadata) {
 }
 
 }  // namespace
-
-double llama3_divisor(const RopeConfig& rope, double wavelength) {
-  const double turns = static_cast<double>(rope.original_max_position_embeddings) / wavelength;
-  if (turns > rope.high_freq_factor) return 1.0;
-  if (turns < rope.low_freq_factor) return rope.factor;
-  const double smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
-  return 1.0 / ((1.0 - smooth) / rope.factor + smooth);
-}
 
 ModelConfig read_config(const GgufFile& file) {
   const Metadata metadata(file);

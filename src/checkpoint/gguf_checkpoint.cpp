@@ -14,6 +14,7 @@
 #include "dynslice/model/architecture.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice {
 namespace {
@@ -152,8 +153,7 @@ at::ScalarType GgufCheckpoint::storage_dtype() const {
   std::map<std::string, uint64_t> bytes;
   for (const auto& [name, location] : tensors_) bytes[location.info.dtype] += location.info.bytes;
   const std::string type = std::ranges::max_element(bytes, {}, [](const auto& entry) { return entry.second; })->first;
-  if (type == "F32") return at::ScalarType::Float;
-  return type == "F16" ? at::ScalarType::Half : at::ScalarType::BFloat16;
+  return weight_dtype_of_file(type).value_or(at::kBFloat16);
 }
 
 at::Tensor GgufCheckpoint::read_rows(const TensorInfo& info, int64_t begin, int64_t end, at::ScalarType dtype) const {

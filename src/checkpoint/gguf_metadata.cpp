@@ -6,7 +6,7 @@
 #include <stdexcept>
 
 #include "dynslice/formats/gguf/ggml_quantize.h"
-#include "dynslice/model/config_json.h"
+#include "dynslice/model/rope.h"
 
 namespace dynslice {
 namespace {

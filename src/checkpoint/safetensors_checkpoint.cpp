@@ -3,23 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <optional>
 
 #include "aten.h"
 #include "dynslice/model/config_json.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice {
 namespace {
 
 constexpr uint64_t kMaxIndexBytes = 100'000'000;
-
-std::optional<at::ScalarType> scalar_type_of(const std::string& dtype) {
-  if (dtype == "F32") return at::ScalarType::Float;
-  if (dtype == "F16") return at::ScalarType::Half;
-  if (dtype == "BF16") return at::ScalarType::BFloat16;
-  return std::nullopt;
-}
 
 bool file_exists(const std::filesystem::path& path) {
   std::error_code ignored;
@@ -133,7 +126,7 @@ at::ScalarType SafetensorsCheckpoint::storage_dtype() const {
   for (const auto& [name, location] : tensors_) {
     const auto packed = packed_.find(name);
     const TensorInfo& info = packed == packed_.end() ? location.info : packed->second.scales.info;
-    const auto type = scalar_type_of(info.dtype);
+    const auto type = weight_dtype_of_file(info.dtype);
     if (!type) continue;
     const auto* place = std::ranges::find(kTypes, *type);
     bytes[static_cast<size_t>(place - kTypes.begin())] += info.bytes;
@@ -157,7 +150,7 @@ at::Tensor SafetensorsCheckpoint::read_plain(const Location& location, int64_t b
   const TensorInfo& info = location.info;
   const SafetensorsFile& file = files_[location.file];
   const SafetensorsEntry& entry = file.entries().at(info.name);
-  const auto stored = scalar_type_of(info.dtype);
+  const auto stored = weight_dtype_of_file(info.dtype);
   if (!stored) {
     throw_error(ErrorKind::kBadInput, file.file().path().string(), ": tensor \"", info.name, "\" has dtype ",
                 Json(info.dtype).dump(-1, ' ', true), "; supported are F32, F16, BF16");

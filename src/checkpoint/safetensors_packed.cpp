@@ -7,6 +7,7 @@
 #include "checkpoint/safetensors_checkpoint.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice {
 namespace {
@@ -125,9 +126,8 @@ void SafetensorsCheckpoint::place_codes(const PackingGroup& group, const std::st
                              " of config.json) do not divide");
   }
   const TensorInfo& scales = packed.scales.info;
-  const bool is_float = scales.dtype == "F32" || scales.dtype == "BF16" || scales.dtype == "F16";
   const std::vector<int64_t> expected{matrix.rows, matrix.groups()};
-  if (is_float && scales.shape == expected) return;
+  if (weight_dtype_of_file(scales.dtype) && scales.shape == expected) return;
   refuse(packed.scales, "has dtype " + scales.dtype + " and shape " + describe_shape(scales.shape) +
                             "; expected F32, BF16 or F16, and " + describe_shape(expected));
 }

@@ -16,6 +16,7 @@
 #include "cli/verbs/verbs.h"
 #include "dynslice/jobs/journaling.h"
 #include "dynslice/support/error.h"
+#include "dynslice/support/system_error.h"
 
 namespace dynslice::cli {
 namespace {
@@ -86,7 +87,8 @@ int run_and_report(const Command& command) {
   } catch (const std::bad_alloc&) {
     return report(std::string("out of memory") + kMemoryAdvice, static_cast<int>(ErrorKind::kOutOfResources));
   } catch (const std::filesystem::filesystem_error& error) {
-    return report(error.path1().string() + ": " + error.code().message(), static_cast<int>(ErrorKind::kMissingData));
+    return report(error.path1().string() + ": " + error.code().message(),
+                  static_cast<int>(error_kind_of(error.code().value())));
   } catch (const std::exception& error) {
     return report(std::string("internal error, please report it with the command line: ") + error.what(), 1);
   }

@@ -11,14 +11,20 @@
 namespace dynslice {
 namespace {
 
-// Values of one kind of several layers, as `rule` has it; `next` gives those of layer k of them.
-at::Tensor merged(MergeRule rule, size_t count, const std::function<at::Tensor(size_t k)>& next) {
-  if (rule == MergeRule::kLast) return next(count - 1).to(at::kFloat);
-  const at::Tensor low = next(0).to(at::kFloat);
-  at::Tensor sum = low.clone();
-  for (size_t k = 1; k < count; ++k) sum.add_(next(k).to(at::kFloat));
-  if (rule == MergeRule::kMean) return sum.div_(static_cast<double>(count));
-  return sum.sub_(low, static_cast<double>(count) - 1);
+// The first of `count` layers that counts for the merged one.
+size_t first_merged(MergeRule rule, size_t count) { return rule == MergeRule::kLast ? count - 1 : 0; }
+
+// Adds the values of layer k of `count`, in order from first_merged on, to `sum` (fp32), which is the merged layer's
+// after the last.
+void add_merged(MergeRule rule, size_t count, size_t k, const at::Tensor& values, at::Tensor& sum) {
+  if (k == first_merged(rule, count)) {
+    // Σ_{k ≥ low} θ_k - (count - 1) θ_low, or the sum alone.
+    const double share = rule == MergeRule::kSum ? 2.0 - static_cast<double>(count) : 1.0;
+    sum = values.to(at::kFloat) * share;
+  } else {
+    sum.add_(values.to(at::kFloat));
+  }
+  if (rule == MergeRule::kMean && k + 1 == count) sum.div_(static_cast<double>(count));
 }
 
 class DepthWriter {
@@ -38,8 +44,7 @@ class DepthWriter {
     } else if (is_repaired && suffix.starts_with("mlp.down_proj.")) {
       writer_.write(tensor.name, at::matmul(plan_.repair->map, load(sources.front(), suffix, tensor.shape)));
     } else if (sources.size() > 1) {
-      writer_.write(tensor.name, merged(plan_.rule, sources.size(),
-                                        [&](size_t k) { return load(sources[k], suffix, tensor.shape); }));
+      writer_.write(tensor.name, merged(sources, suffix, tensor.shape));
     } else {
       return copy_tensor(source_, layer_tensor_name(sources.front(), suffix), tensor, writer_, task_);
     }
@@ -49,6 +54,15 @@ class DepthWriter {
  private:
   at::Tensor load(int64_t layer, const std::string& suffix, const std::vector<int64_t>& shape) const {
     return source_.load(layer_tensor_name(layer, suffix), shape, at::kFloat);
+  }
+
+  at::Tensor merged(const std::vector<int64_t>& layers, const std::string& suffix,
+                    const std::vector<int64_t>& shape) const {
+    at::Tensor sum;
+    for (size_t k = first_merged(plan_.rule, layers.size()); k < layers.size(); ++k) {
+      add_merged(plan_.rule, layers.size(), k, load(layers[k], suffix, shape), sum);
+    }
+    return sum;
   }
 
   void write_replacement(const OutputTensor& tensor, const std::string& suffix) {
@@ -124,27 +138,17 @@ ModelConfig depth_config(const ModelConfig& source, const DepthPlan& plan) {
 
 DecoderLayer merge_layers(MergeRule rule, const std::vector<int64_t>& layers,
                           const std::function<DecoderLayer(int64_t layer)>& next) {
-  if (rule == MergeRule::kLast) return with_dtype(next(layers.back()), at::kFloat);
-  DecoderLayer sum = with_dtype(next(layers.front()), at::kFloat);
-  const auto count = static_cast<double>(layers.size());
-  // Σ_{k ≥ low} θ_k - (count - 1) θ_low, or the sum alone.
-  const double first = rule == MergeRule::kSum ? 2.0 - count : 1.0;
-  for (at::Tensor* tensor : tensors_of(sum)) {
-    if (tensor->defined()) *tensor = *tensor * first;
-  }
-  for (size_t k = 1; k < layers.size(); ++k) {
+  const size_t count = layers.size(), first = first_merged(rule, count);
+  DecoderLayer sum;
+  for (size_t k = first; k < count; ++k) {
     DecoderLayer layer = next(layers[k]);
+    if (k == first) sum = layer;
     const auto terms = tensors_of(layer);
     const auto sums = tensors_of(sum);
     for (size_t t = 0; t < sums.size(); ++t) {
-      if (sums[t]->defined()) sums[t]->add_(terms[t]->to(at::kFloat));
+      if (terms[t]->defined()) add_merged(rule, count, k, *terms[t], *sums[t]);
     }
     sum.is_sliding = layer.is_sliding;
-  }
-  if (rule == MergeRule::kMean) {
-    for (at::Tensor* tensor : tensors_of(sum)) {
-      if (tensor->defined()) tensor->div_(count);
-    }
   }
   return sum;
 }

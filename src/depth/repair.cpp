@@ -6,53 +6,24 @@
 #include "aten.h"
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/inverse_norms.h"
-#include "dynslice/tensor/kernels.h"
+#include "dynslice/tensor/ridge_fit.h"
 #include "dynslice/walk/journaled_walk.h"
 
 namespace dynslice {
 namespace {
 
-// Rows whose products are summed in fp32 before they go to the fp64 sum.
-constexpr int64_t kRows = 512;
+// Adds tokens to the fit of the features that are mapped to the error that the identity leaves, y - x_entered, each
+// token weighing 1 / ‖y‖². All [tokens, d] fp32.
+void add_tokens(RidgeFit& fit, const at::Tensor& features, const at::Tensor& entered, const at::Tensor& target) {
+  const at::Tensor root_weight = inverse_norms(target);
+  fit.add(features * root_weight, (target - entered) * root_weight);
+}
 
-// The least squares of one cut, collected while the text passes: Σ w f fᵀ and Σ w f eᵀ of the features f that are
-// mapped and the error e = x_{s+count} - x_s that the identity leaves.
-class Fit {
- public:
-  Fit(int64_t width, at::Device device)
-      : moment_(at::zeros({width, width}, at::TensorOptions().dtype(at::kDouble).device(device))),
-        cross_(at::zeros_like(moment_)) {}
-
-  at::Tensor& moment() { return moment_; }
-  at::Tensor& cross() { return cross_; }
-
-  // All [tokens, d] fp32.
-  void add(const at::Tensor& features, const at::Tensor& entered, const at::Tensor& target) {
-    const at::Tensor root_weight = inverse_norms(target);
-    const at::Tensor f = features * root_weight, e = (target - entered) * root_weight;
-    for (int64_t row = 0; row < f.size(0); row += kRows) {
-      const int64_t rows = std::min(kRows, f.size(0) - row);
-      const at::Tensor left = f.narrow(0, row, rows).t();
-      moment_.add_(kernels::matmul(left, f.narrow(0, row, rows)));
-      cross_.add_(kernels::matmul(left, e.narrow(0, row, rows)));
-    }
-  }
-
-  // I + ((Σ w f fᵀ + λ I)⁻¹ Σ w f eᵀ)ᵀ: the map that is as near to the identity as the ridge asks.
-  at::Tensor solve(double ridge, int64_t start) const {
-    at::Tensor regular = moment_.clone();
-    regular.diagonal().add_(std::max(ridge * moment_.diagonal().mean().item<double>(), 1e-30));
-    if (!at::isfinite(regular).all().item<bool>() || !at::isfinite(cross_).all().item<bool>()) {
-      throw_error(ErrorKind::kBadInput, "NaN or Inf in the residual stream around layer ", start,
-                  "; the model's weights are damaged, or too large for the dtype (try --dtype fp32)");
-    }
-    const at::Tensor difference = at::cholesky_solve(cross_, at::linalg_cholesky(regular));
-    return (difference.t() + at::eye(regular.size(0), regular.options())).to(at::kFloat).contiguous();
-  }
-
- private:
-  at::Tensor moment_, cross_;  // [d, d] fp64
-};
+// I + X: the map that is as near to the identity as the ridge asks.
+at::Tensor map_of(RidgeFit& fit, double ridge, int64_t start) {
+  const at::Tensor difference = fit.solve(ridge, "the residual stream around layer " + std::to_string(start));
+  return (difference.t() + at::eye(difference.size(0), difference.options())).to(at::kFloat).contiguous();
+}
 
 // A cut while the walk is between the layer before it and its last one.
 struct Cut {
@@ -92,8 +63,8 @@ class RepairWalk {
     Cut* beginning = cut_at(step.index() + 1);
     Cut* ending = cut_at(step.index() + 1 - count_);
     const bool keep_mlp = beginning != nullptr && !options_.on_stream;
-    std::optional<Fit> fit;
-    if (ending != nullptr) fit.emplace(walk_.config().hidden_size, walk_.options().device);
+    std::optional<RidgeFit> fit;
+    if (ending != nullptr) fit.emplace(walk_.config().hidden_size, walk_.config().hidden_size, walk_.options().device);
     if (keep_mlp) beginning->features.chunks.resize(stream_.chunks.size());
     size_t chunk = 0;
     step.transform(stream_, [&](const at::Tensor& x) {
@@ -110,14 +81,14 @@ class RepairWalk {
       if (options_.on_stream) beginning->features = stream_.snapshot();
     }
     if (ending != nullptr) {
-      ending->map = fit->solve(options_.ridge, ending->start);
+      ending->map = map_of(*fit, options_.ridge, ending->start);
       ending->entered = ending->features = walk_.empty_stream();
     }
   }
 
-  static void add_chunk(Fit& fit, const Cut& cut, size_t chunk, const at::Tensor& y) {
+  static void add_chunk(RidgeFit& fit, const Cut& cut, size_t chunk, const at::Tensor& y) {
     const auto rows = [&](const at::Tensor& x) { return x.to(y.device()).reshape({-1, x.size(-1)}); };
-    fit.add(rows(cut.features.chunks[chunk]), rows(cut.entered.chunks[chunk]), rows(y));
+    add_tokens(fit, rows(cut.features.chunks[chunk]), rows(cut.entered.chunks[chunk]), rows(y));
     if (!cut.entered.store) return;
     cut.entered.store->drop_pages(cut.entered.chunks[chunk]);
     cut.entered.store->drop_pages(cut.features.chunks[chunk]);

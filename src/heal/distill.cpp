@@ -8,7 +8,7 @@
 #include "dynslice/heal/lora.h"
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/inverse_norms.h"
-#include "dynslice/tensor/kernels.h"
+#include "dynslice/tensor/ridge_fit.h"
 #include "dynslice/train/objectives.h"
 
 namespace dynslice {
@@ -24,25 +24,20 @@ namespace {
 
 constexpr double kRidge = 1e-4;  // in units of the mean diagonal of the second moment
 
-// P minimizing Σ_t w_t ‖P y_t - target_t‖² + λ ‖P‖², w = 1 / ‖target‖²; sums and solution in fp64.
+// P minimizing Σ_t w_t ‖P y_t - target_t‖² + λ ‖P‖², w = 1 / ‖target‖².
 at::Tensor least_squares_map(const ResidualStream& from, const ResidualStream& to, int64_t windows) {
-  const int64_t in = from.chunks.front().size(-1), out = to.chunks.front().size(-1);
-  const auto fp64 = at::TensorOptions().dtype(at::kDouble).device(from.device);
-  at::Tensor moment = at::zeros({in, in}, fp64), cross = at::zeros({in, out}, fp64);
+  RidgeFit fit(from.chunks.front().size(-1), to.chunks.front().size(-1), from.device);
   for (int64_t w = 0; w < windows; ++w) {
-    const at::Tensor y = window_of(from, w).squeeze(0), target = window_of(to, w).squeeze(0);
+    const at::Tensor target = window_of(to, w).squeeze(0);
     const at::Tensor root_weight = inverse_norms(target);
-    const at::Tensor f = y * root_weight;
-    moment.add_(kernels::matmul(f.t(), f));
-    cross.add_(kernels::matmul(f.t(), target * root_weight));
+    fit.add(window_of(from, w).squeeze(0) * root_weight, target * root_weight);
   }
-  if (!at::isfinite(moment).all().item<bool>() || !at::isfinite(cross).all().item<bool>()) {
+  if (!fit.is_finite()) {
     throw_error(ErrorKind::kBadInput,
                 "NaN or Inf in a residual stream; the weights of one of the models are damaged, or too large for the "
                 "dtype (try --dtype fp32)");
   }
-  moment.diagonal().add_(std::max(kRidge * moment.diagonal().mean().item<double>(), 1e-30));
-  return at::cholesky_solve(cross, at::linalg_cholesky(moment)).t().to(at::kFloat).contiguous();
+  return fit.solve(kRidge, "a residual stream").t().to(at::kFloat).contiguous();
 }
 
 class Distiller {

@@ -1,7 +1,5 @@
 #include "dynslice/heal/lora.h"
 
-#include <ATen/CPUGeneratorImpl.h>
-
 #include <algorithm>
 #include <cmath>
 
@@ -9,6 +7,7 @@
 #include "dynslice/checkpoint/tensor_copy.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/random.h"
 
 namespace dynslice {
 namespace {
@@ -75,7 +74,7 @@ std::vector<int64_t> lora_parameters(const ModelConfig& config, const LoraOption
 
 std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions& options, at::Device device) {
   check_modules(options.modules);
-  at::Generator random = at::make_generator<at::CPUGeneratorImpl>(options.seed);
+  const at::Generator random = seeded_generator(at::kCPU, options.seed);
   std::vector<LayerUpdates> updates;
   bool any = false;
   for (const LayerShape& shape : config.layers) {

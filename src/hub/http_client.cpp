@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <cstdlib>
 #include <exception>
 #include <optional>
 #include <utility>
 
+#include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/progress.h"
 
@@ -76,12 +76,9 @@ HttpTrouble trouble_of(CURL* handle, CURLcode code) {
 }
 
 // libcurl knows only the bundle it was built with; these two are what its command line and OpenSSL honour.
-const char* certificate_bundle() {
-  for (const char* name : {"CURL_CA_BUNDLE", "SSL_CERT_FILE"}) {
-    const char* value = std::getenv(name);
-    if (value != nullptr && *value != '\0') return value;
-  }
-  return nullptr;
+std::string certificate_bundle() {
+  const std::string bundle = environment("CURL_CA_BUNDLE");
+  return bundle.empty() ? environment("SSL_CERT_FILE") : bundle;
 }
 
 template <typename Value>
@@ -204,7 +201,9 @@ HttpReply HttpClient::perform(const std::string& url, uint64_t first_byte, const
   set_option(handle, CURLOPT_WRITEDATA, &exchange);
   set_option(handle, CURLOPT_NOPROGRESS, 0L);
   set_option(handle, CURLOPT_XFERINFOFUNCTION, &Exchange::on_progress);
-  if (const char* bundle = certificate_bundle()) set_option(handle, CURLOPT_CAINFO, bundle);
+  if (const std::string bundle = certificate_bundle(); !bundle.empty()) {
+    set_option(handle, CURLOPT_CAINFO, bundle.c_str());  // which libcurl copies
+  }
   if (body == nullptr) set_option(handle, CURLOPT_NOBODY, 1L);
   const std::string range = std::to_string(first_byte) + "-";
   if (first_byte > 0) set_option(handle, CURLOPT_RANGE, range.c_str());

@@ -1,8 +1,6 @@
 #include "dynslice/hub/hub_cache.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,12 +9,12 @@
 #include <cstring>
 #include <system_error>
 #include <thread>
-#include <utility>
 
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/log.h"
 #include "dynslice/support/progress.h"
+#include "dynslice/support/system_error.h"
 
 namespace dynslice {
 namespace {
@@ -31,14 +29,6 @@ std::string repo_folder_name(HubRepoKind kind, std::string repo) {
   return (kind == HubRepoKind::kModel ? "models--" : "datasets--") + repo;
 }
 
-// Whether the descriptor's file is still the one under that name: its last holder may have removed it.
-bool is_still_at(int file, const fs::path& path) {
-  struct stat held{};
-  struct stat named{};
-  return ::fstat(file, &held) == 0 && ::stat(path.c_str(), &named) == 0 && held.st_ino == named.st_ino &&
-         held.st_dev == named.st_dev;
-}
-
 // Replaces what is at `link` in one step, so that no reader finds it missing.
 void put_symlink(const fs::path& target, const fs::path& link, const fs::path& blob) {
   fs::path temporary = link;
@@ -50,9 +40,8 @@ void put_symlink(const fs::path& target, const fs::path& link, const fs::path& b
   if (error) fs::copy_file(blob, temporary, fs::copy_options::overwrite_existing, error);
   if (!error) fs::rename(temporary, link, error);
   if (!error) return;
-  const bool full = error == std::errc::no_space_on_device;
-  throw_error(full ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, link.string(), ": cannot be made (",
-              error.message(), "); set HF_HOME to a folder that can be written");
+  throw_error(error_kind_of(error.value()), link.string(), ": cannot be made (", error.message(),
+              "); set HF_HOME to a folder that can be written");
 }
 
 }  // namespace
@@ -81,9 +70,8 @@ void make_folder(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (!error) return;
-  const bool full = error == std::errc::no_space_on_device;
-  throw_error(full ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, folder.string(), ": cannot be made (",
-              error.message(), full ? "); free disk space" : "); choose a folder that can be written");
+  throw_error(error_kind_of(error.value()), folder.string(), ": cannot be made (", error.message(),
+              is_disk_full(error.value()) ? "); free disk space" : "); choose a folder that can be written");
 }
 
 HubRepoCache::HubRepoCache(fs::path cache, HubRepoKind kind, const std::string& repo)
@@ -142,25 +130,22 @@ fs::path HubRepoCache::link(const std::string& commit, const std::string& file, 
 HubLock::HubLock(const fs::path& path, const std::string& what) {
   make_folder(path.parent_path());
   for (bool told = false;;) {
-    file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (file_ < 0) {
-      throw_error(errno == ENOSPC ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, path.string(),
-                  ": cannot be opened (", std::strerror(errno), "); set HF_HOME to a folder that can be written");
+    file_ = File(path, O_RDWR | O_CREAT);
+    if (!file_.is_open()) {
+      const int code = errno;
+      throw_error(error_kind_of(code), path.string(), ": cannot be opened (", std::strerror(code),
+                  "); set HF_HOME to a folder that can be written");
     }
     // A file system without locks: one process alone still works, as with huggingface_hub's soft locks.
-    const bool locked = ::flock(file_, LOCK_EX | LOCK_NB) == 0 || errno == ENOSYS || errno == ENOTSUP;
-    if (locked && is_still_at(file_, path)) return;
-    ::close(std::exchange(file_, -1));
+    const bool locked = file_.lock() || errno == ENOSYS || errno == ENOTSUP;
+    if (locked && file_.is_still_at(path)) return;
+    file_.close();
     if (locked) continue;
     if (!told) log(LogLevel::kInfo, what + " is being downloaded by another process; waiting for it");
     told = true;
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     check_interrupt();
   }
-}
-
-HubLock::~HubLock() {
-  if (file_ >= 0) ::close(file_);
 }
 
 }  // namespace dynslice

@@ -9,14 +9,17 @@
 #include <charconv>
 #include <chrono>
 #include <cstring>
+#include <span>
 #include <string_view>
 #include <system_error>
 #include <thread>
 
 #include "dynslice/hub/hub_cache.h"
 #include "dynslice/support/error.h"
+#include "dynslice/support/file.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
+#include "dynslice/support/system_error.h"
 
 namespace dynslice {
 namespace {
@@ -58,52 +61,38 @@ bool is_safe_etag(std::string_view etag) {
 // The file that a download grows in.
 class PartialFile {
  public:
-  explicit PartialFile(const fs::path& path) : path_(path) {
-    file_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+  explicit PartialFile(const fs::path& path) : path_(path), file_(path, O_WRONLY | O_CREAT | O_NOFOLLOW) {
     struct stat status{};
-    if (file_ < 0 || ::fstat(file_, &status) != 0) fail();
+    if (!file_.is_open() || ::fstat(file_.descriptor(), &status) != 0) fail();
     size_ = static_cast<uint64_t>(status.st_size);
-    if (::lseek(file_, 0, SEEK_END) < 0) fail();
   }
-  ~PartialFile() {
-    if (file_ >= 0) ::close(file_);
-  }
-  PartialFile(const PartialFile&) = delete;
-  PartialFile& operator=(const PartialFile&) = delete;
 
   uint64_t size() const { return size_; }
 
   void restart() {
-    if (::ftruncate(file_, 0) != 0 || ::lseek(file_, 0, SEEK_SET) < 0) fail();
+    if (::ftruncate(file_.descriptor(), 0) != 0) fail();
     size_ = 0;
   }
 
   void append(std::string_view bytes) {
-    while (!bytes.empty()) {
-      const ssize_t n = ::write(file_, bytes.data(), bytes.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail();
-      bytes.remove_prefix(static_cast<size_t>(n));
-      size_ += static_cast<uint64_t>(n);
-    }
+    if (!file_.write_at(std::as_bytes(std::span(bytes)), size_)) fail();
+    size_ += bytes.size();
   }
 
   void sync() {
-    if (::fsync(file_) != 0) fail();
+    if (!file_.sync()) fail();
   }
 
  private:
   [[noreturn]] void fail() const {
-    const int reason = errno;
-    const bool full = reason == ENOSPC || reason == EDQUOT || reason == EFBIG;
-    throw_error(full ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, path_.string(), ": cannot be written (",
-                std::strerror(reason),
-                full ? "); free disk space and run again: the download goes on from there"
-                     : "); set HF_HOME to a folder that can be written");
+    const int code = errno;
+    throw_error(error_kind_of(code), path_.string(), ": cannot be written (", std::strerror(code),
+                is_disk_full(code) ? "); free disk space and run again: the download goes on from there"
+                                   : "); set HF_HOME to a folder that can be written");
   }
 
   fs::path path_;
-  int file_ = -1;
+  File file_;
   uint64_t size_ = 0;
 };
 
@@ -270,7 +259,7 @@ void HubConnection::download(const HubTransfer& transfer, ProgressSink& progress
   std::error_code error;
   fs::rename(transfer.partial, transfer.blob, error);
   if (error) {
-    throw_error(ErrorKind::kMissingData, transfer.blob.string(), ": cannot be made (", error.message(),
+    throw_error(error_kind_of(error.value()), transfer.blob.string(), ": cannot be made (", error.message(),
                 "); set HF_HOME to a folder that can be written");
   }
   sync_path(transfer.blob.parent_path());

@@ -9,6 +9,7 @@
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/walk/resident_model.h"
 #include "dynslice/walk/walk_estimate.h"
 
@@ -109,8 +110,8 @@ OrderedJson products_json(const BenchResult& result) {
 BenchResult measure_products(const BenchRequest& options) {
   if (options.common.threads > 0) at::set_num_threads(options.common.threads);
   BenchResult result;
-  for (const auto& [name, dtype] : {std::pair{"fp32", at::kFloat}, {"bf16", at::kBFloat16}, {"fp64", at::kDouble}}) {
-    result.products.push_back({name, measure_gemm_peak(dtype)});
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
+    result.products.push_back({dtype_name(dtype), measure_gemm_peak(dtype)});
   }
   result.threads = at::get_num_threads();
   return result;

@@ -10,6 +10,7 @@
 #include "dynslice/support/hash.h"
 #include "dynslice/support/log.h"
 #include "dynslice/support/machine.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/text/tokenizer/tokenizer.h"
 
 namespace dynslice {

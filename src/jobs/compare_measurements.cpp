@@ -15,6 +15,7 @@
 #include "dynslice/jobs/prepare.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/hash.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/walk/memory_plan.h"
 #include "dynslice/walk/walk_estimate.h"
 

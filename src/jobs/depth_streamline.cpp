@@ -18,7 +18,9 @@
 #include "dynslice/resources/estimate.h"
 #include "dynslice/score/score.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/train/estimate.h"
+#include "dynslice/walk/walk_estimate.h"
 #include "jobs/depth_frame.h"
 #include "jobs/training.h"
 
@@ -49,6 +51,10 @@ bool is_trained(const StreamlineRequest& request) { return row_of(request.replac
 
 // Whether a map is fitted in the place of what goes; a layer's training begins with it.
 bool is_repaired(const StreamlineRequest& request) { return row_of(request.replace).is_repaired; }
+
+at::ScalarType stream_dtype_of(const StreamlineRequest& request) {
+  return request.stream_dtype == StreamFormat::kBf16 ? at::kBFloat16 : at::kFloat;
+}
 
 // Options that would do nothing.
 void check_streamlining(const StreamlineRequest& request) {
@@ -141,7 +147,7 @@ class WindowSearch {
     ReplacementOptions replacing;
     replacing.loss = request_.loss;
     replacing.held_out = setup.held_out;
-    replacing.stream_dtype = request_.stream_dtype == StreamFormat::kBf16 ? at::kBFloat16 : at::kFloat;
+    replacing.stream_dtype = stream_dtype_of(request_);
     replacing.training = setup.options;
     replacing.recomputes = recomputes_of(request_, in_.checkpoint.config(), in_.compute, start + count_, setup);
     TrainedReplacement trained =
@@ -270,7 +276,7 @@ ResourceEstimate estimate_replacement(const StreamlineRequest& request, const Ch
   use.validated_tokens = setup.validated_tokens();
   use.recomputes = recomputes_of(request, config, compute, end, setup);
   use.streams = request.loss == ReplacementLoss::kLanguageModel ? 1 : 2;
-  use.stream_item = request.stream_dtype == StreamFormat::kBf16 ? 2 : 4;
+  use.stream_item = element_bytes(stream_dtype_of(request));
   if (use.stream_item == 2) ++use.streams;  // beside the one that walks, in fp32
   use.walks = 1;
   return estimate_training(checkpoint, compute, amount_of(windows), use);

@@ -11,6 +11,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/log.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/text/chat/chat_template.h"
 #include "dynslice/text/tokenizer/tokenizer.h"
 #include "dynslice/walk/resident_model.h"

@@ -11,6 +11,7 @@
 #include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/text/tokenizer/tokenizer.h"
 
 namespace dynslice {
@@ -131,32 +132,6 @@ OrderedJson describe_run(const CommonOptions& common, const ComputeOptions& comp
                       {"command_line", job_command_line(common.recipe->command_line, true)}};
   }
   return json;
-}
-
-std::string dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kFloat:
-      return "fp32";
-    case at::kBFloat16:
-      return "bf16";
-    case at::kHalf:
-      return "fp16";
-    default:
-      return "unknown";
-  }
-}
-
-std::string torch_dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kFloat:
-      return "float32";
-    case at::kBFloat16:
-      return "bfloat16";
-    case at::kHalf:
-      return "float16";
-    default:
-      return "unknown";
-  }
 }
 
 }  // namespace dynslice

@@ -16,6 +16,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice {
 namespace {

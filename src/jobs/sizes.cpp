@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "dynslice/support/format.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice {
 
@@ -24,10 +25,8 @@ void add_sizes(OrderedJson& json, const SizeChange& change) {
 }
 
 at::ScalarType output_dtype(const std::string& name, const Checkpoint& checkpoint) {
-  if (name == "fp32") return at::kFloat;
-  if (name == "bf16") return at::kBFloat16;
-  if (name == "fp16") return at::kHalf;
-  return checkpoint.storage_dtype();
+  const auto named = weight_dtype_of_option(name);
+  return named ? *named : checkpoint.storage_dtype();
 }
 
 }  // namespace dynslice

@@ -4,47 +4,18 @@
 #include <c10/core/InferenceMode.h>
 
 #include <cmath>
-#include <numbers>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "aten.h"
+#include "dynslice/model/rope.h"
 #include "dynslice/tensor/attention_kernel.h"
 #include "dynslice/tensor/decode_kernels.h"
 #include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
 namespace {
-
-// Inverse frequencies of the rotary pairs in fp32, as the models were trained with them.
-std::vector<float> inverse_frequencies(const RopeConfig& rope, int64_t head_dim) {
-  std::vector<float> frequencies;
-  for (int64_t pair = 0; pair < head_dim / 2; ++pair) {
-    const float exponent = static_cast<float>(2 * pair) / static_cast<float>(head_dim);
-    float frequency = 1.0F / std::pow(static_cast<float>(rope.theta), exponent);
-    if (!rope.frequency_divisors.empty()) {
-      frequency /= static_cast<float>(rope.frequency_divisors[static_cast<size_t>(pair)]);
-    } else if (rope.scaling == RopeScalingKind::kLinear) {
-      frequency /= static_cast<float>(rope.factor);
-    } else if (rope.scaling == RopeScalingKind::kLlama3) {
-      // Llama 3.1: long wavelengths are stretched, short ones kept, those between interpolated.
-      const double original = static_cast<double>(rope.original_max_position_embeddings);
-      const double wavelength = 2 * std::numbers::pi / frequency;
-      const double low = original / rope.low_freq_factor;
-      const double high = original / rope.high_freq_factor;
-      if (wavelength > low) {
-        frequency = static_cast<float>(frequency / rope.factor);
-      } else if (wavelength > high) {
-        const double smooth =
-            (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
-        frequency = static_cast<float>((1 - smooth) * frequency / rope.factor + smooth * frequency);
-      }
-    }
-    frequencies.push_back(frequency);
-  }
-  return frequencies;
-}
 
 // Positions that queries first ... first + length - 1 may not see: later ones, and those `window` or more before
 // them. Additive, [length, first + length].

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "dynslice/tensor/logit_blocks.h"
+#include "dynslice/tensor/blocks.h"
 #include "dynslice/train/estimate.h"
 #include "dynslice/walk/walk_estimate.h"
 

@@ -6,6 +6,7 @@
 
 #include "aten.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/blocks.h"
 #include "dynslice/tensor/kernels.h"
 #include "dynslice/walk/head.h"
 #include "slice/basis.h"
@@ -15,9 +16,6 @@
 
 namespace dynslice {
 namespace {
-
-// Rows of the embedding that are read at once.
-constexpr int64_t kRows = 8192;
 
 const Shortcut kAsItIs{};
 
@@ -242,8 +240,8 @@ class GlobalSlicer {
     const int64_t vocab = walk_.config().vocab_size;
     SecondMoment moment(width(), walk_.options().device);
     at::Tensor mean = at::zeros({width()}, basis_.options());
-    for (int64_t begin = 0; begin < vocab; begin += kRows) {
-      const int64_t count = std::min(kRows, vocab - begin);
+    for (int64_t begin = 0; begin < vocab; begin += kVocabularyBlock) {
+      const int64_t count = std::min(kVocabularyBlock, vocab - begin);
       const at::Tensor rows =
           walk_.checkpoint()
               .load_rows("model.embed_tokens.weight", {vocab, width()}, begin, begin + count, at::kFloat)

@@ -3,15 +3,10 @@
 #include <algorithm>
 
 #include "aten.h"
+#include "dynslice/tensor/blocks.h"
 #include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
-namespace {
-
-// Rows of embedding and head that are rotated at once.
-constexpr int64_t kRowBlock = 8192;
-
-}  // namespace
 
 void rotate_input(Linear& linear, const at::Tensor& basis) {
   linear.weight = kernels::matmul(linear.weight, basis.to(at::kFloat));
@@ -29,8 +24,8 @@ void write_rotated_rows(const LayerWalk& walk, const TensorSink& sink, const std
   const at::Device device = walk.options().device;
   const at::Tensor basis32 = basis.defined() ? basis.to(at::kFloat) : basis;
   ProgressTask progress(walk.progress(), (basis.defined() ? "Rotating " : "Copying ") + name, vocab, "rows");
-  for (int64_t begin = 0; begin < vocab; begin += kRowBlock) {
-    const int64_t end = std::min(vocab, begin + kRowBlock);
+  for (int64_t begin = 0; begin < vocab; begin += kVocabularyBlock) {
+    const int64_t end = std::min(vocab, begin + kVocabularyBlock);
     at::Tensor rows = walk.checkpoint().load_rows(source, {vocab, width}, begin, end, at::kFloat).to(device);
     if (column_scale.defined()) rows = rows * column_scale;
     if (basis.defined()) rows = kernels::matmul(rows, basis32);

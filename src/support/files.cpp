@@ -9,69 +9,53 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <utility>
+#include <optional>
 
 #include "dynslice/support/error.h"
+#include "dynslice/support/file.h"
+#include "dynslice/support/system_error.h"
 
 namespace dynslice {
 namespace {
 
-// Closes the descriptor at the end of the scope.
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  ~FileDescriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(other.release()) {}
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  int get() const { return fd_; }
-  int release() { return std::exchange(fd_, -1); }
+[[noreturn]] void throw_read_error(const std::filesystem::path& path, std::string_view what) {
+  const int code = errno;
+  throw_error(error_kind_of(code, ErrorKind::kBadInput), path.string(), ": ", what, " (", std::strerror(code), ")");
+}
 
- private:
-  int fd_;
-};
+[[noreturn]] void throw_write_error(const std::filesystem::path& path) {
+  throw_system_error(path, "cannot be written", errno);
+}
 
-std::string reason() { return std::strerror(errno); }
-
-FileDescriptor open_for_reading(const std::filesystem::path& path, struct stat& status) {
-  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.get() < 0) {
-    const auto kind = errno == ENOENT ? ErrorKind::kMissingData : ErrorKind::kBadInput;
-    throw_error(kind, path.string(), ": cannot be opened (", reason(), ")");
-  }
-  if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
+File open_for_reading(const std::filesystem::path& path, struct stat& status) {
+  File file(path, O_RDONLY | O_NONBLOCK);
+  if (!file.is_open()) throw_read_error(path, "cannot be opened");
+  if (::fstat(file.descriptor(), &status) != 0 || !S_ISREG(status.st_mode)) {
     throw_error(ErrorKind::kBadInput, path.string(), ": is not a regular file");
   }
   return file;
 }
 
-[[noreturn]] void throw_write_error(const std::filesystem::path& path) {
-  const bool full = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
-  throw_error(full ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, path.string(), ": cannot be written (",
-              reason(), full ? "); free disk space or choose another folder" : ")");
+// Removes an unfinished file, and tells the failure that came before.
+[[noreturn]] void give_up_writing(const std::filesystem::path& temporary, const std::filesystem::path& path) {
+  const int code = errno;
+  ::unlink(temporary.c_str());
+  throw_system_error(path, "cannot be written", code);
 }
 
 }  // namespace
 
 std::string read_file(const std::filesystem::path& path, uint64_t max_bytes) {
   struct stat status{};
-  const FileDescriptor file = open_for_reading(path, status);
+  const File file = open_for_reading(path, status);
   const auto size = static_cast<uint64_t>(status.st_size);
   if (size > max_bytes) {
     throw_error(ErrorKind::kBadInput, path.string(), ": has ", size, " bytes; at most ", max_bytes, " are expected");
   }
   std::string content(size, '\0');
-  size_t done = 0;
-  while (done < size) {
-    const ssize_t n = ::read(file.get(), content.data() + done, size - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw_error(ErrorKind::kBadInput, path.string(), ": cannot be read (", reason(), ")");
-    if (n == 0) break;
-    done += static_cast<size_t>(n);
-  }
-  content.resize(done);
+  const std::optional<size_t> done = file.read_at(std::as_writable_bytes(std::span(content)), 0);
+  if (!done) throw_read_error(path, "cannot be read");
+  content.resize(*done);
   return content;
 }
 
@@ -89,45 +73,27 @@ void write_file_atomically(const std::filesystem::path& target, std::string_view
   std::filesystem::path temporary = path;
   temporary += ".partial-" + std::to_string(::getpid());
   {
-    const FileDescriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    if (file.get() < 0) throw_write_error(path);
-    size_t done = 0;
-    while (done < content.size()) {
-      const ssize_t n = ::write(file.get(), content.data() + done, content.size() - done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) {
-        const int saved = errno;
-        ::unlink(temporary.c_str());
-        errno = saved;
-        throw_write_error(path);
-      }
-      done += static_cast<size_t>(n);
-    }
-    if (::fsync(file.get()) != 0) {
-      ::unlink(temporary.c_str());
-      throw_write_error(path);
-    }
+    const File file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
+    if (!file.is_open()) throw_write_error(path);
+    if (!file.write(std::as_bytes(std::span(content))) || !file.sync()) give_up_writing(temporary, path);
   }
   if (before_rename) before_rename();
-  if (::rename(temporary.c_str(), path.c_str()) != 0) {
-    ::unlink(temporary.c_str());
-    throw_write_error(path);
-  }
+  if (::rename(temporary.c_str(), path.c_str()) != 0) give_up_writing(temporary, path);
 }
 
 void sync_path(const std::filesystem::path& path) {
-  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.get() < 0 || ::fsync(file.get()) != 0) throw_write_error(path);
+  const File file(path, O_RDONLY);
+  if (!file.is_open() || !file.sync()) throw_write_error(path);
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   struct stat status{};
-  const FileDescriptor file = open_for_reading(path, status);
+  const File file = open_for_reading(path, status);
   size_ = static_cast<uint64_t>(status.st_size);
   if (size_ == 0) return;
   // PROT_WRITE with MAP_PRIVATE: in-place operations on a wrapped tensor copy the page instead of faulting.
-  void* address = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.get(), 0);
-  if (address == MAP_FAILED) throw_error(ErrorKind::kBadInput, path.string(), ": cannot be mapped (", reason(), ")");
+  void* address = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.descriptor(), 0);
+  if (address == MAP_FAILED) throw_read_error(path, "cannot be mapped");
   const size_t length = size_;
   data_ = std::shared_ptr<const std::byte>(static_cast<const std::byte*>(address), [length](const std::byte* p) {
     ::munmap(const_cast<std::byte*>(p), length);

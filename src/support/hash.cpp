@@ -13,6 +13,7 @@
 #include <new>
 
 #include "dynslice/support/error.h"
+#include "dynslice/support/system_error.h"
 
 namespace dynslice {
 namespace {
@@ -45,7 +46,7 @@ class Digest {
 
 void update_from_file(Digest& digest, const std::filesystem::path& path, const std::function<void(int64_t)>& on_read) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw_error(ErrorKind::kMissingData, path.string(), ": cannot be opened (", std::strerror(errno), ")");
+  if (!file) throw_system_error(path, "cannot be opened", errno);
   std::string block(size_t{1} << 20, '\0');
   while (file) {
     file.read(block.data(), static_cast<std::streamsize>(block.size()));

@@ -16,6 +16,8 @@
 
 #include "dynslice/support/environment.h"
 #include "dynslice/support/error.h"
+#include "dynslice/support/file.h"
+#include "dynslice/support/system_error.h"
 
 namespace dynslice {
 namespace {
@@ -26,12 +28,12 @@ uint64_t page_bytes() { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
 uint64_t whole_pages(uint64_t bytes) { return (bytes + page_bytes() - 1) / page_bytes() * page_bytes(); }
 
 // A file without a name; where the file system cannot make one, a file whose name is removed at once.
-int open_unnamed(const fs::path& folder) {
-  const int unnamed = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-  if (unnamed >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL)) return unnamed;
+File open_unnamed(const fs::path& folder) {
+  File unnamed(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (unnamed.is_open() || (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL)) return unnamed;
   std::string name = (folder / "dynslice-scratch-XXXXXX").string();
-  const int named = ::mkostemp(name.data(), O_CLOEXEC);
-  if (named >= 0) ::unlink(name.c_str());
+  File named(::mkostemp(name.data(), O_CLOEXEC));
+  if (named.is_open()) ::unlink(name.c_str());
   return named;
 }
 
@@ -46,14 +48,14 @@ fs::path default_scratch_folder() {
 class ScratchFile::Impl : public std::enable_shared_from_this<Impl> {
  public:
   explicit Impl(fs::path folder) : folder_(std::move(folder)), file_(open_unnamed(folder_)) {
-    if (file_ < 0) {
-      throw_error(ErrorKind::kMissingData, folder_.string(), ": no scratch file can be made there (",
-                  std::strerror(errno), "); choose another folder with --scratch-dir");
+    if (!file_.is_open()) {
+      const int code = errno;
+      throw_error(error_kind_of(code), folder_.string(), ": no scratch file can be made there (", std::strerror(code),
+                  "); choose another folder with --scratch-dir");
     }
   }
   ~Impl() {
     for (const auto& [address, block] : blocks_) ::munmap(address, block.bytes);
-    ::close(file_);
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -98,7 +100,8 @@ class ScratchFile::Impl : public std::enable_shared_from_this<Impl> {
 
   bool is_in_memory() const {
     struct statfs status{};
-    return ::fstatfs(file_, &status) == 0 && (status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC);
+    return ::fstatfs(file_.descriptor(), &status) == 0 &&
+           (status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC);
   }
 
  private:
@@ -114,7 +117,7 @@ class ScratchFile::Impl : public std::enable_shared_from_this<Impl> {
     const auto free = std::ranges::find_if(blocks_, [](const auto& entry) { return entry.second.is_free; });
     if (free == blocks_.end()) return;
     const Block block = free->second;
-    if (::fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(block.offset),
+    if (::fallocate(file_.descriptor(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(block.offset),
                     static_cast<off_t>(block.bytes)) != 0) {
       return;
     }
@@ -124,13 +127,14 @@ class ScratchFile::Impl : public std::enable_shared_from_this<Impl> {
   }
 
   Blocks::iterator add_block(uint64_t bytes) {
-    const int code = ::posix_fallocate(file_, static_cast<off_t>(end_), static_cast<off_t>(bytes));
+    const int code = ::posix_fallocate(file_.descriptor(), static_cast<off_t>(end_), static_cast<off_t>(bytes));
     if (code != 0) {
       throw_error(ErrorKind::kOutOfResources, folder_.string(), ": has no room for ", in_use_ + bytes,
                   " bytes of scratch file (", std::strerror(code),
                   "); free disk space, choose another folder with --scratch-dir, or raise --activation-memory");
     }
-    void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file_, static_cast<off_t>(end_));
+    void* address =
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file_.descriptor(), static_cast<off_t>(end_));
     if (address == MAP_FAILED) {
       throw_error(ErrorKind::kOutOfResources, folder_.string(), ": a scratch file of ", in_use_ + bytes,
                   " bytes cannot be mapped (", std::strerror(errno), ")");
@@ -143,7 +147,7 @@ class ScratchFile::Impl : public std::enable_shared_from_this<Impl> {
   }
 
   fs::path folder_;
-  int file_;
+  File file_;
   mutable std::mutex mutex_;
   Blocks blocks_;
   uint64_t end_ = 0;     // where the next block begins

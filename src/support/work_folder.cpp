@@ -1,53 +1,40 @@
 #include "dynslice/support/work_folder.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "dynslice/support/error.h"
+#include "dynslice/support/system_error.h"
 
 namespace dynslice {
 namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void throw_system_error(const fs::path& path, const std::string& what, int code) {
-  const bool full = code == ENOSPC || code == EDQUOT;
-  throw_error(full ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, path.string(), ": ", what, " (",
-              std::strerror(code), full ? "); free disk space or choose another folder" : ")");
-}
-
 }  // namespace
 
 WorkFolder::~WorkFolder() {
   if (!is_open()) return;
   std::error_code ignored;
-  if (!kept_) fs::remove_all(path_, ignored);
-  ::close(descriptor_);
+  if (!kept_) fs::remove_all(path_, ignored);  // while it is locked
 }
 
 bool WorkFolder::lock() {
-  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (descriptor_ < 0) return false;
-  const auto close_again = [&] { ::close(std::exchange(descriptor_, -1)); };
-  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    close_again();
+  File folder(path_, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!folder.is_open()) return false;
+  if (!folder.lock() && errno == EWOULDBLOCK) {
     throw_error(ErrorKind::kUsage, path_.string(),
                 ": another run is writing there; wait for it or choose another output folder");
   }
   // Its owner may have renamed or removed it between our opening and our lock.
-  struct stat opened{}, named{};
-  if (::fstat(descriptor_, &opened) != 0 || ::lstat(path_.c_str(), &named) != 0 || opened.st_ino != named.st_ino ||
-      opened.st_dev != named.st_dev) {
-    close_again();
+  if (!folder.is_still_at(path_)) {
     errno = ENOENT;
     return false;
   }
+  folder_ = std::move(folder);
   return true;
 }
 
@@ -66,7 +53,7 @@ bool WorkFolder::open_existing() {
   std::error_code error;
   for (fs::directory_iterator entry(path_, error), end; !error && entry != end; entry.increment(error)) {
     if (entry->is_directory(error)) {
-      ::close(std::exchange(descriptor_, -1));
+      folder_.close();
       throw_error(ErrorKind::kUsage, path_.string(),
                   ": is in the way and no remainder of an earlier run; move it away");
     }
@@ -96,7 +83,5 @@ void WorkFolder::clear(const std::function<bool(const std::string& name)>& keeps
 bool is_journal_file(const std::string& name) {
   return name.starts_with("journal.json") || (name.starts_with("journal-") && name.ends_with(".bin"));
 }
-
-void WorkFolder::release() { ::close(std::exchange(descriptor_, -1)); }
 
 }  // namespace dynslice

@@ -5,8 +5,8 @@
 #include <numeric>
 
 #include "aten.h"
-#include "dynslice/support/error.h"
 #include "dynslice/tensor/kernels.h"
+#include "dynslice/tensor/ridge_fit.h"
 
 namespace dynslice {
 namespace {
@@ -76,14 +76,6 @@ at::Tensor indices_of(const std::vector<int64_t>& neurons, const at::Device& dev
   return at::tensor(neurons, at::TensorOptions().dtype(at::kLong)).to(device);
 }
 
-// L with L Lᵀ = `matrix`, which messages call `what`.
-at::Tensor factorized(const at::Tensor& matrix, const std::string& where, const char* what) {
-  auto [factor, info] = at::linalg_cholesky_ex(matrix);
-  if (info.item<int>() != 0)
-    throw_error(ErrorKind::kBadInput, where, ": ", what, " is not positive definite; give a larger --ridge");
-  return factor;
-}
-
 at::Tensor indices_where(const std::vector<bool>& flags, bool value) {
   std::vector<int64_t> indices;
   for (size_t j = 0; j < flags.size(); ++j) {
@@ -108,9 +100,7 @@ Elimination::Elimination(at::Tensor moment, const at::Tensor& weights, const at:
   weighed_ =
       directions.defined() ? kernels::matmul(weights.to(at::kFloat), root_of(directions)).to(at::kDouble) : weights_;
   gone_.assign(static_cast<size_t>(left_), false);
-  moment.diagonal().add_(std::max(ridge * moment.diagonal().mean().item<double>(), 1e-30));
-  const at::Tensor factor = factorized(moment, where, "the second moment");
-  moment.reset();
+  const at::Tensor factor = ridge_factor(std::move(moment), ridge, where);
   inverse_ = at::cholesky_inverse(factor);
   if (!inverse_.is_contiguous()) inverse_ = inverse_.t();  // the same matrix, without a copy
 }
@@ -162,7 +152,7 @@ std::vector<int64_t> Elimination::cheapest(int64_t most) {
 }
 
 at::Tensor Elimination::factor_of_part(const at::Tensor& part) const {
-  return factorized((part + part.t()) / 2, where_, "the inverse of the second moment");
+  return cholesky_factor((part + part.t()) / 2, where_, "the inverse of the second moment");
 }
 
 double Elimination::cost(const std::vector<int64_t>& neurons) const {

@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <string>
 #include <string_view>
 
 #include "aten.h"
+#include "dynslice/support/environment.h"
 #include "dynslice/tensor/decode_kernels.h"
 #include "dynslice/tensor/multiversion.h"
 #include "tensor/fast_exp.h"
@@ -26,7 +26,7 @@ using OnednnLinear = at::Tensor(const at::Tensor&, const at::Tensor&, const std:
 // on Intel. DYNSLICE_GEMM=mkl|onednn overrides the choice.
 bool prefer_onednn() {
   static const bool preferred = [] {
-    if (const char* choice = std::getenv("DYNSLICE_GEMM")) return std::string_view(choice) == "onednn";
+    if (const std::string choice = environment("DYNSLICE_GEMM"); !choice.empty()) return choice == "onednn";
 #if defined(__x86_64__)
     return !__builtin_cpu_is("intel");
 #else

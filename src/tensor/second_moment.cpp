@@ -7,14 +7,12 @@
 #include "aten.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/machine.h"
+#include "dynslice/tensor/blocks.h"
 #include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
 namespace {
 
-// Rows whose products are summed in fp32 before they go to the fp64 sum: each of its entries then has the relative
-// rounding of a sum of this many terms, about that of the fp32 stream itself.
-constexpr int64_t kRows = 512;
 // Of a moment whose factorization takes long enough for clearing pages not to count.
 constexpr size_t kLargeBytes = size_t{32} << 20;
 
@@ -27,7 +25,7 @@ SecondMoment::SecondMoment(int64_t width, at::Device device)
 
 void SecondMoment::add(const at::Tensor& x) {
   const int64_t width = upper_.size(0);
-  for (const at::Tensor& rows : x.reshape({-1, width}).split(kRows)) {
+  for (const at::Tensor& rows : x.reshape({-1, width}).split(kSummedRows)) {
     for (int64_t begin = 0; begin < width; begin += block_) {
       const int64_t height = std::min(block_, width - begin);
       upper_.narrow(0, begin, height)
@@ -35,6 +33,10 @@ void SecondMoment::add(const at::Tensor& x) {
           .add_(kernels::matmul(rows.narrow(1, begin, height).t(), rows.narrow(1, begin, width - begin)));
     }
   }
+}
+
+bool SecondMoment::is_finite() const {
+  return std::isfinite(upper_.sum().item<double>()) || at::isfinite(upper_).all().item<bool>();
 }
 
 at::Tensor SecondMoment::take(const std::string& where) {
@@ -46,13 +48,15 @@ at::Tensor SecondMoment::take(const std::string& where) {
     square.copy_(at::triu(square) + at::triu(square, 1).t());
     upper_.narrow(0, end, width - end).narrow(1, begin, height).copy_(rows.narrow(1, end, width - end).t());
   }
-  if (!std::isfinite(upper_.sum().item<double>()) && !at::isfinite(upper_).all().item<bool>()) {
-    throw_error(ErrorKind::kBadInput, "NaN or Inf in ", where,
-                "; the model's weights are damaged, or too large for the dtype (try --dtype fp32)");
-  }
+  if (!is_finite()) throw_not_finite(where);
   // What factorizes it takes more matrices of its size, and they seldom fit into what the chunks left in the heap.
   if (upper_.nbytes() >= kLargeBytes) return_freed_memory();
   return std::exchange(upper_, at::Tensor());
+}
+
+void throw_not_finite(const std::string& where) {
+  throw_error(ErrorKind::kBadInput, "NaN or Inf in ", where,
+              "; the model's weights are damaged, or too large for the dtype (try --dtype fp32)");
 }
 
 }  // namespace dynslice

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "aten.h"
+#include "dynslice/tensor/blocks.h"
 #include "dynslice/tensor/kernels.h"
 #include "train/differentiable.h"
 
@@ -142,11 +143,10 @@ LossSum sum_over(const std::vector<int64_t>& numbers, int64_t size,
 }  // namespace
 
 at::Tensor output_matrix_of(const Head& head) {
-  constexpr int64_t kRows = 8192;
   if (head.is_in_memory) return head.load_rows(0, head.vocab_size);
   at::Tensor matrix;
-  for (int64_t begin = 0; begin < head.vocab_size; begin += kRows) {
-    const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kRows));
+  for (int64_t begin = 0; begin < head.vocab_size; begin += kVocabularyBlock) {
+    const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kVocabularyBlock));
     if (!matrix.defined()) matrix = at::empty({head.vocab_size, head.columns}, rows.options());
     matrix.narrow(0, begin, rows.size(0)).copy_(rows);
   }

@@ -5,6 +5,7 @@
 
 #include "aten.h"
 #include "dynslice/tensor/kernels.h"
+#include "dynslice/tensor/random.h"
 #include "train/differentiable.h"
 
 namespace dynslice {
@@ -33,10 +34,11 @@ class DifferentiableOps {
     std::vector<at::Tensor> additions;
     int64_t end = 0;  // of the rows that have an addition so far
     bool any = false;
-    for (const LowRankUpdate& part : updates_->parts) {
+    for (size_t place = 0; place < updates_->parts.size(); ++place) {
+      const LowRankUpdate& part = updates_->parts[place];
       if (part.matrix != matrix) continue;
       if (part.first_row > end) additions.push_back(zeros(y, part.first_row - end));
-      const at::Tensor low = differentiable::linear(dropped(x, part), part.a, {}, dtype_);
+      const at::Tensor low = differentiable::linear(dropped(x, place), part.a, {}, dtype_);
       additions.push_back(differentiable::linear(low, part.b, {}, dtype_));
       end = part.first_row + part.rows;
       any = true;
@@ -52,15 +54,16 @@ class DifferentiableOps {
     return at::zeros(sizes, like.options());
   }
 
-  at::Tensor dropped(const at::Tensor& x, const LowRankUpdate& part) const {
+  // What the update at that place of the layer's sees of x.
+  at::Tensor dropped(const at::Tensor& x, size_t place) const {
     if (!dropout_seed_ || updates_->dropout <= 0) return x;
     // The sequence's seed alone decides: activations that are computed a second time for the backward drop the same,
     // and so do sequences in whatever company.
     const at::Tensor mask = at::empty(x.sizes(), x.options());
-    const auto place = static_cast<uint64_t>(&part - updates_->parts.data()) << 56;
+    const uint64_t seed = *dropout_seed_ + (static_cast<uint64_t>(place) << 56);
     for (int64_t row = 0; row < x.size(0); ++row) {
-      at::manual_seed(*dropout_seed_ + static_cast<uint64_t>(row) + place);
-      mask.select(0, row).bernoulli_(1 - updates_->dropout);
+      const at::Generator random = seeded_generator(x.device(), seed + static_cast<uint64_t>(row));
+      mask.select(0, row).bernoulli_(1 - updates_->dropout, random);
     }
     return x * mask.div_(1 - updates_->dropout);
   }

@@ -1,18 +1,17 @@
 #include "dynslice/walk/journal.h"
 
 #include <fcntl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 
 #include "aten.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/files.h"
 #include "dynslice/support/hash.h"
 #include "dynslice/support/log.h"
+#include "dynslice/support/system_error.h"
 
 namespace dynslice {
 namespace {
@@ -43,36 +42,6 @@ std::string name_of(at::ScalarType dtype) {
       std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& known) { return known.dtype == dtype; });
   if (found == kDtypes.end()) throw std::logic_error("Journal: a tensor of a dtype that it does not keep");
   return found->name;
-}
-
-// A descriptor that is closed at the end of the scope.
-class File {
- public:
-  File(const fs::path& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
-  ~File() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
-
-[[noreturn]] void throw_write_error(const fs::path& path) {
-  throw_error(ErrorKind::kOutOfResources, path.string(), ": cannot be written (", std::strerror(errno), ")");
-}
-
-void write_all(int descriptor, const fs::path& path, const void* content, uint64_t length) {
-  const auto* bytes = static_cast<const char*>(content);
-  while (length > 0) {
-    const ssize_t n = ::write(descriptor, bytes, std::min<uint64_t>(length, uint64_t{1} << 30));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw_write_error(path);
-    bytes += n;
-    length -= static_cast<uint64_t>(n);
-  }
 }
 
 std::string dump(const OrderedJson& json) {
@@ -287,7 +256,7 @@ std::optional<int64_t> Journal::restore(const std::string& phase, const WalkStat
     stream->chunks.assign(chunks, at::Tensor());
   }
   const File file(folder() / walk_->file, O_RDONLY);
-  if (file.get() < 0) fail(walk_->file + " cannot be opened");
+  if (!file.is_open()) fail(walk_->file + " cannot be opened");
   for (const Entry& entry : walk_->entries) {
     const auto named = [&](const auto& one) { return one.name == entry.name; };
     const auto stream = std::find_if(state.streams.begin(), state.streams.end(), named);
@@ -296,27 +265,21 @@ std::optional<int64_t> Journal::restore(const std::string& phase, const WalkStat
       const bool fits =
           stream != state.streams.end() && entry.chunk < static_cast<int64_t>(stream->stream->chunks.size());
       if (!fits) fail("a chunk of stream " + entry.name + " is none of this walk");
-      stream->stream->replace(static_cast<size_t>(entry.chunk), read_entry(file.get(), entry).to(device));
+      stream->stream->replace(static_cast<size_t>(entry.chunk), read_entry(file, entry).to(device));
     } else {
       if (tensor == state.tensors.end()) fail("tensor " + entry.name + " is none of this walk");
-      *tensor->tensor = read_entry(file.get(), entry).to(tensor->on_host ? at::Device(at::kCPU) : device);
+      *tensor->tensor = read_entry(file, entry).to(tensor->on_host ? at::Device(at::kCPU) : device);
     }
   }
   restore_values(state);
   return walk_->next;
 }
 
-at::Tensor Journal::read_entry(int descriptor, const Entry& entry) const {
+at::Tensor Journal::read_entry(const File& file, const Entry& entry) const {
   at::Tensor values = at::empty_strided(entry.shape, entry.strides, entry.dtype);
   if (!values.is_non_overlapping_and_dense()) fail("tensor " + entry.name + " has impossible strides");
-  auto* bytes = static_cast<char*>(values.data_ptr());
-  uint64_t done = 0;
-  while (done < entry.bytes) {
-    const ssize_t n = ::pread(descriptor, bytes + done, entry.bytes - done, static_cast<off_t>(entry.offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) fail(walk_->file + " cannot be read");
-    done += static_cast<uint64_t>(n);
-  }
+  auto* bytes = static_cast<std::byte*>(values.data_ptr());
+  if (file.read_at({bytes, entry.bytes}, entry.offset) != entry.bytes) fail(walk_->file + " cannot be read");
   Checksum checksum;
   checksum.update(bytes, entry.bytes);
   if (checksum.hex() != entry.checksum) fail("the checksum of " + entry.name + " in " + walk_->file + " is wrong");
@@ -391,15 +354,16 @@ void Journal::write_data(Walk& walk, const WalkState& state) const {
   walk.file = "journal-" + std::to_string(sequence_) + ".bin";
   const fs::path path = folder() / walk.file;
   const File file(path, O_WRONLY | O_CREAT | O_TRUNC);
-  if (file.get() < 0) throw_write_error(path);
+  if (!file.is_open()) throw_system_error(path, "cannot be written", errno);
   const auto add = [&](const std::string& name, int64_t chunk, const at::Tensor& values) {
     const at::Tensor here = values.cpu();
     const at::Tensor dense = here.is_non_overlapping_and_dense() ? here : here.contiguous();
     Entry entry{name,           chunk, dense.scalar_type(), dense.sizes().vec(), dense.strides().vec(), walk.bytes,
                 dense.nbytes(), {}};
-    write_all(file.get(), path, dense.const_data_ptr(), entry.bytes);
+    const auto* first = static_cast<const std::byte*>(dense.const_data_ptr());
+    if (!file.write({first, entry.bytes})) throw_system_error(path, "cannot be written", errno);
     Checksum checksum;
-    checksum.update(dense.const_data_ptr(), entry.bytes);
+    checksum.update(first, entry.bytes);
     entry.checksum = checksum.hex();
     walk.bytes += entry.bytes;
     walk.entries.push_back(std::move(entry));
@@ -415,7 +379,7 @@ void Journal::write_data(Walk& walk, const WalkState& state) const {
     }
     walk.streams.emplace_back(name, chunk);
   }
-  if (::fdatasync(file.get()) != 0) throw_write_error(path);
+  if (!file.sync_data()) throw_system_error(path, "cannot be written", errno);
   walk.values = OrderedJson::object();
   for (const WalkState::Value& value : state.values) walk.values[value.name] = value.saved();
 }

@@ -8,6 +8,8 @@
 
 #include "aten.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/blocks.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
@@ -15,8 +17,6 @@ namespace {
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kEmbeddingRotation = "model.embed_rotation.weight";
-// Rows of the embedding matrix read at once.
-constexpr int64_t kEmbeddingBlock = 8192;
 
 at::Device parse_device(const std::string& name) {
   const bool cuda = at::hasCUDA();
@@ -39,15 +39,12 @@ at::Device parse_device(const std::string& name) {
 
 at::ScalarType parse_dtype(const std::string& name, at::Device device) {
   if (name == "auto") return device.is_cuda() ? at::kBFloat16 : at::kFloat;
-  if (name == "fp32") return at::kFloat;
-  if (name == "bf16") return at::kBFloat16;
-  if (name == "fp16") {
-    if (device.is_cpu()) {
-      throw_error(ErrorKind::kUsage, "--dtype fp16: is hundreds of times slower than fp32 on a CPU; use fp32 or bf16");
-    }
-    return at::kHalf;
+  const auto dtype = weight_dtype_of_option(name);
+  if (!dtype) throw_error(ErrorKind::kUsage, "--dtype ", name, ": is not one of auto, fp32, bf16, fp16");
+  if (*dtype == at::kHalf && device.is_cpu()) {
+    throw_error(ErrorKind::kUsage, "--dtype fp16: is hundreds of times slower than fp32 on a CPU; use fp32 or bf16");
   }
-  throw_error(ErrorKind::kUsage, "--dtype ", name, ": is not one of auto, fp32, bf16, fp16");
+  return *dtype;
 }
 
 // Cuts the windows into chunks of about `chunk_tokens` tokens, at least one window each.
@@ -116,8 +113,8 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
   ResidualStream stream = stream_of_windows(windows, width, options_);
   const int64_t chunk_tokens = stream.chunks.empty() ? 1 : stream.chunks.front().size(0) * windows.length;
   auto next = order.begin();
-  for (int64_t begin = 0; begin < vocab && next != order.end(); begin += kEmbeddingBlock) {
-    const int64_t end = std::min(vocab, begin + kEmbeddingBlock);
+  for (int64_t begin = 0; begin < vocab && next != order.end(); begin += kVocabularyBlock) {
+    const int64_t end = std::min(vocab, begin + kVocabularyBlock);
     const auto stop =
         std::find_if(next, order.end(), [&](int64_t p) { return windows.ids[static_cast<size_t>(p)] >= end; });
     if (stop == next) continue;

@@ -5,6 +5,7 @@
 
 #include "aten.h"
 #include "dynslice/tensor/kernels.h"
+#include "dynslice/tensor/random.h"
 #include "dynslice/walk/memory_plan.h"
 
 namespace dynslice {
@@ -37,14 +38,15 @@ MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& comp
   const int64_t d = std::min<int64_t>(config.hidden_size, 4096),
                 inner = std::min<int64_t>(shape.intermediate_size, 4096);
   const auto fp32 = at::TensorOptions().dtype(at::kFloat).device(compute.device);
-  const at::Tensor x = at::rand({kRows, d}, fp32), weight = at::rand({inner, d}, fp32);
+  const at::Generator random = seeded_generator(compute.device, 0);
+  const at::Tensor x = at::rand({kRows, d}, random, fp32), weight = at::rand({inner, d}, random, fp32);
   const double product = 2.0 * kRows * static_cast<double>(d) * static_cast<double>(inner);
   const auto wait = [](const at::Tensor& y) { y.flatten()[0].item(); };  // a device works on its own
   MachineRates rates;
   const at::Tensor low_x = x.to(compute.dtype), low_weight = weight.to(compute.dtype);
   rates.forward_flops = product * calls_per_second(kSeconds, [&] { wait(kernels::linear(low_x, low_weight, {})); });
   rates.rotation_flops = product * calls_per_second(kSeconds, [&] { wait(kernels::matmul(x, weight.t())); });
-  const at::Tensor rows = at::rand({kRows, std::min<int64_t>(d, 1024)}, fp32);
+  const at::Tensor rows = at::rand({kRows, std::min<int64_t>(d, 1024)}, random, fp32);
   at::Tensor moment = at::zeros({rows.size(1), rows.size(1)}, fp32.dtype(at::kDouble));
   rates.moment_flops = 2.0 * static_cast<double>(rows.numel()) * static_cast<double>(rows.size(1)) *
                        calls_per_second(kSeconds, [&] { wait(moment.add_(kernels::matmul(rows.t(), rows))); });

@@ -4,6 +4,7 @@
 
 #include "aten.h"
 #include "dynslice/support/error.h"
+#include "dynslice/tensor/blocks.h"
 #include "dynslice/tensor/kernels.h"
 #include "dynslice/tensor/weight_arena.h"
 
@@ -23,9 +24,6 @@ int64_t bytes_of(const DecoderLayer& layer) {
   for_each_tensor(layer, [&](const at::Tensor& tensor) { bytes += bytes_of({tensor}); });
   return bytes;
 }
-
-// Rows of a large matrix that are loaded at once.
-constexpr int64_t kLoadRows = 8192;
 
 }  // namespace
 
@@ -56,8 +54,8 @@ ResidentModel::ResidentModel(const Checkpoint& checkpoint, const ComputeOptions&
     const std::vector<int64_t> sizes{config_.vocab_size, columns};
     at::Tensor matrix = packs ? arena.zeros(sizes, options.dtype)
                               : at::empty(sizes, at::TensorOptions().dtype(options.dtype).device(options.device));
-    for (int64_t begin = 0; begin < config_.vocab_size; begin += kLoadRows) {
-      const int64_t end = std::min(config_.vocab_size, begin + kLoadRows);
+    for (int64_t begin = 0; begin < config_.vocab_size; begin += kVocabularyBlock) {
+      const int64_t end = std::min(config_.vocab_size, begin + kVocabularyBlock);
       matrix.narrow(0, begin, end - begin).copy_(load_rows(begin, end));
     }
     return matrix;

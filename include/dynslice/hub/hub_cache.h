@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "dynslice/hub/hub.h"
+#include "dynslice/support/file.h"
 
 namespace dynslice {
 
@@ -53,12 +54,9 @@ class HubLock {
  public:
   // `what` names the file in the notice that another process holds the lock.
   HubLock(const std::filesystem::path& path, const std::string& what);
-  ~HubLock();
-  HubLock(const HubLock&) = delete;
-  HubLock& operator=(const HubLock&) = delete;
 
  private:
-  int file_ = -1;
+  File file_;
 };
 
 // Creates the folder and its parents; throws kMissingData or kOutOfResources (disk full) naming it.

@@ -45,9 +45,4 @@ OrderedJson describe(const LoadedText& text, const TextOptions& options);
 // Program and library versions, device, dtype, threads, command line, model path, and the recipe that it is part of.
 OrderedJson describe_run(const CommonOptions& common, const ComputeOptions& compute, const Checkpoint& checkpoint);
 
-// "fp32", "bf16", "fp16".
-std::string dtype_name(at::ScalarType dtype);
-// "float32", "bfloat16", "float16", as config.json has it.
-std::string torch_dtype_name(at::ScalarType dtype);
-
 }  // namespace dynslice

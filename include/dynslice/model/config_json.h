@@ -21,9 +21,6 @@ Json describe_dense_config(const ModelConfig& config);
 // Of the "dynslice" object; older ones were never released.
 inline constexpr int64_t kDynsliceFormat = 2;
 
-// What the llama3 scaling divides the inverse frequency of a rotary pair by, whose unscaled wavelength is given.
-double llama3_divisor(const RopeConfig& rope, double wavelength);
-
 // Number of layers a configuration may ask for.
 inline constexpr int64_t kMaxLayers = 10000;
 

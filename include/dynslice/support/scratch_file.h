@@ -16,7 +16,7 @@ std::filesystem::path default_scratch_folder();
 // handed out, so that a full disk is an Error and never a signal at the first write.
 class ScratchFile {
  public:
-  // Throws kMissingData when no file can be made in `folder`.
+  // Throws kMissingData when no file can be made in `folder`, kOutOfResources when its disk is full.
   explicit ScratchFile(const std::filesystem::path& folder);
 
   // A block of at least `bytes` (> 0), aligned to pages, content undefined. It goes back to the file, to be handed out

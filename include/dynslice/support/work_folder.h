@@ -5,6 +5,8 @@
 #include <functional>
 #include <string>
 
+#include "dynslice/support/file.h"
+
 namespace dynslice {
 
 // Guarantees: while it is open, no other run opens it (a lock that ends with the process, however it ends); the
@@ -19,7 +21,7 @@ class WorkFolder {
   WorkFolder& operator=(const WorkFolder&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
-  bool is_open() const { return descriptor_ >= 0; }
+  bool is_open() const { return folder_.is_open(); }
 
   // Locks the folder when it is there already. Throws kUsage when another run works in it, or it is no folder of a run.
   bool open_existing();
@@ -30,13 +32,13 @@ class WorkFolder {
   // Leaves the folder where it is when the process ends, for a run that goes on from it.
   void keep(bool kept = true) { kept_ = kept; }
   // Says that the folder is no longer ours: it was renamed.
-  void release();
+  void release() { folder_.close(); }
 
  private:
   bool lock();
 
   std::filesystem::path path_;
-  int descriptor_ = -1;
+  File folder_;
   bool kept_ = false;
 };
 

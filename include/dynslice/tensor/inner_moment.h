@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "dynslice/tensor/second_moment.h"
+#include "dynslice/tensor/ridge_fit.h"
 
 namespace dynslice {
 
@@ -20,18 +20,17 @@ class InnerMoment {
   void add(const at::Tensor& z, const at::Tensor& error, const at::Tensor& x);
 
   // Σ_t w_t z_t z_tᵀ [inner, inner] fp64; may be asked for once. Throws kBadInput naming `where` for NaN or Inf.
-  at::Tensor take(const std::string& where) { return moment_.take(where); }
+  at::Tensor take(const std::string& where) { return fit_.take(where); }
   // Σ_t w_t z_t e_tᵀ [inner, outputs] fp64; undefined without errors.
-  const at::Tensor& cross() const { return cross_; }
+  const at::Tensor& cross() const { return fit_.cross(); }
   // Σ_t w_t
   double weight() const { return weight_; }
   // (C + λI)⁻¹ Σ_t w_t z_t e_tᵀ [inner, outputs] fp64: the change of a matrix's transpose that makes up for the errors,
   // by least squares. λ is `ridge` mean diagonals of C, which is used up as by `take`.
-  at::Tensor solve(double ridge, const std::string& where);
+  at::Tensor solve(double ridge, const std::string& where) { return fit_.solve(ridge, where); }
 
  private:
-  SecondMoment moment_;
-  at::Tensor cross_;
+  RidgeFit fit_;
   const bool by_norm_;
   double weight_ = 0;
 };

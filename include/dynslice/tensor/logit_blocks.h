@@ -6,11 +6,9 @@
 #include <cstdint>
 
 #include "dynslice/support/token_windows.h"
+#include "dynslice/tensor/blocks.h"
 
 namespace dynslice {
-
-// Rows of the output matrix in memory at once.
-inline constexpr int64_t kVocabularyBlock = 8192;
 
 // Logits are made for some tokens and some of these rows at a time: on the CPU few enough to be still in the cache when
 // they are summed up, on a device so many that launching its kernels does not count.

@@ -21,6 +21,9 @@ class SecondMoment {
   // layer 3".
   at::Tensor take(const std::string& where);
 
+  // Whether no x so far held NaN or Inf.
+  [[nodiscard]] bool is_finite() const;
+
   // The sum so far, for a journal that keeps it and brings it back.
   at::Tensor& sum() { return upper_; }
 
@@ -28,5 +31,8 @@ class SecondMoment {
   at::Tensor upper_;  // [width, width]; only the blocks on and above the diagonal are kept
   int64_t block_ = 0;
 };
+
+// Throws the kBadInput that activations hold NaN or Inf; `where` as in SecondMoment::take.
+[[noreturn]] void throw_not_finite(const std::string& where);
 
 }  // namespace dynslice

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "dynslice/support/fault_point.h"
+#include "dynslice/support/file.h"
 #include "dynslice/support/json.h"
 #include "dynslice/support/work_folder.h"
 #include "dynslice/walk/walk_state.h"
@@ -119,7 +120,7 @@ class Journal {
   void read_state(const Json& state, const OrderedJson& ordered);
   void read_walk(const Json& json, const OrderedJson& ordered);
   void restore_values(const WalkState& state) const;
-  at::Tensor read_entry(int descriptor, const Entry& entry) const;
+  at::Tensor read_entry(const File& file, const Entry& entry) const;
   bool is_due(uint64_t bytes) const;
   void write(const std::string& phase, std::optional<Walk> walk, const WalkState* state);
   void write_data(Walk& walk, const WalkState& state) const;

@@ -6,6 +6,7 @@
 #include "dynslice/jobs/checkpoint_output.h"
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/support/machine.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice::cli {
 namespace {

@@ -5,6 +5,7 @@
 
 #include "cli/show/terminal.h"
 #include "dynslice/jobs/inputs.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice::cli {
 namespace {

@@ -6,6 +6,7 @@
 #include "cli/show/outcome.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/jobs/inputs.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice::cli {
 namespace {

@@ -4,6 +4,7 @@
 #include "cli/show/terminal.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/jobs/inputs.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice::cli {
 

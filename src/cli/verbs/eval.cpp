@@ -7,6 +7,7 @@
 #include "cli/show/tasks.h"
 #include "cli/verbs/verbs.h"
 #include "dynslice/jobs/inputs.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice::cli {
 namespace {

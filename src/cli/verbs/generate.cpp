@@ -13,6 +13,7 @@
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/log.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice::cli {
 namespace {

@@ -4,6 +4,7 @@
 #include "cli/show/plan.h"
 #include "cli/show/written.h"
 #include "cli/verbs/verbs.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice::cli {
 namespace {

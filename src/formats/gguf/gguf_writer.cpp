@@ -1,22 +1,21 @@
 #include "dynslice/formats/gguf/gguf_writer.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <fstream>
 #include <limits>
 #include <set>
 #include <stdexcept>
 
 #include "dynslice/support/error.h"
+#include "dynslice/support/file.h"
 #include "dynslice/support/files.h"
+#include "dynslice/support/system_error.h"
 #include "formats/gguf/gguf_value_type.h"
 
 namespace dynslice {
@@ -148,19 +147,6 @@ void check_output(const fs::path& out, bool force) {
   throw_error(ErrorKind::kUsage, out.string(), ": is no GGUF file: --force replaces nothing else; choose another file");
 }
 
-[[noreturn]] void throw_system_error(const fs::path& path, const std::string& what, int code) {
-  const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
-  throw_error(full ? ErrorKind::kOutOfResources : ErrorKind::kMissingData, path.string(), ": ", what, " (",
-              std::strerror(code), full ? "); free disk space or choose another folder" : ")");
-}
-
-// False when another run has renamed its finished file away between our opening and locking it.
-bool is_still_at(int fd, const fs::path& path) {
-  struct stat ours{}, theirs{};
-  return ::fstat(fd, &ours) == 0 && ::stat(path.c_str(), &theirs) == 0 && ours.st_ino == theirs.st_ino &&
-         ours.st_dev == theirs.st_dev;
-}
-
 void check_room(const fs::path& out, uint64_t needed) {
   const fs::path folder = fs::absolute(out).parent_path();
   struct statvfs disk{};
@@ -194,13 +180,13 @@ class GgufWriter::Impl {
   void commit();
 
  private:
-  void append(std::span<const std::byte> bytes);
+  void append(std::span<const std::byte> bytes) const;
 
   fs::path out_, partial_;
   bool force_;
   std::vector<GgufOutputTensor> tensors_;
   uint64_t file_bytes_ = 0;
-  int fd_ = -1;
+  File file_;
   size_t current_ = 0;       // tensor that is being written
   uint64_t in_current_ = 0;  // bytes of it that are there
 };
@@ -216,35 +202,27 @@ GgufWriter::Impl::Impl(const fs::path& out, const GgufMetadata& metadata, std::v
   for (const GgufOutputTensor& tensor : tensors_) file_bytes_ += padded(count_bytes(tensor));
   check_room(out_, file_bytes_);
   // What a killed run left is written over; what another run is writing is not.
-  fd_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
-  if (fd_ < 0) throw_system_error(partial_, "cannot be created", errno);
-  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 || !is_still_at(fd_, partial_)) {
-    ::close(fd_);
+  file_ = File(partial_, O_WRONLY | O_CREAT | O_NOFOLLOW);
+  if (!file_.is_open()) throw_system_error(partial_, "cannot be created", errno);
+  // Another run may have renamed its finished file away between our opening and locking it.
+  if (!file_.lock() || !file_.is_still_at(partial_)) {
     throw_error(ErrorKind::kUsage, partial_.string(), ": another run is writing it; wait for it or choose another -o");
   }
   try {
-    if (::ftruncate(fd_, 0) != 0) throw_system_error(partial_, "cannot be written", errno);
+    if (::ftruncate(file_.descriptor(), 0) != 0) throw_system_error(partial_, "cannot be written", errno);
     append(std::as_bytes(std::span(header)));
   } catch (...) {  // no destructor runs for an object whose constructor failed
     ::unlink(partial_.c_str());
-    ::close(fd_);
     throw;
   }
 }
 
 GgufWriter::Impl::~Impl() {
-  if (fd_ < 0) return;
-  ::unlink(partial_.c_str());
-  ::close(fd_);
+  if (file_.is_open()) ::unlink(partial_.c_str());  // while it is locked
 }
 
-void GgufWriter::Impl::append(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw_system_error(partial_, "cannot be written", errno);
-    bytes = bytes.subspan(static_cast<size_t>(n));
-  }
+void GgufWriter::Impl::append(std::span<const std::byte> bytes) const {
+  if (!file_.write(bytes)) throw_system_error(partial_, "cannot be written", errno);
 }
 
 void GgufWriter::Impl::write(const std::string& name, std::span<const std::byte> bytes) {
@@ -262,16 +240,16 @@ void GgufWriter::Impl::write(const std::string& name, std::span<const std::byte>
 }
 
 void GgufWriter::Impl::commit() {
-  if (fd_ < 0) throw std::logic_error("GgufWriter: commit was called before");
+  if (!file_.is_open()) throw std::logic_error("GgufWriter: commit was called before");
   if (current_ < tensors_.size()) {
     throw std::logic_error("GgufWriter: tensor " + tensors_[current_].name + " is not whole");
   }
-  if (::fsync(fd_) != 0) throw_system_error(partial_, "cannot be written", errno);
+  if (!file_.sync()) throw_system_error(partial_, "cannot be written", errno);
   check_output(out_, force_);  // it may have come into being since
   if (::rename(partial_.c_str(), out_.c_str()) != 0) {
     throw_system_error(out_, "cannot be renamed to from " + partial_.string(), errno);
   }
-  ::close(std::exchange(fd_, -1));
+  file_.close();
   sync_path(fs::absolute(out_).parent_path());
 }
 

@@ -6,6 +6,7 @@
 
 #include "dynslice/support/error.h"
 #include "dynslice/support/json.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice {
 namespace {
@@ -13,16 +14,6 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "safetensors are read in place");
 
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
-
-// Bytes of one value; 0 for dtypes whose extents cannot be checked. Only F32, F16 and BF16 are ever loaded.
-uint64_t item_bytes(const std::string& dtype) {
-  static const std::map<std::string, uint64_t> kSizes = {
-      {"F64", 8}, {"I64", 8}, {"U64", 8}, {"F32", 4}, {"I32", 4},  {"U32", 4},     {"F16", 2},     {"BF16", 2},
-      {"I16", 2}, {"U16", 2}, {"I8", 1},  {"U8", 1},  {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1},
-  };
-  const auto found = kSizes.find(dtype);
-  return found == kSizes.end() ? 0 : found->second;
-}
 
 bool is_printable(const std::string& text) {
   return std::ranges::all_of(text, [](char c) { return static_cast<unsigned char>(c) >= 0x20 && c != 0x7f; });
@@ -82,8 +73,9 @@ SafetensorsEntry read_entry(const JsonReader& reader, uint64_t data_start, uint6
   }
   entry.offset = data_start + begin;
   entry.bytes = end - begin;
-  const uint64_t unit = item_bytes(entry.dtype);
-  if (unit > 0 && bounded_product(entry.shape, unit, data_bytes) != entry.bytes) {
+  // The extents of an unknown dtype cannot be checked. Only F32, F16 and BF16 are ever loaded.
+  const auto dtype = dtype_of_file(entry.dtype);
+  if (dtype && bounded_product(entry.shape, c10::elementSize(*dtype), data_bytes) != entry.bytes) {
     reader.fail("data_offsets", "as far apart as shape and dtype (" + entry.dtype + ") ask");
   }
   return entry;

@@ -172,9 +172,9 @@ TEST_F(MergeRules, GiveTheSameLayerInMemoryAsOnTheDisk) {
     const DecoderLayer from_disk = load_decoder_layer(*out, 1, at::kFloat, at::kCPU);
     const DecoderLayer in_memory = merge_layers(
         rule, {1, 2, 3}, [&](int64_t layer) { return load_decoder_layer(model_, layer, at::kFloat, at::kCPU); });
-    EXPECT_TRUE(at::allclose(from_disk.qkv.weight, in_memory.qkv.weight, 0, 1e-5));
-    EXPECT_TRUE(at::allclose(from_disk.gate_up.weight, in_memory.gate_up.weight, 0, 1e-5));
-    EXPECT_TRUE(at::allclose(from_disk.input_norm, in_memory.input_norm, 0, 1e-5));
+    EXPECT_TRUE(at::equal(from_disk.qkv.weight, in_memory.qkv.weight));
+    EXPECT_TRUE(at::equal(from_disk.gate_up.weight, in_memory.gate_up.weight));
+    EXPECT_TRUE(at::equal(from_disk.input_norm, in_memory.input_norm));
   }
 }
 

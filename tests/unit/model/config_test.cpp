@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numbers>
 
 #include "unit/formats/gguf_builder.h"
 #include "unit/support/error_matchers.h"
@@ -421,7 +422,7 @@ TEST_F(GgufConfig, ReadsLinearScalingAndMistralsWindow) {
 std::vector<float> llama3_divisors(double theta, double factor, double original) {
   std::vector<float> divisors;
   for (int pair = 0; pair < 32; ++pair) {
-    const double wavelength = 2 * M_PI * std::pow(theta, 2.0 * pair / 64);
+    const double wavelength = 2 * std::numbers::pi * std::pow(theta, 2.0 * pair / 64);
     double divisor = 1;
     if (wavelength > original) {
       divisor = factor;
