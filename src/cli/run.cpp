@@ -57,8 +57,10 @@ int report_torch(const c10::Error& error) {
   std::string message = error.what_without_backtrace();
   message = message.substr(0, message.find('\n'));
   const auto says = [&](const char* words) { return message.find(words) != std::string::npos; };
-  const bool on_device = says("CUDA") || says("CUBLAS") || says("CUSOLVER");
-  if (says("out of memory") || says("allocate memory") || says("ALLOC_FAILED")) {
+  // The allocator of devices has a type of its own for this; that of the host, and cuBLAS, have words alone.
+  const bool is_device_full = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr;
+  const bool on_device = is_device_full || says("CUDA") || says("CUBLAS") || says("CUSOLVER");
+  if (is_device_full || says("allocate memory") || says("ALLOC_FAILED")) {
     return report("out of memory (" + message + ")" + (on_device ? kDeviceAdvice : kMemoryAdvice),
                   static_cast<int>(ErrorKind::kOutOfResources));
   }

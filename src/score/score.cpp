@@ -117,9 +117,7 @@ class ScoringWalk {
 LayerScores scores_of(const OrderedJson& result, const Metric& metric, int64_t tokens) {
   LayerScores scores;
   scores.metric = metric.name();
-  const bool high = metric.kind == MetricKind::kBlockInfluence || metric.kind == MetricKind::kLim ||
-                    metric.kind == MetricKind::kAngular;
-  scores.more_important = high ? MoreImportant::kHigh : MoreImportant::kLow;
+  scores.more_important = row_of(metric.kind).high_is_important ? MoreImportant::kHigh : MoreImportant::kLow;
   scores.tokens = tokens;
   scores.values = result.at("values").get<std::vector<double>>();
   scores.skipped_tokens = result.at("skipped_tokens").get<int64_t>();
@@ -168,40 +166,24 @@ OrderedJson score_by_cosine(const LayerWalk& walk, const TokenWindows& windows, 
 }  // namespace
 
 std::string Metric::name() const {
-  switch (kind) {
-    case MetricKind::kLayerRedundancy:
-      return "lr";
-    case MetricKind::kBlockInfluence:
-      return "bi";
-    case MetricKind::kLim:
-      return "lim";
-    case MetricKind::kAngular:
-      return "angular";
-    case MetricKind::kWindow:
-      return "window:" + std::to_string(window);
-    case MetricKind::kCka:
-      return "cka";
-    case MetricKind::kZScores:
-      return "zd";
-  }
-  return {};
+  return name_of(kind) + (row_of(kind).has_window ? ":" + std::to_string(window) : "");
 }
 
 Metric parse_metric(const std::string& name) {
-  if (name == "lr") return {MetricKind::kLayerRedundancy, 1};
-  if (name == "bi") return {MetricKind::kBlockInfluence, 1};
-  if (name == "lim") return {MetricKind::kLim, 1};
-  if (name == "angular") return {MetricKind::kAngular, 1};
-  if (name == "cka") return {MetricKind::kCka, 1};
-  if (name == "zd") return {MetricKind::kZScores, 1};
-  constexpr std::string_view kPrefix = "window:";
-  if (name.starts_with(kPrefix)) {
+  std::string names;
+  for (const MetricRow& row : kMetrics) {
+    if (!row.has_window && row.name == name) return {row.value, 1};
+    names.append(names.empty() ? "" : ", ").append(row.name);
+    if (!row.has_window) continue;
+    names += ":N (N layers, at least 1)";
+    const std::string prefix = std::string(row.name) + ":";
+    if (!name.starts_with(prefix)) continue;
     int64_t window = 0;
-    const auto [end, error] = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), window);
-    if (error == std::errc() && end == name.data() + name.size() && window >= 1) return {MetricKind::kWindow, window};
+    const char* last = name.data() + name.size();
+    const auto [end, error] = std::from_chars(name.data() + prefix.size(), last, window);
+    if (error == std::errc() && end == last && window >= 1) return {row.value, window};
   }
-  throw_error(ErrorKind::kUsage, "--metric ", name,
-              ": is not one of lr, bi, lim, angular, cka, zd, window:N (N layers, at least 1)");
+  throw_error(ErrorKind::kUsage, "--metric ", name, ": is not one of ", names);
 }
 
 LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options) {

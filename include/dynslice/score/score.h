@@ -6,26 +6,17 @@
 #include <string>
 
 #include "dynslice/plan/layer_scores.h"
+#include "dynslice/score/choices.h"
 #include "dynslice/walk/journal.h"
 #include "dynslice/walk/layer_walk.h"
 
 namespace dynslice {
 
-enum class MetricKind {
-  kLayerRedundancy,  // "lr": mean over tokens of cos(x_i, x_{i+1}) (DynamicSlicing, arXiv 2411.03513)
-  kBlockInfluence,   // "bi": 1 - lr (ShortGPT, arXiv 2403.03853)
-  kLim,              // "lim": -cos(x_i, x_{i+1}), mean over tokens (LayerwiseQuant, arXiv 2406.17415)
-  kAngular,          // "angular": mean of arccos(cos) / pi (Gromov et al., arXiv 2403.17887)
-  kWindow,           // "window:n": mean cos(x_i, x_{i+n}) (LLM-Streamline, arXiv 2403.19135)
-  kCka,              // "cka": linear CKA of x_i and x_{i+1}, and the matrix of all layers' outputs (SLM, 2502.19159)
-  kZScores,          // "zd": share of weights more than σ above the mean of their layer (LayerwiseQuant); needs no text
-};
-
 struct Metric {
   MetricKind kind = MetricKind::kLayerRedundancy;
   int64_t window = 1;  // layers that a window spans; 1 for all metrics but window:n
   std::string name() const;
-  bool needs_text() const { return kind != MetricKind::kZScores; }
+  bool needs_text() const { return row_of(kind).needs_text; }
 };
 
 // Throws kUsage, listing the known ones, for any other name.

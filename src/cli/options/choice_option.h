@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "dynslice/support/choices.h"
@@ -22,16 +23,19 @@ struct ChoiceOf<std::optional<T>> {
   static constexpr bool kIsOptional = true;
 };
 
+// Adds "; NAME: MEANING" to what an option's help says so far; nothing where the name says it all.
+inline void add_meaning(std::string& help, std::string_view name, std::string_view meaning) {
+  if (meaning.empty()) return;
+  if (!help.empty()) help += "; ";
+  help.append(name).append(": ").append(meaning);
+}
+
 // `target` is an enum, whose value is the default, or an optional one. `help` says what is chosen; the rows' meanings
 // follow it.
 template <typename Target>
 CLI::Option* add_choice(CLI::App& verb, const std::string& name, Target& target, std::string help) {
   using Enum = typename ChoiceOf<Target>::Type;
-  for (const auto& row : choices(Enum())) {
-    if (row.meaning.empty()) continue;
-    if (!help.empty()) help += "; ";
-    help.append(row.name).append(": ").append(row.meaning);
-  }
+  for (const auto& row : choices(Enum())) add_meaning(help, row.name, row.meaning);
   CLI::Option* option = verb.add_option_function<std::string>(
       name, [&target](const std::string& text) { target = *choice_named<Enum>(text); }, help);
   if constexpr (!ChoiceOf<Target>::kIsOptional) option->default_str(name_of(target));

@@ -1,12 +1,17 @@
 #include "cli/options/parse.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
 #include <iostream>
 #include <set>
+#include <type_traits>
 
 #include "cli/help/reference.h"
+#include "cli/options/choice_option.h"
 #include "cli/options/common_options.h"
 #include "cli/options/values.h"
+#include "dynslice/score/choices.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice::cli {
@@ -33,14 +38,15 @@ struct Definitions {
 void define_score(CLI::App& app, ScoreRequest& options) {
   CLI::App* verb = app.add_subcommand("score", "Which layers are redundant: one score per layer");
   add_model(*verb, options.common);
-  verb->add_option("--metric", options.metric,
-                   "what to measure; lr: mean cosine of a layer's input and output (low is important), bi: 1 - lr, "
-                   "lim: -cosine (LayerwiseQuant), angular: arccos(cosine) / pi, cka: linear CKA of input and output, "
-                   "and of all pairs of layers, "
-                   "window:N: cosine across N layers, for every start, zd: share of the layer's weights more than a "
-                   "standard deviation above their mean (low is important), which needs no text")
+  std::string help = "what to measure", names;
+  for (const MetricRow& row : kMetrics) {
+    const std::string name = std::string(row.name) + (row.has_window ? ":N" : "");
+    names += (names.empty() ? "" : "|") + name;
+    add_meaning(help, name, row.meaning);
+  }
+  verb->add_option("--metric", options.metric, help)
       ->group(basic(Group::kWhat))
-      ->type_name("lr|bi|lim|angular|cka|zd|window:N")
+      ->type_name(names)
       ->capture_default_str();
   verb->add_option("--preset", options.preset,
                    "a published setting; paper: read the last layer's output after the final norm, as DynamicSlicing's "
@@ -155,15 +161,53 @@ std::vector<std::pair<std::string, std::string>> handed_options(const CLI::App& 
   return options_but(verb, kOwn);
 }
 
-// Fills in what was typed, and gives the options of the verb.
-template <typename Options>
-Command command_of(Options& options, const CLI::App& verb, const std::string& name,
-                   const std::vector<std::string>& command_line) {
-  options.common.command_line = command_line;
-  options.common.verb = name;
+// A verb: how it is defined, and the command that was typed. Verbs are shown in the order of the rows.
+struct Verb {
+  const char* name;  // "depth drop"
+  void (*define)(CLI::App& app, Definitions& definitions);
+  Command (*command)(Definitions& definitions, const CLI::App& verb);
+};
+
+// The options of the verb as they were typed.
+template <auto kMember>
+Command typed(Definitions& definitions, const CLI::App& verb) {
+  auto& options = definitions.*kMember;
   options.common.given = given_options(verb);
+  if constexpr (std::is_same_v<std::decay_t<decltype(options)>, RunOptions>) options.handed = handed_options(verb);
   return options;
 }
+
+template <auto kDefine, auto kMember>
+void define(CLI::App& app, Definitions& definitions) {
+  kDefine(app, definitions.*kMember);
+}
+
+void define_all_of_depth(CLI::App& app, Definitions& definitions) {
+  define_depth(app, definitions.drop, definitions.merge, definitions.streamline);
+}
+
+template <auto kDefine, auto kMember>
+constexpr Verb verb_row(const char* name) {
+  return {name, define<kDefine, kMember>, typed<kMember>};
+}
+
+constexpr std::array kVerbs = {
+    verb_row<define_score, &Definitions::score>("score"),
+    verb_row<define_plan, &Definitions::plan>("plan"),
+    verb_row<define_slice, &Definitions::slice>("slice"),
+    Verb{"depth drop", define_all_of_depth, typed<&Definitions::drop>},
+    Verb{"depth merge", nullptr, typed<&Definitions::merge>},
+    Verb{"depth streamline", nullptr, typed<&Definitions::streamline>},
+    verb_row<define_heal, &Definitions::heal>("heal"),
+    verb_row<define_quantize, &Definitions::quantize>("quantize"),
+    verb_row<define_eval, &Definitions::eval>("eval"),
+    verb_row<define_compare, &Definitions::compare>("compare"),
+    verb_row<define_bench, &Definitions::bench>("bench"),
+    verb_row<define_generate, &Definitions::generate>("generate"),
+    verb_row<define_inspect, &Definitions::inspect>("inspect"),
+    verb_row<define_export, &Definitions::export_>("export"),
+    verb_row<define_run, &Definitions::run>("run"),
+};
 
 Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<std::string>& command_line) {
   const CLI::App* verb = app.get_subcommands().front();
@@ -172,25 +216,15 @@ Command chosen(const CLI::App& app, Definitions& definitions, const std::vector<
     verb = verb->get_subcommands().front();
     name += " " + verb->get_name();
   }
-  const auto command = [&](auto& options) { return command_of(options, *verb, name, command_line); };
-  if (name == "score") return command(definitions.score);
-  if (name == "plan") return command(definitions.plan);
-  if (name == "slice") return command(definitions.slice);
-  if (name == "eval") return command(definitions.eval);
-  if (name == "compare") return command(definitions.compare);
-  if (name == "export") return command(definitions.export_);
-  if (name == "bench") return command(definitions.bench);
-  if (name == "generate") return command(definitions.generate);
-  if (name == "depth drop") return command(definitions.drop);
-  if (name == "depth merge") return command(definitions.merge);
-  if (name == "depth streamline") return command(definitions.streamline);
-  if (name == "heal") return command(definitions.heal);
-  if (name == "quantize") return command(definitions.quantize);
-  if (name == "run") {
-    definitions.run.handed = handed_options(*verb);
-    return command(definitions.run);
-  }
-  return command(definitions.inspect);
+  const auto row = std::ranges::find_if(kVerbs, [&](const Verb& one) { return one.name == name; });
+  Command command = row->command(definitions, *verb);
+  std::visit(
+      [&](auto& options) {
+        options.common.command_line = command_line;
+        options.common.verb = name;
+      },
+      command);
+  return command;
 }
 
 // CLI11's messages may have several lines; ours have one.
@@ -210,19 +244,9 @@ struct CommandLine {
 
   CommandLine() {
     app.require_subcommand(1);
-    define_score(app, definitions.score);
-    define_plan(app, definitions.plan);
-    define_slice(app, definitions.slice);
-    define_depth(app, definitions.drop, definitions.merge, definitions.streamline);
-    define_heal(app, definitions.heal);
-    define_quantize(app, definitions.quantize);
-    define_eval(app, definitions.eval);
-    define_compare(app, definitions.compare);
-    define_bench(app, definitions.bench);
-    define_generate(app, definitions.generate);
-    define_inspect(app, definitions.inspect);
-    define_export(app, definitions.export_);
-    define_run(app, definitions.run);
+    for (const Verb& verb : kVerbs) {
+      if (verb.define != nullptr) verb.define(app, definitions);
+    }
     define_reference(app, reference);
     set_help_format(app);
     app.set_version_flag("--version", "dynslice " DYNSLICE_VERSION, "print the version and exit")

@@ -8,6 +8,7 @@
 #include "dynslice/evaluate/choices.h"
 #include "dynslice/plan/choices.h"
 #include "dynslice/quantize/choices.h"
+#include "dynslice/score/choices.h"
 #include "dynslice/train/choices.h"
 
 namespace dynslice {
@@ -15,9 +16,10 @@ namespace {
 
 template <typename E>
 class ChoiceTable : public ::testing::Test {};
-using Tables = ::testing::Types<WidthMethod, BasisScope, DirectionChoice, Allocator, PlanPreset, Refit, NeuronChoice,
-                                AttentionChoice, TokenWeights, SizeQuantity, DropOrder, MergeRule, ReplacementKind,
-                                ReplacementLoss, StreamFormat, KeptActivations, QuantizeMethod, PerplexityProtocol>;
+using Tables =
+    ::testing::Types<WidthMethod, BasisScope, DirectionChoice, Allocator, PlanPreset, Refit, NeuronChoice,
+                     AttentionChoice, TokenWeights, SizeQuantity, DropOrder, MergeRule, ReplacementKind,
+                     ReplacementLoss, StreamFormat, KeptActivations, QuantizeMethod, PerplexityProtocol, MetricKind>;
 TYPED_TEST_SUITE(ChoiceTable, Tables);
 
 TYPED_TEST(ChoiceTable, NamesEveryValueOnceAndFindsItByItsName) {
