@@ -174,6 +174,12 @@ def run_command():
 
 
 @pytest.fixture(scope="session")
+def cold_run(binary):
+    """As `run`, but every launch starts the program itself: for tests that measure its process."""
+    return lambda *arguments, **options: run_program([binary, *arguments], **options)
+
+
+@pytest.fixture(scope="session")
 def warm(binary, helper):
     program = WarmProgram(binary, helper("warm_main"))
     yield program

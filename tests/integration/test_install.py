@@ -153,6 +153,16 @@ def environment_with_torch(tmp_path_factory):
     return folder
 
 
+def check_torch_beside_the_package_is_preferred(cache, environment, clean_environment):
+    site = next(environment.glob("lib/python*/site-packages"))
+    library = site / "dynslice" / "lib" / "libdynslice.so"
+    built_with = pathlib.Path(cache["LibTorch_INCLUDE_DIR"]).parent
+    assert f"=> {built_with}/lib/libtorch_cpu.so" in run_clean(["ldd", library], clean_environment)
+    (site / "torch").symlink_to(built_with)
+    loaded = re.search(r"libtorch_cpu\.so => (\S+)", run_clean(["ldd", library], clean_environment)).group(1)
+    assert os.path.normpath(loaded) == str(site / "torch" / "lib" / "libtorch_cpu.so")
+
+
 def test_pip_installs_the_program_for_the_torch_that_is_there(build_dir, cache, wheelhouse, environment_with_torch,
                                                               clean_environment, tiny_model, tmp_path):
     # Beside the build folder, with its compiler and its warnings: ccache then has every object already, whether
@@ -185,6 +195,7 @@ def test_pip_installs_the_program_for_the_torch_that_is_there(build_dir, cache, 
     ask = ("import importlib.metadata as m; d = m.distribution('dynslice'); "
            "print(d.version, d.requires, d.read_text('WHEEL').count('py3-none-'))")
     assert run_clean([python, "-c", ask], clean_environment).split() == [version.split()[1], "['torch>=2.6']", "1"]
+    check_torch_beside_the_package_is_preferred(cache, environment_with_torch, clean_environment)
 
 
 def test_pip_says_that_torch_is_missing(wheelhouse, environment_with_torch, clean_environment, tmp_path):
@@ -198,15 +209,3 @@ def test_pip_says_that_torch_is_missing(wheelhouse, environment_with_torch, clea
         hidden.rename(seen)
     assert done.returncode != 0 and not list(tmp_path.glob("*.whl"))
     assert "Could NOT find LibTorch" in done.stderr + done.stdout and "pip install torch" in done.stderr + done.stdout
-
-
-def test_the_python_package_prefers_the_torch_beside_it(cache, environment_with_torch, clean_environment):
-    site = next(environment_with_torch.glob("lib/python*/site-packages"))
-    library = site / "dynslice" / "lib" / "libdynslice.so"
-    if not library.exists():
-        pytest.skip("SKIPPED: the package is not installed; see the tests above")
-    built_with = pathlib.Path(cache["LibTorch_INCLUDE_DIR"]).parent
-    assert f"=> {built_with}/lib/libtorch_cpu.so" in run_clean(["ldd", library], clean_environment)
-    (site / "torch").symlink_to(built_with)
-    loaded = re.search(r"libtorch_cpu\.so => (\S+)", run_clean(["ldd", library], clean_environment)).group(1)
-    assert os.path.normpath(loaded) == str(site / "torch" / "lib" / "libtorch_cpu.so")

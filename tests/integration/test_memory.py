@@ -13,6 +13,12 @@ from conftest import REPOSITORY, make_text, path_from_environment
 TOOL = REPOSITORY / "tools" / "make_sparse_model.py"
 
 
+@pytest.fixture(scope="session")
+def run(cold_run):
+    """A forked process shares the pages of LibTorch with others, and holds fewer of its own than a user's."""
+    return cold_run
+
+
 @pytest.fixture(scope="module")
 def sparse_model(tmp_path_factory):
     """sparse_model(layers=16, hidden=512, ...) -> folder, as tools/make_sparse_model.py writes it."""
