@@ -16,7 +16,7 @@ struct Taps {
   std::function<void(const at::Tensor&)> inner = {};  // what `writes` multiplies [B, T, heads * head_dim or neurons]
 };
 
-inline const at::Tensor& tapped(const std::function<void(const at::Tensor&)>& tap, const at::Tensor& x) {
+inline at::Tensor tapped(const std::function<void(const at::Tensor&)>& tap, at::Tensor x) {
   if (tap) tap(x);
   return x;
 }

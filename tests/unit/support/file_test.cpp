@@ -31,7 +31,7 @@ TEST_F(FileTest, IsClosedWithItsLastOwner) {
     File first(path("x"), O_RDWR | O_CREAT);
     descriptor = first.descriptor();
     File second = std::move(first);
-    EXPECT_FALSE(first.is_open());
+    EXPECT_FALSE(first.is_open());  // NOLINT(bugprone-use-after-move)
     EXPECT_EQ(second.descriptor(), descriptor);
   }
   EXPECT_FALSE(is_open(descriptor));
