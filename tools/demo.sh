@@ -80,8 +80,8 @@ wikitext_in_data_dir() {
 wikitext_by_program() {
   local status=0
   say "no wikitext-2 in DYNSLICE_DATA_DIR; looking in the cache and on the hub"
-  { "$dynslice" eval "$model" --ppl wikitext2 --samples 1 --seqlen 16 &&
-    "$dynslice" score "$model" --calib wikitext2 --samples 1 --seqlen 16 -o "$output/probe.json"; } \
+  { "$dynslice" eval "$model" --ppl wikitext2 --samples 1 --seqlen 16 --force &&
+    "$dynslice" score "$model" --calib wikitext2 --samples 1 --seqlen 16 --force -o "$output/probe.json"; } \
     >"$output/probe.log" 2>&1 || status=$?
   rm -f "$output/probe.json"
   # 4: the data is not there. Anything else is a fault that other text would only hide.
@@ -143,9 +143,11 @@ slice() { # NAME OPTION...
     -o "$output/$name" --force --json >"$output/slice-$name.json"
 }
 
+# --force here and in the other steps: a demo that was stopped starts over.
 evaluate() { # NAME MODEL
   say "evaluating '$1'"
-  "$dynslice" eval "$2" --ppl "$evaluation_text" "${eval_samples[@]}" --seqlen "$seqlen" --json >"$output/eval-$1.json"
+  "$dynslice" eval "$2" --ppl "$evaluation_text" "${eval_samples[@]}" --seqlen "$seqlen" --force --json \
+    >"$output/eval-$1.json"
 }
 
 # The quick form of --preset best calibrates on the demo's text instead of 128 windows.
@@ -221,7 +223,8 @@ main() {
   SECONDS=0
 
   say "scoring the layers of the dense model ($samples windows of $seqlen tokens)"
-  "$dynslice" score "$model" --metric lr --calib "$calibration_text" --samples "$samples" --seqlen "$seqlen" -o "$output/scores.json"
+  "$dynslice" score "$model" --metric lr --calib "$calibration_text" --samples "$samples" --seqlen "$seqlen" \
+    --force -o "$output/scores.json"
   compress
   evaluate dense "$model"
   evaluate constant "$output/constant"

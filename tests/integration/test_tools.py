@@ -7,6 +7,7 @@ import random
 import re
 import runpy
 import shutil
+import signal
 import sys
 import zipfile
 
@@ -813,6 +814,14 @@ def test_gpu_check_fails_when_tests_are_skipped(tool, build_with_device):
 
 
 # ---- demo.sh ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", ["scoring", "evaluation"])
+def test_a_demo_that_was_stopped_starts_over(tool, build_dir, data, tiny_model, tmp_path, phase):
+    command = ["demo.sh", "--quick", "--no-setup", "--output", tmp_path / "out", "--build-dir", build_dir]
+    env = {"DYNSLICE_MODEL": tiny_model("llama"), "DYNSLICE_DATA_DIR": data, "DYNSLICE_CACHE": tmp_path / "cache", "DYNSLICE_JOURNAL": "every"}
+    tool(*command, env={**env, "DYNSLICE_STOP_AFTER": f"{phase}:1"}, expect=128 + signal.SIGKILL)
+    assert "\nNext" in tool(*command, env=env).stdout
 
 
 def test_the_demo_ends_with_a_table_and_what_to_do_next(tool, build_dir, data, tiny_model, tmp_path):
