@@ -100,12 +100,15 @@ class Result:
         return json.loads(self.stdout)
 
 
+def environment_with(changes):
+    return {**os.environ, "OMP_WAIT_POLICY": "passive", **{name: str(value) for name, value in (changes or {}).items()}}
+
+
 def run_program(command, expect=0, env=None, timeout=600, **options):
     """Runs a command without standard input. `expect` is the exit code that it must have; None takes any."""
     __tracebackhide__ = True  # a report of this frame would print the whole environment, secrets included
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **{k: str(v) for k, v in (env or {}).items()}}
     done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          encoding="utf-8", env=environment, timeout=timeout, **options)
+                          encoding="utf-8", env=environment_with(env), timeout=timeout, **options)
     return as_expected(Result(done.returncode, done.stdout, done.stderr), expect, command)
 
 
@@ -129,11 +132,8 @@ class WarmProgram:
         ours, theirs = socket.socketpair()
         self.program, self.socket, self.lock = program, ours, threading.Lock()
         self.server = subprocess.Popen([warm, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                                       env=self.environment({}))
+                                       env=environment_with({"GOMP_SPINCOUNT": "20000"}))  # as the program sets it
         theirs.close()
-
-    def environment(self, changes):
-        return {**os.environ, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000", **{k: str(v) for k, v in changes.items()}}
 
     def takes(self, changes, options):
         return not any(name.startswith(self.LOADED_WITH) for name in changes) and options.keys() <= {"cwd"}
@@ -144,9 +144,9 @@ class WarmProgram:
         return int.from_bytes(data, sys.byteorder, signed=True)
 
     def run(self, arguments, changes, timeout, cwd="."):
-        request = json.dumps({"arguments": [str(self.program), *map(str, arguments)], "environment": self.environment(changes),
+        request = json.dumps({"arguments": [str(self.program), *map(str, arguments)], "environment": environment_with(changes),
                               "folder": os.path.abspath(cwd)}).encode()
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
             socket.send_fds(self.socket, [len(request).to_bytes(4, sys.byteorder)], [out.fileno(), err.fileno()])
             self.socket.sendall(request)
             process = self.number()
@@ -159,7 +159,7 @@ class WarmProgram:
             texts = []
             for stream in (out, err):
                 stream.seek(0)
-                texts.append(stream.read().decode().replace("\r\n", "\n").replace("\r", "\n"))
+                texts.append(stream.read())
         return Result(os.waitstatus_to_exitcode(status), *texts)
 
     def close(self):
