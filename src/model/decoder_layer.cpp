@@ -196,7 +196,7 @@ DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype) {
 }
 
 void fold_norms(DecoderLayer& layer) {
-  for (const HalfLayer& half : {kAttentionHalf, kMlpHalf}) {
+  for (const HalfLayer& half : kHalfLayers) {
     at::Tensor& norm = layer.*half.norm;
     if (norm.defined()) scale_columns((layer.*half.reads).weight, norm);
     norm.reset();

@@ -150,9 +150,7 @@ at::Tensor forward_few_rows(const KernelOps& ops, const HalfLayer& half, const a
   std::vector<kernels::FewRowsSum> first{{normed, reads.weight, reads.bias}};
   if (shortcut.down.defined()) first.push_back({x, shortcut.down});
   const std::vector<at::Tensor> read = kernels::sums_of_few_rows(std::move(first));
-  kernels::FewRowsSum written{
-      half.which == Half::kAttention ? ops.mix_tokens(read.front()) : ops.activate(read.front()), writes.weight,
-      writes.bias};
+  kernels::FewRowsSum written{half_inner_of(ops, half, read.front()), writes.weight, writes.bias};
   if (shortcut.kind == ShortcutKind::kMatrix) {
     written.more_x = x;
     written.more_weight = shortcut.weight;

@@ -60,7 +60,7 @@ class GptqWalk {
     LayerSink sink(walk_.config(), step.index(), sink_);
     layer_ = with_dtype(step.layer, walk_.options().dtype);
     weights_ = &step.layer;
-    for (const HalfLayer& half : {kAttentionHalf, kMlpHalf}) {
+    for (const HalfLayer& half : kHalfLayers) {
       if (half.is_in(step.layer.shape)) quantize_half(half, step, sink);
     }
   }

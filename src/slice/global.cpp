@@ -174,7 +174,7 @@ class GlobalSlicer {
     DecoderLayer sliced = step.layer;
     LayerShape& shape = sliced.shape;
     shape.input_width = shape.middle_width = shape.output_width = config_.hidden_size;
-    for (const HalfLayer* half : {&kAttentionHalf, &kMlpHalf}) slice_half(step, sliced, *half);
+    for (const HalfLayer& half : kHalfLayers) slice_half(step, sliced, half);
     const at::Tensor ones = norm_weight();
     sliced.input_norm = sliced.post_attention_norm = ones;
     if (!sink_.write) return;

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -65,6 +66,8 @@ inline constexpr HalfLayer kMlpHalf{Half::kMlp,
                                     &DecoderLayer::gate_up,
                                     &DecoderLayer::down_proj,
                                     &DecoderLayer::mlp_shortcut};
+// In the order of the forward.
+inline constexpr std::array kHalfLayers = {kAttentionHalf, kMlpHalf};
 
 // "the attention of layer 3", for messages.
 std::string name_of(const HalfLayer& half, int64_t layer);

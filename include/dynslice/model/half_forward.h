@@ -27,11 +27,17 @@ inline at::Tensor tapped(const std::function<void(const at::Tensor&)>& tap, at::
 //   mix_tokens(packed)   queries, keys and values side by side → the heads' outputs
 //   activate(read)       what the MLP multiplies by its last matrix
 //   add(branch, x, half) branch + shortcut(x), fp32
+// What `writes` multiplies, of what `reads` gave.
+template <typename Ops>
+at::Tensor half_inner_of(const Ops& ops, const HalfLayer& half, const at::Tensor& read) {
+  return half.which == Half::kAttention ? ops.mix_tokens(read) : ops.activate(read);
+}
+
 // Each step's input is free before the next but one: these are three functions for that.
 template <typename Ops>
 at::Tensor half_inner_by(const Ops& ops, const HalfLayer& half, const at::Tensor& x, const Taps& taps = {}) {
   const at::Tensor read = ops.linear(half.reads, tapped(taps.input, ops.norm(half, x)));
-  return half.which == Half::kAttention ? ops.mix_tokens(read) : ops.activate(read);
+  return half_inner_of(ops, half, read);
 }
 
 template <typename Ops>
