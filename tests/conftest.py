@@ -14,6 +14,7 @@ import tempfile
 import threading
 from dataclasses import dataclass
 
+import filelock
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -67,6 +68,28 @@ def data_dir():
 def model():
     """A real model: SmolLM2-135M as a GGUF file."""
     return path_from_environment("DYNSLICE_TEST_MODEL")
+
+
+@pytest.fixture(scope="session")
+def dequantized(model, tmp_path_factory):
+    """Folder of the real model as transformers itself dequantizes it, in fp32. All processes of a run share one: it takes
+    half a minute to make."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "dequantized"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            import transformers
+
+            source = {"pretrained_model_name_or_path": str(model.parent), "gguf_file": model.name}
+            transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(f"{folder}.part")
+            network = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
+            network.hf_quantizer = None  # it would refuse to write what it does not know any more to be quantized
+            del network.config.quantization_config
+            network.save_pretrained(f"{folder}.part")
+            os.rename(f"{folder}.part", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

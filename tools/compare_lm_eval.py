@@ -66,7 +66,7 @@ def fastest_batch_size(model, task, data, sizes):
     seconds = {}
     for size in sizes:
         model.batch_size_per_gpu = size
-        _, seconds[size] = harness_tasks.evaluate(model, [task], data, limit=96, task_manager=harness_tasks.task_manager())
+        _, seconds[size] = harness_tasks.evaluate(model, [task], data, limit=96)
     return min(seconds, key=seconds.get)
 
 
@@ -81,13 +81,12 @@ def main():
     report = {}
     print(f"{'task':14} {'n':>5} {'same':>7} {'norm':>7} {'largest':>8}   {'acc':>13}   {'acc_norm':>13}   questions/s: ours, lm-eval, ratio; processor seconds")
     with harness_tasks.offline():
-        harness_tasks.task_manager()  # made here, so that no figure has the time of it
         model = harness_tasks.hf_model(arguments.model, sizes[0], {"fp32": "float32", "bf16": "bfloat16"}[arguments.dtype])
         for task in arguments.tasks.split(","):
             samples, ours, our_speed, our_work = run_ours(arguments, task)
             model.batch_size_per_gpu = fastest_batch_size(model, task, data, sizes)
             work = time.process_time()
-            results, seconds = harness_tasks.evaluate(model, [task], data, limit=arguments.limit, task_manager=harness_tasks.task_manager())
+            results, seconds = harness_tasks.evaluate(model, [task], data, limit=arguments.limit)
             work = time.process_time() - work
             theirs, their_speed = results["results"][task], len(samples) / seconds
             agreement = harness_tasks.compare(samples, results["samples"][task])

@@ -88,6 +88,7 @@ PYTHON
 
 main() {
   parse_options "$@"
+  local set_up tested
   if [[ -n ${DYNSLICE_DATA_DIR:-} ]]; then
     DYNSLICE_DATA_DIR=$(realpath -m "$DYNSLICE_DATA_DIR")
     export DYNSLICE_DATA_DIR
@@ -95,6 +96,7 @@ main() {
   if [[ $with_setup == yes ]]; then
     "$repo_root/tools/setup.sh" --tests --build-dir "$build_dir" --jobs "$jobs" "${setup_options[@]}"
   fi
+  set_up=$SECONDS
   [[ -f $build_dir/CTestTestfile.cmake ]] || die 2 "$build_dir has no tests; run tools/setup.sh --tests, or tools/test.sh without --no-setup"
   export_peers
 
@@ -104,7 +106,9 @@ main() {
   status=0
   ctest --test-dir "$build_dir" --output-on-failure --no-tests=error -j "$jobs" --output-junit "$build_dir/junit/ctest.xml" \
     "${select[@]}" </dev/null || status=$?
+  tested=$SECONDS
   python3 "$repo_root/tools/durations.py" "$build_dir/junit"
+  say "$set_up s to set up and build, $((tested - set_up)) s to test"
 
   if [[ ${DYNSLICE_NO_SKIP:-0} == 1 ]]; then
     skipped=$(skipped_tests)

@@ -52,17 +52,17 @@ def peak(result):
 
 
 def test_peak_memory_does_not_depend_on_the_number_of_layers(run, sparse_model, letters, tmp_path):
-    shapes = {**SMALL_8B, "hidden": 512, "intermediate": 1792}
     peaks = {}
-    for layers in (16, 64):
+    for layers in (32, 160):
         out = tmp_path / str(layers)
-        folder = sparse_model(layers=layers, **shapes)
+        folder = sparse_model(layers=layers, **SMALL_8B)
         on_disk = sum(file.stat().st_blocks * 512 for file in folder.iterdir())
-        assert on_disk < 8_000_000  # 64 layers are 420 MB
+        assert on_disk < 8_000_000  # 160 layers are 280 MB
         peaks[layers] = peak(run("slice", folder, "--avg", "25%", "--allocate", "constant", "--calib", letters, "--samples", "4",
                                  "--seqlen", "64", "-o", out, "--json", "-q"))
-    # What the issue asks for; without giving pages back the 300 MB more of weights would show.
-    assert peaks[64] <= 1.1 * peaks[16], peaks
+    # What the issue asks for; without giving pages back the 220 MB more of weights would show.
+    print(peaks)
+    assert peaks[160] <= 1.1 * peaks[32], peaks
 
 
 def test_peak_memory_of_tasks_does_not_depend_on_the_number_of_layers(run, sparse_model, tmp_path):
@@ -228,9 +228,9 @@ def test_real_memory_is_between_half_and_eleven_tenths_of_the_estimate(run, spar
 # Large vocabularies make the heads the most of it.
 @pytest.mark.parametrize("vocab", [4096, 32768])
 def test_real_memory_of_two_models_side_by_side_is_foretold(run, sparse_model, letters, vocab):
-    model, reference = (sparse_model(random=seed, layers=2, hidden=width, intermediate=4096, heads=8, kv_heads=4, vocab=vocab)
+    model, reference = (sparse_model(random=seed, layers=2, hidden=width, intermediate=1024, heads=8, kv_heads=4, vocab=vocab)
                         for seed, width in [(1, 512), (2, 1024)])
-    command = ["eval", model, "--against", reference, "--ppl", letters, "--samples", "8", "--seqlen", "256", "-q", "--json"]
+    command = ["eval", model, "--against", reference, "--ppl", letters, "--samples", "4", "--seqlen", "256", "-q", "--json"]
     told = run(*command, "--dry-run").json()["memory"]["bytes"]
     real = peak(run(*command))
     assert 0.5 * told <= real <= 1.1 * told, (told, real)
@@ -252,7 +252,7 @@ SEARCHES_AND_TRAINING = [["depth", "drop", "--layers", "1", "--order", "ppl"], [
 def test_real_memory_of_searches_and_training_is_foretold(run, sparse_model, letters, tmp_path, verb):
     # What takes layers away needs some; all else holds one at a time.
     layers = 4 if verb[0] == "depth" else 2
-    folder = sparse_model(random=2, layers=layers, hidden=512, intermediate=2048, heads=8, kv_heads=4, vocab=4096)
+    folder = sparse_model(random=2, layers=layers, hidden=512, intermediate=1024, heads=8, kv_heads=4, vocab=4096)
     names = 2 if verb[0] == "depth" else 1
     text = ["--text" if verb[0] == "heal" else "--calib", letters, "--samples", "8", "--seqlen", "256"]
     trains = ["--updates", "2", "--batch", "4"] if verb[0] == "heal" or "--replace" in verb else []

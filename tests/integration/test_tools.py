@@ -1,5 +1,4 @@
 """Every script in tools/, run in its quickest mode, so that none breaks unnoticed."""
-import functools
 import json
 import os
 import pathlib
@@ -729,13 +728,7 @@ def test_compare_methods_says_what_is_not_there(tool, binary, tmp_path):
     assert "no method 'magic'" in last_line(tool(*options, "--dynslice", binary, "--methods", "magic", expect=2).stderr)
 
 
-def test_compare_lm_eval_finds_the_harness_in_agreement(tool_in_this_process, monkeypatch, binary, data, tiny_model, tmp_path):
-    import lm_eval.tasks
-
-    # Its index of thousands of task files takes longer than all that is tested here.
-    of_few = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False,
-                               include_path=[str(pathlib.Path(lm_eval.tasks.__file__).parent / name) for name in ("piqa", "arc")])
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", of_few)
+def test_compare_lm_eval_finds_the_harness_in_agreement(tool_in_this_process, binary, data, tiny_model, tmp_path):
     shown = tool_in_this_process("compare_lm_eval.py", "--model", tiny_model("llama"), "--dynslice", binary, "--data", data, "--tasks",
                                  "piqa,arc_easy", "--limit", "4", "--batch-sizes", "4", "--json", tmp_path / "figures.json")
     assert [line.split()[:3] for line in shown.splitlines()[-2:]] == [["piqa", "4", "100.00%"], ["arc_easy", "4", "100.00%"]]
@@ -816,17 +809,12 @@ def test_gpu_check_fails_when_tests_are_skipped(tool, build_with_device):
 # ---- demo.sh ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", ["scoring", "evaluation"])
-def test_a_demo_that_was_stopped_starts_over(tool, build_dir, data, tiny_model, tmp_path, phase):
+def test_the_demo_ends_with_a_table_and_what_to_do_next(tool, build_dir, data, tiny_model, tmp_path):
     command = ["demo.sh", "--quick", "--no-setup", "--output", tmp_path / "out", "--build-dir", build_dir]
     env = {"DYNSLICE_MODEL": tiny_model("llama"), "DYNSLICE_DATA_DIR": data, "DYNSLICE_CACHE": tmp_path / "cache", "DYNSLICE_JOURNAL": "every"}
-    tool(*command, env={**env, "DYNSLICE_STOP_AFTER": f"{phase}:1"}, expect=128 + signal.SIGKILL)
-    assert "\nNext" in tool(*command, env=env).stdout
-
-
-def test_the_demo_ends_with_a_table_and_what_to_do_next(tool, build_dir, data, tiny_model, tmp_path):
-    result = tool("demo.sh", "--quick", "--no-setup", "--output", tmp_path / "out", "--build-dir", build_dir,
-                  env={"DYNSLICE_MODEL": tiny_model("llama"), "DYNSLICE_DATA_DIR": data, "DYNSLICE_CACHE": tmp_path / "cache"})
+    for phase in ("scoring", "evaluation"):  # a demo that was stopped starts over
+        tool(*command, env={**env, "DYNSLICE_STOP_AFTER": f"{phase}:1"}, expect=128 + signal.SIGKILL)
+    result = tool(*command, env=env)
     lines = result.stdout.splitlines()
     names = [line.split()[0] for line in lines if line.strip()]
     for name in ("dense", "constant", "dynamic", "best"):

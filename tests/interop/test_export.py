@@ -286,7 +286,7 @@ def test_a_failed_export_leaves_what_was_there(run, tiny_model, tmp_path):
 
 
 def test_the_real_model_has_the_same_perplexity_in_llama_cpp(run, run_command, model, tiny_model, wikitext_start, tmp_path, llama_perplexity):
-    text, chunks, context = wikitext_start, 6, 512
+    text, chunks, context = wikitext_start, 2, 512
     ours = our_perplexity(run, model, text, chunks, context)
     shown = run("export", model, "--gguf", "--type", "f32", "-o", tmp_path / "f32.gguf", "--json").json()
     least = run("export", tiny_model("llama"), "--gguf", "-o", tmp_path / "tiny.gguf", "--json").json()["peak_rss_bytes"]
@@ -303,7 +303,7 @@ def test_the_real_model_has_the_same_perplexity_in_llama_cpp(run, run_command, m
 
 @pytest.mark.parametrize("kind, tolerance", [("q4_k", 0.01), ("q2_k", 0.06), ("q5_1", 0.01)])
 def test_quantized_models_have_the_same_perplexity_in_llama_cpp(kind, tolerance, run, run_command, model, wikitext_start, tmp_path, llama_perplexity):
-    text, chunks, context, out = wikitext_start, 2, 512, tmp_path / "m.gguf"
+    text, chunks, context, out = wikitext_start, 1, 512, tmp_path / "m.gguf"
     shown = run("export", model, "--gguf", "--type", kind, "-o", out, "--json").json()
     # Rows of 576 values are no multiple of 256, those of 1536 are.
     assert set(shown["bytes_by_type"]) == {"q4_k": {"F32", "Q4_K", "Q5_0", "Q8_0"}, "q2_k": {"F32", "Q2_K", "Q4_0", "Q8_0"}, "q5_1": {"F32", "Q5_1"}}[kind]

@@ -92,5 +92,5 @@ def test_llama_cpp_runs_a_healed_model(run, run_command, model, wikitext_start, 
     run("depth", "drop", model, "--indices", "20-22", "-o", tmp_path / "short")
     run("heal", tmp_path / "short", "--text", "wikitext2:validation", "--samples", "5", "--seqlen", "128", "--batch", "2", "--updates", "2", "-o", tmp_path / "out")
     run("export", tmp_path / "out", "--gguf", "--type", "f32", "-o", tmp_path / "out.gguf")
-    theirs = llama_cpp_perplexity(run_command, llama_perplexity, tmp_path / "out.gguf", text, 4, 256)
-    assert our_perplexity(run, tmp_path / "out", text, 4, 256) == pytest.approx(theirs, rel=0.005)
+    theirs = llama_cpp_perplexity(run_command, llama_perplexity, tmp_path / "out.gguf", text, 2, 256)
+    assert our_perplexity(run, tmp_path / "out", text, 2, 256) == pytest.approx(theirs, rel=0.005)

@@ -53,7 +53,7 @@ def test_the_paper_preset_gives_dynamic_slicings_dimensions(run, tmp_path, model
 
 def test_the_llamacpp_protocol_agrees_with_llama_perplexity(run, model, wikitext_start, llama_perplexity):
     text = wikitext_start
-    chunks, context = 4, 512
+    chunks, context = 2, 512
     output = subprocess.run([llama_perplexity, "-m", model, "-f", text, "-c", str(context), "-b", str(context), "--chunks", str(chunks), "-t", "1", "--no-repack"],
                             check=True, capture_output=True, text=True)
     theirs = float(re.search(r"Final estimate: PPL = ([0-9.]+)", output.stdout + output.stderr).group(1))

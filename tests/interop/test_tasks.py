@@ -142,12 +142,12 @@ def test_long_contexts_are_cut_as_the_harness_cuts_them(run, tiny_model, tmp_pat
     assert 3 < cut < 20
 
 
-def test_the_real_model_answers_as_in_the_harness(run, data_dir, model, tmp_path):
+def test_the_real_model_answers_as_in_the_harness(run, data_dir, model, dequantized, tmp_path):
     """Some questions of each data set; tools/compare_lm_eval.py compares all of them, and the speed."""
     data, limit = harness_tasks.published_data(data_dir), 6
     tasks = ["arc_easy", "arc_challenge", "piqa"]
     with harness_tasks.offline():
-        theirs, _ = harness_tasks.evaluate(harness_tasks.hf_model(model, 8), tasks, data, limit=limit)
+        theirs, _ = harness_tasks.evaluate(harness_tasks.hf_model(dequantized, 8), tasks, data, limit=limit)
     ours, result = samples_of(run, model, tasks, data_dir, tmp_path, "--limit", limit)
     for task in tasks:
         agreement = harness_tasks.compare(ours[task], theirs["samples"][task])
