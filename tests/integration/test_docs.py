@@ -81,7 +81,7 @@ def test_the_man_page_is_well_formed(man_page, tmp_path):
 
 OPTION = r"(?<!\S)--[a-z][a-z_-]*"  # at the beginning of a word
 # Pages written by hand, and options in them that are not dynslice's: pip's and lm_eval's.
-PROSE = [REPOSITORY / "README.md", *sorted(path for path in (REPOSITORY / "docs").glob("*.md") if path.name != "options.md")]
+PROSE = [REPOSITORY / "README.md", *sorted(path for path in (REPOSITORY / "docs").rglob("*.md") if path.name != "options.md")]
 OF_OTHER_PROGRAMS = {"--no-deps", "--no-build-isolation", "--force-reinstall", "--num_fewshot"}
 
 
@@ -153,7 +153,8 @@ def test_every_link_within_the_repository_leads_somewhere():
 
 def test_the_readme_leads_to_every_page():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    missing = [page.name for page in (REPOSITORY / "docs").glob("*.md") if f"](docs/{page.name})" not in readme]
+    pages = [page.relative_to(REPOSITORY) for page in (REPOSITORY / "docs").rglob("*.md")]
+    missing = [page for page in pages if f"]({page})" not in readme]
     assert not missing, f"README.md has no link to {missing}"
 
 

@@ -21,7 +21,7 @@ from conftest import make_text
 from test_hub import Hub
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-PAGES = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("examples/**/*.md")])
+PAGES = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("examples/**/*.md")])
 
 # How many commands of all pages are marked as not run. Change it together with a mark, so that a reviewer sees both.
 NOT_RUN = 30

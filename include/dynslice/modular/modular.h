@@ -52,14 +52,15 @@ using LayerTensorSink = std::function<void(const std::string& name, const at::Te
 // Throws kUsage for a model whose MLPs have different sizes, or that is sliced.
 void check_modular(const Checkpoint& checkpoint);
 
-// Compresses the layers of the model of `walk` to the plan's sizes, in order, each on what the layers before it,
-// already compressed, make of `calibration`. With C = Σ_t w_t z_t z_tᵀ of the activations z that a matrix W back to the
-// stream reads (fp64) the kept rows of Wᵀ become W_S + (C_SS + λI)⁻¹ (C_SR W_R + share Σ_t w_t z_tS e_tᵀ), R being
-// those that go and e_t the dense stream's lead. A reader W of the normed stream y becomes
-// W (I + share Σ_t (x_t - y_t) y_tᵀ (Σ_t y_t y_tᵀ + λI)⁻¹), x being what it read in the dense model. w_t and the output
-// directions' weights come from `sensitivity` (one a layer; empty: all 1). `held_out` is walked beside. `journal` keeps
-// the streams between layers; tensors of the layers before are then not handed over again. Throws kBadInput when the
-// plan does not fit or a stream holds NaN.
+// Compresses the layers of the model of `walk` to the plan's sizes. docs/design/refits.md derives the formulas.
+//
+// 1. In order: each layer on what the layers before it, already compressed, make of `calibration`.
+// 2. Matrices that write to the stream, and those that read it, are refitted as `options` say; sums are fp64.
+// 3. Weights of tokens and of output directions come from `sensitivity` (one a layer; empty: all 1).
+// 4. `held_out` is walked beside. `journal` keeps the streams between layers; tensors of the layers before are then not
+//    handed over again.
+//
+// Throws kBadInput when the plan does not fit or a stream holds NaN.
 ModularResult compress_layers(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
                               SensitivitySource& sensitivity, const ModularOptions& options,
                               const LayerTensorSink& sink, const TokenWindows* held_out = nullptr,
@@ -76,11 +77,12 @@ struct LayerCurves {
 // gradients. On SmolLM2-135M plans that count heads twice are up to 2 % worse than those that keep all of them with the
 // gradients of 8 windows, and up to 1.4 % better with those of 16; counted four times, few go or none. So 2 with
 // gradients of 16 windows or more, else 4.
-double default_head_caution(const SensitivitySource& sensitivity);
+[[nodiscard]] double default_head_caution(const SensitivitySource& sensitivity);
 
 // By elimination on the dense model's activations, down to `least` neurons and no attention.
-std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
-                                             SensitivitySource& sensitivity, const ModularOptions& options,
-                                             int64_t least, const JournalPhase& journal = {});
+[[nodiscard]] std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenWindows& calibration,
+                                                           SensitivitySource& sensitivity,
+                                                           const ModularOptions& options, int64_t least,
+                                                           const JournalPhase& journal = {});
 
 }  // namespace dynslice

@@ -18,7 +18,8 @@ struct SliceUse {
   const ModelConfig* sliced = nullptr;
   uint64_t output_bytes = 0;
 };
-ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute, const SliceUse& use);
+[[nodiscard]] ResourceEstimate estimate_slice(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                              const SliceUse& use);
 
 // Slicing in one basis: a walk that finds it and one that slices, with the dense stream beside that of the sliced model
 // where matrices are refitted.
@@ -29,7 +30,7 @@ struct GlobalUse {
   const ModelConfig* sliced = nullptr;
   uint64_t output_bytes = 0;
 };
-ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const ComputeOptions& compute,
-                                         const GlobalUse& use);
+[[nodiscard]] ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                                       const GlobalUse& use);
 
 }  // namespace dynslice

@@ -31,7 +31,7 @@ struct RotationRefitOptions {
   RotationRefit refit = RotationRefit::kNone;
   double error_share = 0.5;  // of the stream's error so far that a writer's refit makes up for
   double ridge = 1e-4;       // pull of a refit towards what rotation alone gives, in units of the mean diagonal
-  bool is_any() const { return refit != RotationRefit::kNone; }
+  [[nodiscard]] bool is_any() const { return refit != RotationRefit::kNone; }
 };
 
 struct SliceResult {
@@ -42,17 +42,18 @@ struct SliceResult {
 // Throws kUsage for a model that is sliced already.
 void check_sliceable(const Checkpoint& checkpoint);
 
-// Slices the dense model of `walk` by `plan` with PCA on `calibration`. The weights go to `sink` as soon as they
-// are final. `held_out` is walked through the sliced layers beside the calibration
-// text. One forward for each half layer.
-// The streams stay in the original basis between layers; a layer works in its own: x Q_i enters, and leaves
-// through shortcut matrices. Second moments and eigenvectors are fp64, with a ridge of 1 % of the mean diagonal;
-// weights are rotated in fp32, whatever the dtype of the forward. Throws kUsage for a model that is not dense,
-// kBadInput when the plan does not fit or the stream holds NaN.
-// A refit walks the dense model's stream x beside that of the sliced one, y: matrices that read it are fitted from n(y)
-// to n(x), n being a norm without weights, and those that write to it make up for half of what y lacks of x; least
-// squares on fp64 sums, half layer by half layer. Bases are those of the refitted model's streams.
-// `journal` keeps basis and streams between layers; the tensors of the layers before are then not handed over again.
+// Slices the dense model of `walk` by `plan` with PCA on `calibration`. docs/design/rotation.md has the derivation,
+// docs/design/refits.md that of the refits.
+//
+// 1. One forward for each half layer. The weights go to `sink` as soon as they are final; `held_out` is walked through
+//    the sliced layers beside the calibration text.
+// 2. Second moments and eigenvectors are fp64, with a ridge of 1 % of the mean diagonal; weights are rotated in fp32,
+//    whatever the dtype of the forward.
+// 3. Refits walk the dense model's stream beside that of the sliced one. Bases are those of the refitted model's
+// streams.
+// 4. `journal` keeps basis and streams between layers; the tensors of the layers before are then not handed over again.
+//
+// Throws kUsage for a model that is not dense, kBadInput when the plan does not fit or the stream holds NaN.
 SliceResult slice_model(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
                         const TensorSink& sink, const TokenWindows* held_out = nullptr,
                         const JournalPhase& journal = {}, const RotationRefitOptions& refit = {});

@@ -18,8 +18,9 @@ namespace dynslice {
 // With `importance` (one a layer): the share of the energies Σ λ of both streams that is lost, times that. Without:
 // with what the loss says of the directions (one pass back through the model): Σ λ_j v_jᵀ G v_j ‖g‖² / 2, in nats a
 // token. Throws kBadInput for NaN or Inf in a stream.
-std::vector<LossCurve> measure_spectra(const LayerWalk& walk, const TokenWindows& calibration,
-                                       const std::vector<double>& importance, SensitivitySource& sensitivity,
-                                       int64_t least, const JournalPhase& journal = {});
+[[nodiscard]] std::vector<LossCurve> measure_spectra(const LayerWalk& walk, const TokenWindows& calibration,
+                                                     const std::vector<double>& importance,
+                                                     SensitivitySource& sensitivity, int64_t least,
+                                                     const JournalPhase& journal = {});
 
 }  // namespace dynslice
