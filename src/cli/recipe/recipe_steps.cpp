@@ -5,9 +5,10 @@
 #include <algorithm>
 #include <sstream>
 
+#include "cli/log/log.h"
 #include "cli/options/parse.h"
 #include "cli/verbs/verbs.h"
-#include "dynslice/checkpoint/checkpoint_writer.h"
+#include "dynslice/jobs/journaling.h"
 
 namespace dynslice::cli {
 namespace {
@@ -32,10 +33,6 @@ std::string folder_name(const Step& step) {
 
 }  // namespace
 
-std::filesystem::path steps_folder(const std::filesystem::path& out) {
-  return CheckpointWriter::partial_folder(out).replace_extension(".steps");
-}
-
 std::vector<Step> plan_steps(const Recipe& recipe, const std::string& model, const std::filesystem::path& out) {
   size_t last = 0;
   for (size_t i = 0; i < recipe.steps.size(); ++i) {
@@ -45,7 +42,7 @@ std::vector<Step> plan_steps(const Recipe& recipe, const std::string& model, con
   std::string current = model;
   bool on_original = true;
   for (const RecipeStep& one : recipe.steps) {
-    Step step{&one, steps.size() + 1, {}, current, {}, false, on_original};
+    Step step{&one, steps.size() + 1, {}, model, current, {}, false, on_original};
     step.title = "step " + std::to_string(step.number) + " of " + std::to_string(recipe.steps.size()) + " (" +
                  one.verb.name + ")";
     if (one.writes_checkpoint()) {
@@ -64,17 +61,20 @@ std::vector<std::string> words_of(const RunOptions& options, const Step& step) {
                     options.handed);
 }
 
-bool reads_file_of(const Step& step, const Step& earlier) {
+namespace {
+
+// Whether it reads a file that `earlier` writes, such as scores.
+bool reads_file_of(const RecipeStep& step, const RecipeStep& earlier) {
   const auto reads = [&](const std::string& file) {
-    return std::any_of(step.recipe->options.begin(), step.recipe->options.end(),
+    return std::any_of(step.options.begin(), step.options.end(),
                        [&](const auto& option) { return option.second == file; });
   };
-  return std::any_of(earlier.recipe->options.begin(), earlier.recipe->options.end(),
+  return std::any_of(earlier.options.begin(), earlier.options.end(),
                      [&](const auto& option) { return option.first == "--output" && reads(option.second); });
 }
 
-std::string run_step(const RunOptions& options, const Recipe& recipe, const Step& step, const Switches& switches,
-                     TerminalProgress& progress) {
+std::string run_command(const RunOptions& options, const Recipe& recipe, const Step& step, const StepSwitches& switches,
+                        TerminalProgress& progress) {
   Command command = parse_words(words_of(options, step));
   const ThreadScope scope;
   std::ostringstream out;
@@ -94,6 +94,34 @@ std::string run_step(const RunOptions& options, const Recipe& recipe, const Step
       },
       command);
   return out.str();
+}
+
+}  // namespace
+
+JobStep job_of(const RunOptions& options, const Recipe& recipe, const Step& step, TerminalProgress& progress) {
+  const auto& steps = recipe.steps;
+  const RecipeStep& own = *step.recipe;
+  const bool waits = std::any_of(steps.begin(), steps.begin() + static_cast<int64_t>(step.number) - 1,
+                                 [&](const RecipeStep& earlier) { return reads_file_of(own, earlier); });
+  JobStep job;
+  job.title = step.title;
+  job.verb = own.verb.name;
+  job.command_line = words_of(options, step);
+  job.job = shell_line(step_words(own, "dynslice", "", step.output.string(), {}));
+  job.output = step.output;
+  job.is_last = step.is_last;
+  job.has_journal = own.has_option("--resume");
+  job.can_rehearse = own.has_option("--dry-run") && !waits;
+  Step on_original = step;
+  on_original.model = step.original;
+  job.run = [&options, &recipe, &progress, step, on_original](const StepSwitches& switches) {
+    if (!switches.rehearsal)
+      return run_command(options, recipe, switches.dry_run ? on_original : step, switches, progress);
+    const MutedLog muted;
+    TerminalProgress quiet(true);
+    return run_command(options, recipe, on_original, switches, quiet);
+  };
+  return job;
 }
 
 }  // namespace dynslice::cli

@@ -8,6 +8,7 @@
 #include "cli/options/options.h"
 #include "cli/recipe/recipe.h"
 #include "cli/show/terminal.h"
+#include "dynslice/jobs/recipe.h"
 
 namespace dynslice::cli {
 
@@ -15,16 +16,14 @@ struct Step {
   const RecipeStep* recipe = nullptr;
   size_t number = 0;             // from 1 on
   std::string title;             // "step 2 of 3 (slice)"
-  std::string model;             // what it works on; empty for the default model
+  std::string original;          // the model of the first step; empty for the default model
+  std::string model;             // what it works on
   std::filesystem::path output;  // of the checkpoint that it writes; empty: it writes none
   bool is_last = false;          // of those that write one
   bool on_original = true;       // no step before it writes one
 
   bool writes() const { return !output.empty(); }
 };
-
-// The folder beside `out` for checkpoints between the steps and the journal: OUT.steps.
-std::filesystem::path steps_folder(const std::filesystem::path& out);
 
 // The last step that writes a checkpoint writes `out`, those before it OUT.steps/1-depth-merge and so on. The steps
 // point into `recipe`.
@@ -33,18 +32,8 @@ std::vector<Step> plan_steps(const Recipe& recipe, const std::string& model, con
 // The command line of a step; that of `run` gives it the program's name and the options for all steps.
 std::vector<std::string> words_of(const RunOptions& options, const Step& step);
 
-// Whether it reads a file that `earlier` writes, such as scores.
-bool reads_file_of(const Step& step, const Step& earlier);
-
-struct Switches {
-  bool resume = false;
-  bool force = false;
-  bool dry_run = false;
-  bool rehearsal = false;
-};
-
-// Runs the step's command and gives what it printed on standard output. Throws what the command throws.
-std::string run_step(const RunOptions& options, const Recipe& recipe, const Step& step, const Switches& switches,
-                     TerminalProgress& progress);
+// What is run of a step: its verb's command, parsed as one types it. `recipe`, `step`, `options` and `progress` have to
+// live as long.
+JobStep job_of(const RunOptions& options, const Recipe& recipe, const Step& step, TerminalProgress& progress);
 
 }  // namespace dynslice::cli

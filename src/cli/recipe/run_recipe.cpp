@@ -18,30 +18,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A folder that goes when it is left empty.
-class PassingFolder {
- public:
-  explicit PassingFolder(fs::path path) : path_(std::move(path)) {}
-  ~PassingFolder() {
-    std::error_code not_empty;
-    fs::remove(path_, not_empty);
-  }
-  PassingFolder(const PassingFolder&) = delete;
-  PassingFolder& operator=(const PassingFolder&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
 // Names that begin with a dash would be taken for options.
 std::string plain_argument(const std::string& path) { return path.starts_with('-') ? "./" + path : path; }
 
-void print_heading(std::ostream& out, const Step& step, const std::vector<std::string>& words) {
-  out << "\n== " << step.title << ": " << shell_line(words) << '\n' << std::flush;
+void print_heading(std::ostream& out, const std::string& title, const std::vector<std::string>& words) {
+  out << "\n== " << title << ": " << shell_line(words) << '\n' << std::flush;
 }
-
-OrderedJson parse_result(const std::string& text) { return text.empty() ? OrderedJson() : OrderedJson::parse(text); }
 
 // The title of what people see; a comment where the rest is a shell script.
 void print_description(std::ostream& out, const Recipe& recipe) {
@@ -79,14 +61,14 @@ OrderedJson foretell_step(const RunOptions& options, const Recipe& recipe, const
   std::string text;
   try {
     if (step.recipe->has_option("--dry-run"))
-      text = run_step(options, recipe, step, {.force = options.common.force, .dry_run = true}, progress);
+      text = job_of(options, recipe, step, progress).run({.force = options.common.force, .dry_run = true});
   } catch (const Error& error) {
     if (step.on_original) throw Error(error.kind(), step.title + ": " + error.what());
     json["error"] = error.what();
     if (!options.common.json) out << "Cannot be foretold: " << error.what() << '\n';
   }
   if (options.common.json) {
-    json["needs"] = parse_result(text);
+    json["needs"] = text.empty() ? OrderedJson() : OrderedJson::parse(text);
   } else {
     out << text;
   }
@@ -99,24 +81,16 @@ void foretell(const RunOptions& options, const Recipe& recipe, const std::vector
   json["dry_run"] = "run";
   json["steps"] = OrderedJson::array();
   if (!options.common.json) print_description(out, recipe);
-  for (Step step : steps) {
-    if (!options.common.json) print_heading(out, step, words_of(options, step));
+  for (const Step& step : steps) {
+    if (!options.common.json) print_heading(out, step.title, words_of(options, step));
     if (!options.common.json && !step.on_original)
       out << "(what it will work on does not exist yet: this is what the original model would need)\n";
-    step.model = steps.front().model;
     json["steps"].push_back(foretell_step(options, recipe, step, progress, out));
   }
   if (options.common.json) out << to_text(json);
 }
 
 // ---- the report
-
-// The commands that a recipe's own steps were: the last ones that the record tells of.
-OrderedJson own_steps(const OrderedJson& record, size_t count) {
-  OrderedJson steps = steps_of(record);
-  while (steps.size() > count) steps.erase(0);
-  return steps;
-}
 
 // "parameters", "after" → 112345678; 0 when the record, which may be anyone's, does not say.
 int64_t size_at(const OrderedJson& step, const char* name, const char* end) {
@@ -146,248 +120,44 @@ void print_sizes_by_step(std::ostream& out, const OrderedJson& steps) {
   out << '\n';
 }
 
-std::optional<OrderedJson> record_of(const fs::path& checkpoint) {
-  const fs::path file = checkpoint / "dynslice.json";
-  std::error_code error;
-  if (!fs::exists(file, error)) return std::nullopt;
-  const std::string text = read_file(file);
-  parse_json(text, file.string());
-  return OrderedJson::parse(text);
+void report(const RunOptions& options, const Recipe& recipe, const RecipeResult& done, const fs::path& output,
+            std::ostream& out) {
+  if (options.common.json) {
+    OrderedJson json = begin_json(options, recipe);
+    json["model"] = done.model;
+    json["steps"] = done.results;
+    if (done.own_steps) json.update(change_of(*done.own_steps));
+    json["wall_seconds"] = done.seconds;
+    json["peak_rss_bytes"] = done.peak_bytes;
+    json["output"] = done.own_steps ? OrderedJson(output.string()) : OrderedJson();
+    out << to_text(json);
+    return;
+  }
+  out << '\n';
+  if (done.own_steps) print_sizes_by_step(out, *done.own_steps);
+  out << "All " << recipe.steps.size() << " steps: " << format_duration(done.seconds) << ", peak memory "
+      << format_bytes(done.peak_bytes) << ".\n";
+  if (done.own_steps) print_written(out, options.common, output);
 }
 
-// ---- the run
-
-class RecipeRun {
- public:
-  RecipeRun(const RunOptions& options, const Recipe& recipe, const Checkpoint& checkpoint, const fs::path& output,
-            TerminalProgress& progress, std::ostream& out)
-      : options_(options),
-        recipe_(recipe),
-        output_(output),
-        steps_(plan_steps(recipe, plain_argument(options.common.model), output)),
-        writers_(static_cast<size_t>(
-            std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.writes(); }))),
-        progress_(progress),
-        out_(out),
-        folder_(steps_folder(output)),
-        work_folder_(std::make_shared<WorkFolder>(folder_.path() / "journal")) {
-    const ComputeOptions compute = resolve_compute(options.common.device, options.common.dtype);
-    fingerprint_ = fingerprint(options.common, compute, checkpoint, nullptr, {});
-    description_ = describe_run(options.common, compute, checkpoint);
-  }
-
-  void run() {
-    if (options_.common.resume && was_finished()) {
-      log(LogLevel::kInfo, output_.string() + ": was finished by the run before; nothing is left to do");
-      work_folder_->open_existing();  // and removed, if it was left
-      for (const Step& step : steps_) add_result(step, OrderedJson());
-      report();
-      return;
-    }
-    check_ways();
-    open_journal();
-    if (!options_.common.json) print_description(out_, recipe_);
-    for (const Step& step : steps_) take(step);
-    report();
-    journal_->remove_files();
-  }
-
- private:
-  // Whether a run of this recipe was stopped after its last step.
-  bool was_finished() const {
-    if (writers_ == 0 || Journal::is_in(work_folder_->path())) return false;
-    const auto record = record_of(output_);
-    if (!record) return false;
-    const auto job = [](std::vector<std::string> words) {
-      words.erase(words.begin());  // the program, which may be called by another path
-      return job_command_line(words, false);
+void run_steps(const RunOptions& options, const Recipe& recipe, const Checkpoint& original, const fs::path& output,
+               TerminalProgress& progress, std::ostream& out) {
+  RecipeRequest request;
+  request.common = options.common;
+  request.recipe = options.recipe;
+  request.output = output;
+  request.keep_steps = options.keep_steps;
+  for (const Step& step : plan_steps(recipe, plain_argument(options.common.model), output))
+    request.steps.push_back(job_of(options, recipe, step, progress));
+  if (!options.common.json) {
+    request.on_step = [&](const JobStep& step) {
+      if (&step == request.steps.data()) print_description(out, recipe);
+      print_heading(out, step.title, step.command_line);
     };
-    try {
-      const OrderedJson done = own_steps(*record, writers_);
-      size_t next = 0;
-      for (const Step& step : steps_) {
-        if (!step.writes()) continue;
-        const auto words = done.at(next++).at("command_line").get<std::vector<std::string>>();
-        if (words.empty() || job(words) != job(words_of(options_, step))) return false;
-      }
-      return true;
-    } catch (const Json::exception&) {
-      return false;  // fewer commands, or not of this program
-    }
+    request.on_text = [&](const std::string& text) { out << text << std::flush; };
   }
-
-  // What is in the way is not to be found after hours.
-  void check_ways() const {
-    if (options_.common.force || Journal::is_in(work_folder_->path())) return;
-    for (const Step& step : steps_) {
-      if (step.writes() && !step.is_last) check_output(step.output, false);
-    }
-    if (writers_ > 0 && !options_.common.resume && Journal::is_in(CheckpointWriter::partial_folder(output_))) {
-      throw_error(ErrorKind::kUsage, CheckpointWriter::partial_folder(output_).string(),
-                  ": another run was stopped there; choose another folder with -o, or drop it with --force");
-    }
-  }
-
-  void open_journal() {
-    JournalOptions journaling = journal_options(options_.common);
-    if (journaling.pace == JournalPace::kAuto) journaling.pace = JournalPace::kEvery;  // steps are few
-    journal_ = std::make_unique<Journal>(work_folder_, fingerprint_, description_, journaling);
-    goes_on_ = options_.common.resume;
-    if (journal_->is_resumed()) return;
-    rehearse();
-    work_folder_->open();
-    journal_->finish("reading the recipe", OrderedJson::object());
-  }
-
-  // Finds out, on the original model, whether all steps could begin, so that a wrong option of the last one is not
-  // found after hours. Too little memory is no error here: the model will be smaller by then.
-  void rehearse() const {
-    const MutedLog muted;
-    TerminalProgress quiet(true);
-    for (Step step : steps_) {
-      const bool waits = std::any_of(steps_.begin(), steps_.begin() + static_cast<int64_t>(step.number) - 1,
-                                     [&](const Step& earlier) { return reads_file_of(step, earlier); });
-      if (waits || !step.recipe->has_option("--dry-run")) continue;
-      step.model = steps_.front().model;
-      const bool force = options_.common.force || !step.is_last;
-      try {
-        run_step(options_, recipe_, step, {.force = force, .dry_run = true, .rehearsal = true}, quiet);
-      } catch (const Error& error) {
-        if (error.kind() == ErrorKind::kOutOfResources) continue;
-        throw Error(error.kind(), step.title + ": " + error.what());
-      }
-    }
-  }
-
-  void take(const Step& step) {
-    if (!options_.common.json) print_heading(out_, step, words_of(options_, step));
-    auto result = kept_result(step);
-    if (!result) {
-      result = work(step);
-      journal_->finish(phase_of(step), *result);
-    }
-    ++finished_;
-    if (!options_.common.json) out_ << result->value("text", "") << std::flush;
-    add_result(step, result->value("json", OrderedJson()));
-    if (step.writes() && !options_.keep_steps) remove_before(step);
-  }
-
-  static std::string phase_of(const Step& step) { return "step " + std::to_string(step.number); }
-
-  // What decides the result of a step, besides what decides that of all steps.
-  static std::string job_of(const Step& step) {
-    return shell_line(step_words(*step.recipe, "dynslice", "", step.output.string(), {}));
-  }
-
-  // What the step gave in the run that was stopped.
-  std::optional<OrderedJson> kept_result(const Step& step) const {
-    auto kept = journal_->result(phase_of(step));
-    if (!kept) return std::nullopt;
-    if (const std::string job = kept->value("job", ""); job != job_of(step)) {
-      throw_error(ErrorKind::kUsage, options_.recipe, ": ", step.title, " is `", job_of(step), "` and was `", job,
-                  "` when it was done; only steps after it may be changed, or start over with --force");
-    }
-    if (kept->contains(options_.common.json ? "json" : "text")) return kept;
-    if (!step.writes()) return std::nullopt;  // what it printed was for the other reader
-    (*kept)["text"] = "Done by an earlier run.\n";
-    (*kept)["json"] = record_of(step.output).value_or(OrderedJson());
-    return kept;
-  }
-
-  OrderedJson work(const Step& step) {
-    return_freed_memory();  // what the step before needed would count as taken
-    peak_ = std::max(peak_, peak_rss_bytes());
-    reset_peak_rss();
-    const bool was_done = journal_->result(phase_of(step)).has_value();  // and is done again for what it prints
-    const bool goes_on = !was_done && std::exchange(goes_on_, false) && step.recipe->has_option("--resume");
-    OrderedJson result = {{"job", job_of(step)}};
-    try {
-      check_interrupt();
-      const std::string text =
-          run_step(options_, recipe_, step, {.resume = goes_on, .force = may_replace(step, goes_on)}, progress_);
-      result[options_.common.json ? "json" : "text"] = options_.common.json ? parse_result(text) : OrderedJson(text);
-    } catch (const Error& error) {
-      fail(step, error);
-    }
-    return result;
-  }
-
-  // The folders between the steps are this run's own, and so is what an earlier run of a step left in the cache.
-  bool may_replace(const Step& step, bool goes_on) const {
-    if (step.is_last || !step.recipe->has_option("--resume")) return options_.common.force;
-    return !goes_on;
-  }
-
-  // Says which step did not come to its end, and how to go on when there is something to go on from.
-  [[noreturn]] void fail(const Step& step, const Error& error) {
-    const std::string command = resuming_command(options_.common);
-    std::string message = step.title + ": " + error.what();
-    const bool says_how = std::string_view(error.what()).ends_with(command);
-    if (finished_ == 0 && !says_how) {
-      journal_->remove_files();
-    } else if (journal_->has_state() && !says_how) {
-      message += "; to go on with this step: " + command;
-    }
-    throw Error(error.kind(), message);
-  }
-
-  void add_result(const Step& step, OrderedJson json) {
-    if (json.is_object()) {
-      for (const char* key : {"since_original", "steps", "source_record"}) json.erase(key);  // said step by step
-    }
-    results_.push_back(
-        {{"verb", step.recipe->verb.name}, {"command_line", words_of(options_, step)}, {"result", std::move(json)}});
-  }
-
-  void remove_before(const Step& step) const {
-    for (const Step& earlier : steps_) {
-      if (earlier.number >= step.number || !earlier.writes()) continue;
-      std::error_code error;
-      fs::remove_all(earlier.output, error);
-      if (error) log(LogLevel::kWarning, earlier.output.string() + ": cannot be removed: " + error.message());
-    }
-  }
-
-  void report() const {
-    const std::chrono::duration<double> here = std::chrono::steady_clock::now() - start_;
-    const double seconds = here.count() + (journal_ ? journal_->earlier_seconds() : 0);
-    const uint64_t peak = std::max(peak_, peak_rss_bytes());
-    const auto record = writers_ > 0 ? record_of(output_) : std::nullopt;
-    if (options_.common.json) {
-      OrderedJson json = begin_json(options_, recipe_);
-      json["model"] = description_.at("model");
-      json["steps"] = results_;
-      if (record) json.update(change_of(own_steps(*record, writers_)));
-      json["wall_seconds"] = seconds;
-      json["peak_rss_bytes"] = peak;
-      json["output"] = record ? OrderedJson(output_.string()) : OrderedJson();
-      out_ << to_text(json);
-      return;
-    }
-    out_ << '\n';
-    if (record) print_sizes_by_step(out_, own_steps(*record, writers_));
-    out_ << "All " << steps_.size() << " steps: " << format_duration(seconds) << ", peak memory " << format_bytes(peak)
-         << ".\n";
-    if (record) print_written(out_, options_.common, output_);
-  }
-
-  const RunOptions& options_;
-  const Recipe& recipe_;
-  const fs::path output_;
-  const std::vector<Step> steps_;
-  const size_t writers_;  // steps that write a checkpoint
-  TerminalProgress& progress_;
-  std::ostream& out_;
-  const PassingFolder folder_;
-  const std::shared_ptr<WorkFolder> work_folder_;
-  std::unique_ptr<Journal> journal_;
-  OrderedJson fingerprint_, description_;
-  OrderedJson results_ = OrderedJson::array();
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  uint64_t peak_ = 0;     // before the step in progress
-  size_t finished_ = 0;   // steps
-  bool goes_on_ = false;  // the next step to work may be one that was stopped
-};
+  report(options, recipe, run(request, original), output, out);
+}
 
 }  // namespace
 
@@ -414,7 +184,7 @@ void run(const RunOptions& given, TerminalProgress& progress, std::ostream& out)
     foretell(options, recipe, plan_steps(recipe, plain_argument(model), plain_output), progress, out);
     return;
   }
-  RecipeRun(options, recipe, *checkpoint, plain_output, progress, out).run();
+  run_steps(options, recipe, *checkpoint, plain_output, progress, out);
 }
 
 }  // namespace dynslice::cli
