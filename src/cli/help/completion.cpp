@@ -2,6 +2,7 @@
 // neither runs dynslice nor needs another completion package.
 #include <CLI/CLI.hpp>
 
+#include "cli/help/completion_scripts.h"
 #include "cli/help/reference.h"
 #include "cli/options/groups.h"
 
@@ -77,89 +78,6 @@ std::string bash_words(const VerbReference& program, bool options) {
   return cases;
 }
 
-constexpr const char* kBashFunctions = R"bash(
-# bash cuts words at '=' and ':'; this puts them together again, but for the '=' between an option and its value.
-_dynslice_words() {
-  local i token joined=''
-  line=()
-  for ((i = 1; i <= COMP_CWORD; ++i)); do
-    token=${COMP_WORDS[i]}
-    if [[ $token == = && ${#line[@]} -gt 0 && ${line[-1]} == --* ]]; then
-      line+=('')
-      joined=yes
-    elif [[ $token == [=:]* && ${#line[@]} -gt 0 && ${line[-1]} != -* ]]; then
-      line[-1]+=$token
-      joined=yes
-    elif [[ $joined == yes && $token != -* ]]; then
-      line[-1]+=$token
-      joined=''
-    elif [[ $token == --*=* ]]; then
-      line+=("${token%%=*}" "${token#*=}")
-      before=${token%%=*}=
-      joined=''
-    else
-      line+=("$token")
-      joined=''
-    fi
-    ((i == COMP_CWORD)) || before=''
-  done
-}
-
-# What is already typed of the word up to its last ':' or '=' is not part of what bash replaces.
-_dynslice_trim() {
-  local cut='' i
-  if [[ -n $before ]]; then
-    COMPREPLY=("${COMPREPLY[@]/#/$before}")
-  elif [[ $COMP_WORDBREAKS == *:* && $current == *:* ]]; then
-    cut=${current%"${current##*:}"}
-    for i in "${!COMPREPLY[@]}"; do COMPREPLY[i]=${COMPREPLY[i]#"$cut"}; done
-  fi
-}
-
-_dynslice_paths() {
-  local -a found=()
-  case $1 in
-    file) mapfile -t found < <(compgen -f -- "$current") ;;
-    folder) mapfile -t found < <(compgen -d -- "$current") ;;
-    model) mapfile -t found < <(compgen -d -- "$current"; compgen -f -X '!*.gguf' -- "$current") ;;
-  esac
-  [[ ${#found[@]} -eq 0 ]] || compopt -o filenames 2>/dev/null
-  COMPREPLY+=("${found[@]}")
-}
-
-_dynslice() {
-  local current before='' verb='' pending='' position=1 word words path values i
-  local -a line
-  _dynslice_words
-  current=${line[-1]}
-  COMPREPLY=()
-  for ((i = 0; i < ${#line[@]} - 1; ++i)); do
-    word=${line[i]}
-    if [[ -n $pending ]]; then
-      pending=''
-    elif [[ $word == -* ]]; then
-      ! _dynslice_value "$verb:$word" || pending=$word
-    elif _dynslice_verbs "$verb" && [[ " $words " == *" $word "* ]]; then
-      verb=${verb:+$verb }$word
-    else
-      ((++position))
-    fi
-  done
-  if [[ -z $pending && $current == -* ]]; then
-    _dynslice_options "$verb"
-    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
-  elif [[ -z $pending ]] && _dynslice_verbs "$verb"; then
-    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
-  elif _dynslice_value "$verb:${pending:-$position}"; then
-    mapfile -t COMPREPLY < <(compgen -W "$values" -- "$current")
-    _dynslice_paths "$path"
-  fi
-  _dynslice_trim
-}
-
-complete -F _dynslice dynslice
-)bash";
-
 std::string bash_function(const std::string& name, const std::string& subject, const std::string& locals,
                           const std::string& cases) {
   return "\n" + name + "() {\n  " + locals + "\n  case " + subject + " in\n" + cases +
@@ -230,31 +148,6 @@ std::string zsh_function(const VerbReference& verb) {
   return text + "      esac\n      ;;\n  esac\n}\n";
 }
 
-constexpr const char* kZshValues = R"zsh(
-# _dynslice_values file|folder|model|none VALUE...
-_dynslice_values() {
-  local kind=$1 result=1
-  shift
-  local -a expl offered=("$@")
-  (( $# )) && _wanted values expl value compadd -a offered && result=0
-  case $kind in
-    file) _files && result=0 ;;
-    folder) _files -/ && result=0 ;;
-    model) _files -g '*.gguf(-.)' && result=0 ;;
-  esac
-  return result
-}
-)zsh";
-
-constexpr const char* kZshEnd = R"zsh(
-# Autoloaded by its name, or sourced.
-if [[ $funcstack[1] == _dynslice ]]; then
-  _dynslice "$@"
-else
-  compdef _dynslice dynslice
-fi
-)zsh";
-
 // ---- fish
 
 std::string fish_quote(const std::string& text) {
@@ -294,14 +187,14 @@ std::string bash_completion(const VerbReference& program) {
   return "# bash completion for dynslice: printed by `dynslice completion bash`.\n" +
          bash_function("_dynslice_value", "$1", "path='' values=''", bash_values(program)) +
          bash_function("_dynslice_verbs", "$1", "words=''", bash_words(program, false)) +
-         bash_function("_dynslice_options", "$1", "words=''", bash_words(program, true)) + kBashFunctions;
+         bash_function("_dynslice_options", "$1", "words=''", bash_words(program, true)) + "\n" +
+         std::string(kBashScript);
 }
 
 std::string zsh_completion(const VerbReference& program) {
   std::string text = "#compdef dynslice\n# zsh completion for dynslice: printed by `dynslice completion zsh`.\n";
-  text += kZshValues;
   for (const VerbReference* verb : all_verbs(program)) text += zsh_function(*verb);
-  return text + kZshEnd;
+  return text + "\n" + std::string(kZshScript);
 }
 
 std::string fish_completion(const VerbReference& program) {
@@ -315,29 +208,8 @@ std::string fish_completion(const VerbReference& program) {
       }
     }
   }
-  std::string text =
-      "# fish completion for dynslice: printed by `dynslice completion fish`.\n\n"
-      "# Whether the command line, up to the word that is typed, has come to this verb ('' for none).\n"
-      "function __dynslice_at\n"
-      "    set -l verb ''\n"
-      "    set -l is_value no\n"
-      "    for word in (commandline -opc)[2..-1]\n"
-      "        if test $is_value = yes\n"
-      "            set is_value no\n"
-      "        else if contains -- $word " +
-      join(names, " ") +
-      "\n"
-      "            set is_value yes\n"
-      "        else if contains -- (string trim -- \"$verb $word\") " +
-      join(verbs, " ") +
-      "\n"
-      "            set verb (string trim -- \"$verb $word\")\n"
-      "        end\n"
-      "    end\n"
-      "    test \"$verb\" = \"$argv[1]\"\n"
-      "end\n\n"
-      "complete -c dynslice -e\n"
-      "complete -c dynslice -f\n";
+  std::string text = find_and_replace(std::string(kFishScript), "OPTIONS_WITH_A_VALUE", join(names, " "));
+  text = find_and_replace(text, "VERBS", join(verbs, " "));
   for (const VerbReference* verb : all_verbs(program)) text += fish_lines(*verb);
   return text;
 }
