@@ -11,11 +11,11 @@
 #include <cstring>
 #include <map>
 #include <span>
-#include <stdexcept>
 #include <utility>
 
 #include "aten.h"
 #include "checkpoint/chunks.h"
+#include "dynslice/support/check.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/file.h"
 #include "dynslice/support/files.h"
@@ -197,9 +197,8 @@ std::string CheckpointWriter::Impl::lay_out(size_t k) {
   uint64_t offset = 0;
   for (const size_t index : shards_[k].tensors) {
     const OutputTensor& tensor = tensors_[index];
-    if (!places_.emplace(tensor.name, Place{index, k, offset}).second) {
-      throw std::logic_error("CheckpointWriter: tensor " + tensor.name + " is announced twice");
-    }
+    const bool is_new = places_.emplace(tensor.name, Place{index, k, offset}).second;
+    DYNSLICE_CHECK(is_new, "CheckpointWriter: tensor ", tensor.name, " is announced twice");
     const uint64_t end = offset + count_bytes(tensor);
     header[tensor.name] = {
         {"dtype", file_dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
@@ -261,16 +260,15 @@ void CheckpointWriter::Impl::fail_resume(const std::string& file, const std::str
 // A tensor that still has to be written.
 CheckpointWriter::Impl::Place& CheckpointWriter::Impl::place_of(const std::string& name) {
   const auto found = places_.find(name);
-  if (found == places_.end()) throw std::logic_error("CheckpointWriter: tensor " + name + " was not announced");
-  if (found->second.written) throw std::logic_error("CheckpointWriter: tensor " + name + " was written before");
+  DYNSLICE_CHECK(found != places_.end(), "CheckpointWriter: tensor ", name, " was not announced");
+  DYNSLICE_CHECK(!found->second.written, "CheckpointWriter: tensor ", name, " was written before");
   return found->second;
 }
 
 void CheckpointWriter::Impl::write(const std::string& name, const at::Tensor& values) {
   Place& place = place_of(name);
-  if (place.rows_written > 0 || values.sizes() != at::IntArrayRef(tensors_[place.tensor].shape)) {
-    throw std::logic_error("CheckpointWriter: tensor " + name + " has another shape than announced");
-  }
+  DYNSLICE_CHECK(place.rows_written == 0 && values.sizes() == at::IntArrayRef(tensors_[place.tensor].shape),
+                 "CheckpointWriter: tensor ", name, " has another shape than announced");
   write_values(name, place, values.detach().dim() == 0 ? values.detach().reshape({1}) : values.detach(), place.offset);
   place.written = true;
   place.checksum = place.checksum_so_far.hex();
@@ -282,9 +280,8 @@ void CheckpointWriter::Impl::write_rows(const std::string& name, int64_t begin, 
   const int64_t all = expected.empty() ? 0 : expected.front();
   const int64_t count = rows.dim() == 0 ? 0 : rows.size(0);
   if (!expected.empty()) expected.front() = count;
-  if (begin != place.rows_written || count > all - begin || rows.sizes() != at::IntArrayRef(expected)) {
-    throw std::logic_error("CheckpointWriter: rows of tensor " + name + " are not the next ones, or of another shape");
-  }
+  DYNSLICE_CHECK(begin == place.rows_written && count <= all - begin && rows.sizes() == at::IntArrayRef(expected),
+                 "CheckpointWriter: rows of tensor ", name, " are not the next ones, or of another shape");
   const uint64_t row_bytes = count_bytes(tensors_[place.tensor]) / static_cast<uint64_t>(std::max<int64_t>(1, all));
   write_values(name, place, rows.detach(), place.offset + static_cast<uint64_t>(begin) * row_bytes);
   place.rows_written += count;
@@ -297,8 +294,8 @@ void CheckpointWriter::Impl::write_values(const std::string& name, Place& place,
   const OutputTensor& announced = tensors_[place.tensor];
   const Shard& shard = shards_[place.shard];
   const bool is_integer = c10::isIntegralType(announced.dtype, /*includeBool=*/false);
-  if (is_integer && rows.scalar_type() != announced.dtype)
-    throw std::logic_error("CheckpointWriter: tensor " + name + " has another dtype than announced");
+  DYNSLICE_CHECK(!is_integer || rows.scalar_type() == announced.dtype, "CheckpointWriter: tensor ", name,
+                 " has another dtype than announced");
   const int64_t count = rows.size(0), row_values = count > 0 ? rows.numel() / count : 0;
   const int64_t step = std::max<int64_t>(1, kChunkValues / std::max<int64_t>(1, row_values));
   for (int64_t row = 0; row < count; row += step) {
@@ -374,9 +371,9 @@ void CheckpointWriter::Impl::swap_in() {
 
 void CheckpointWriter::Impl::commit(const std::function<void()>& before_rename) {
   for (const auto& [name, place] : places_) {
-    if (!place.written) throw std::logic_error("CheckpointWriter: tensor " + name + " was announced but never written");
+    DYNSLICE_CHECK(place.written, "CheckpointWriter: tensor ", name, " was announced but never written");
   }
-  if (!folder_->is_open()) throw std::logic_error("CheckpointWriter: commit was called before");
+  DYNSLICE_CHECK(folder_->is_open(), "CheckpointWriter: commit was called before");
   if (shards_.size() > 1) write_index();
   sync_files();
   check_output(out_, force_);  // before what a run could go on from is removed
@@ -407,9 +404,8 @@ void CheckpointWriter::commit(const std::function<void()>& before_rename) { impl
 fs::path CheckpointWriter::partial_folder(const fs::path& out) { return with_suffix(plain_path(out), ".partial"); }
 
 void CheckpointWriter::write_text(const std::string& file_name, const std::string& content) {
-  if (file_name.empty() || file_name.front() == '.' || file_name.find('/') != std::string::npos) {
-    throw std::logic_error("CheckpointWriter: \"" + file_name + "\" is no plain file name");
-  }
+  DYNSLICE_CHECK(!file_name.empty() && file_name.front() != '.' && file_name.find('/') == std::string::npos,
+                 "CheckpointWriter: \"", file_name, "\" is no plain file name");
   write_file_atomically(impl_->folder() / file_name, content);
 }
 

@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <stdexcept>
 #include <string_view>
 #include <utility>
 
@@ -13,6 +12,7 @@
 #include "dynslice/formats/gguf/ggml_dequantize.h"
 #include "dynslice/model/architecture.h"
 #include "dynslice/model/tensor_layout.h"
+#include "dynslice/support/check.h"
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/dtype.h"
 
@@ -108,7 +108,7 @@ std::string gguf_name(const std::string& hugging_face_name) {
   for (const auto& [ours, theirs] : in_layer ? layer_modules() : model_modules()) {
     if (theirs == module) return prefix + ours + hugging_face_name.substr(dot);
   }
-  throw std::logic_error("gguf_name: " + hugging_face_name + " has no place in GGUF");
+  throw_broken_invariant("gguf_name: ", hugging_face_name, " has no place in GGUF");
 }
 
 GgufCheckpoint::GgufCheckpoint(const std::filesystem::path& file) : file_(file) {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <stdexcept>
 
 #include "dynslice/formats/gguf/ggml_quantize.h"
 #include "dynslice/model/rope.h"
+#include "dynslice/support/check.h"
 
 namespace dynslice {
 namespace {
@@ -42,7 +42,7 @@ int64_t file_type(GgmlType type) {
     case GgmlType::kBF16:
       return 32;
   }
-  throw std::logic_error("gguf_model_metadata: no file type for this tensor type");
+  throw_broken_invariant("gguf_model_metadata: no file type for this tensor type");
 }
 
 }  // namespace

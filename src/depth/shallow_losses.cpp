@@ -1,9 +1,9 @@
 #include "dynslice/depth/shallow_losses.h"
 
 #include <algorithm>
-#include <stdexcept>
 
 #include "aten.h"
+#include "dynslice/support/check.h"
 #include "dynslice/walk/head.h"
 #include "dynslice/walk/journaled_walk.h"
 
@@ -15,7 +15,7 @@ struct Branch {
   Branch(const DepthPlan& plan, int64_t layers)
       : repair(plan.repair), keeps(static_cast<size_t>(layers)), fork(layers) {
     for (const std::vector<int64_t>& sources : plan.layers) {
-      if (sources.size() != 1) throw std::logic_error("shallow_losses: a plan merges layers");
+      DYNSLICE_CHECK(sources.size() == 1, "shallow_losses: a plan merges layers");
       keeps[static_cast<size_t>(sources.front())] = true;
     }
     const auto dropped = std::find(keeps.begin(), keeps.end(), false);

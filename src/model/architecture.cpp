@@ -1,7 +1,8 @@
 #include "dynslice/model/architecture.h"
 
 #include <algorithm>
-#include <stdexcept>
+
+#include "dynslice/support/check.h"
 
 namespace dynslice {
 namespace {
@@ -78,7 +79,7 @@ const Architecture* find_architecture(std::string_view model_type) {
 
 const Architecture& architecture_of(const ModelConfig& config) {
   const Architecture* found = find_architecture(config.model_type);
-  if (found == nullptr) throw std::logic_error("architecture_of: unknown model_type " + config.model_type);
+  DYNSLICE_CHECK(found != nullptr, "architecture_of: unknown model_type ", config.model_type);
   return *found;
 }
 

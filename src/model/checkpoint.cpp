@@ -1,8 +1,7 @@
 #include "dynslice/model/checkpoint.h"
 
-#include <stdexcept>
-
 #include "dynslice/model/tensor_layout.h"
+#include "dynslice/support/check.h"
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/kernels.h"
 
@@ -38,7 +37,7 @@ at::Tensor Checkpoint::load(const std::string& name, const std::vector<int64_t>&
 at::Tensor Checkpoint::load_rows(const std::string& name, const std::vector<int64_t>& expected_shape, int64_t begin,
                                  int64_t end, at::ScalarType dtype) const {
   const int64_t rows = expected_shape.empty() ? 1 : expected_shape.front();
-  if (begin < 0 || begin > end || end > rows) throw std::logic_error("load_rows: rows outside of tensor " + name);
+  DYNSLICE_CHECK(0 <= begin && begin <= end && end <= rows, "load_rows: rows outside of tensor ", name);
   const TensorInfo* info = find(name);
   if (info == nullptr) throw_missing_tensor(*this, name);
   const std::filesystem::path file = file_of(*info);

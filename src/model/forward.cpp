@@ -10,6 +10,7 @@
 
 #include "aten.h"
 #include "dynslice/model/rope.h"
+#include "dynslice/support/check.h"
 #include "dynslice/tensor/attention_kernel.h"
 #include "dynslice/tensor/decode_kernels.h"
 #include "dynslice/tensor/kernels.h"
@@ -56,7 +57,7 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
 // Adds k, v [B, kv_heads, T, head_dim] to the cache.
 void append(LayerCache& cache, const at::Tensor& k, const at::Tensor& v) {
   const int64_t length = k.size(2), end = cache.length + length;
-  TORCH_CHECK(end <= cache.keys.size(2), "the cache has room for ", cache.keys.size(2), " positions, not ", end);
+  DYNSLICE_CHECK(end <= cache.keys.size(2), "the cache has room for ", cache.keys.size(2), " positions, not ", end);
   cache.keys.narrow(2, cache.length, length).copy_(k);
   cache.values.narrow(2, cache.length, length).copy_(v);
   cache.length = end;

@@ -7,10 +7,10 @@
 #include <atomic>
 #include <cmath>
 #include <numeric>
-#include <stdexcept>
 #include <vector>
 
 #include "aten.h"
+#include "dynslice/support/check.h"
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/kernels.h"
 #include "dynslice/tensor/multiversion.h"
@@ -261,8 +261,8 @@ Gptq::Gptq(at::Tensor moment, int64_t unit, const GptqOptions& options) : column
 }
 
 QuantizedMatrix Gptq::quantize(const at::Tensor& weight, const QuantFormat& format) const {
-  if (weight.size(1) != columns_ || grid_unit(format, columns_) != unit_)
-    throw std::logic_error("Gptq::quantize: the format has other units than the factor was ordered for");
+  DYNSLICE_CHECK(weight.size(1) == columns_ && grid_unit(format, columns_) == unit_,
+                 "Gptq::quantize: the format has other units than the factor was ordered for");
   const at::Tensor whole = weight.contiguous();
   QuantizedMatrix matrix = empty_matrix(format, whole.size(0), columns_);
   if (!GptqRounding(whole, column_at_, factor_, unit_, matrix).run()) {

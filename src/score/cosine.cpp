@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "aten.h"
+#include "dynslice/support/check.h"
 #include "dynslice/tensor/multiversion.h"
 
 namespace dynslice {
@@ -47,7 +48,7 @@ at::Tensor sums_on_device(const at::Tensor& x, const at::Tensor& y) {
 }  // namespace
 
 at::Tensor token_cosines(const at::Tensor& x, const at::Tensor& y) {
-  TORCH_CHECK(x.sizes() == y.sizes(), "streams of different widths have no cosine");
+  DYNSLICE_CHECK(x.sizes() == y.sizes(), "streams of different widths have no cosine");
   const int64_t width = x.size(-1), tokens = x.numel() / width;
   at::Tensor result = at::empty({tokens}, at::kDouble);
   double* cosines = result.mutable_data_ptr<double>();

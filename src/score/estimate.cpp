@@ -4,6 +4,7 @@
 
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/walk/walk_estimate.h"
+#include "score/zd.h"
 
 namespace dynslice {
 
@@ -21,11 +22,11 @@ ResourceEstimate estimate_weight_scores(const Checkpoint& checkpoint) {
   ResourceEstimate estimate;
   uint64_t largest = 0;
   for (int64_t layer = 0; layer < checkpoint.config().num_layers(); ++layer) {
-    uint64_t bytes = 0;  // in memory: what is stored as bf16 stays so, all else becomes fp32
+    uint64_t bytes = 0;  // in memory
     for (const OutputTensor& weight : linear_weights(checkpoint.config(), layer, at::kFloat)) {
       const TensorInfo* info = checkpoint.find(weight.name);
       if (info == nullptr) continue;  // found missing when it is loaded
-      bytes += u64(weight.shape.at(0) * weight.shape.at(1)) * (info->dtype == "BF16" ? 2 : 4);
+      bytes += u64(weight.shape.at(0) * weight.shape.at(1)) * c10::elementSize(held_dtype(*info));
       estimate.work.bytes_read += static_cast<double>(info->bytes);
     }
     largest = std::max(largest, bytes);

@@ -9,6 +9,7 @@
 #include "aten.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/score/score.h"
+#include "dynslice/tensor/dtype.h"
 #include "dynslice/tensor/multiversion.h"
 
 namespace dynslice {
@@ -104,14 +105,17 @@ double score_layer(const Checkpoint& checkpoint, int64_t layer) {
   std::vector<at::Tensor> loaded;
   for (const OutputTensor& weight : linear_weights(checkpoint.config(), layer, at::kFloat)) {
     const TensorInfo* info = checkpoint.find(weight.name);
-    // As they are stored where that halves the memory; fp32 holds all others exactly.
-    const at::ScalarType dtype = info != nullptr && info->dtype == "BF16" ? at::kBFloat16 : at::kFloat;
+    const at::ScalarType dtype = info == nullptr ? at::kFloat : held_dtype(*info);
     loaded.push_back(checkpoint.load(weight.name, weight.shape, dtype));
   }
   return share_of_outstanding(loaded);
 }
 
 }  // namespace
+
+at::ScalarType held_dtype(const TensorInfo& weight) {
+  return weight_dtype_of_file(weight.dtype) == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
+}
 
 double share_of_outstanding(const std::vector<at::Tensor>& weights) {
   int64_t count = 0;

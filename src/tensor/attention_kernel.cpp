@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "aten.h"
+#include "dynslice/support/check.h"
 #include "tensor/fast_exp.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -261,7 +262,7 @@ at::Tensor causal_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_hea
 
 bool causal_attention_applies(const at::Tensor&) { return false; }
 at::Tensor causal_attention(const at::Tensor&, int64_t, int64_t, int64_t) {
-  TORCH_CHECK(false, "this processor has no attention kernel");
+  throw_broken_invariant("this processor has no attention kernel");
 }
 
 #endif

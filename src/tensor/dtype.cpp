@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <span>
-#include <stdexcept>
+
+#include "dynslice/support/check.h"
 
 namespace dynslice {
 namespace {
@@ -58,7 +59,7 @@ std::string torch_dtype_name(at::ScalarType dtype) {
 
 std::string file_dtype_name(at::ScalarType dtype) {
   const Dtype* found = find(dtype);
-  if (found == nullptr) throw std::logic_error(std::string("a tensor of ") + c10::toString(dtype) + " in a file");
+  DYNSLICE_CHECK(found != nullptr, "a tensor of ", c10::toString(dtype), " in a file");
   return std::string(found->file);
 }
 

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 
 #include "aten.h"
@@ -12,6 +11,7 @@
 #include "dynslice/support/hash.h"
 #include "dynslice/support/log.h"
 #include "dynslice/support/system_error.h"
+#include "dynslice/tensor/dtype.h"
 
 namespace dynslice {
 namespace {
@@ -25,24 +25,6 @@ constexpr double kWorkPerSave = 30;
 // Sizes from which a save's cost is that of its bytes.
 constexpr uint64_t kLargeSave = uint64_t{16} << 20;
 constexpr uint64_t kLargestStateFile = uint64_t{256} << 20;
-
-struct DtypeName {
-  at::ScalarType dtype;
-  const char* name;
-};
-constexpr std::array<DtypeName, 6> kDtypes = {{{at::kFloat, "F32"},
-                                               {at::kDouble, "F64"},
-                                               {at::kBFloat16, "BF16"},
-                                               {at::kHalf, "F16"},
-                                               {at::kLong, "I64"},
-                                               {at::kInt, "I32"}}};
-
-std::string name_of(at::ScalarType dtype) {
-  const auto found =
-      std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& known) { return known.dtype == dtype; });
-  if (found == kDtypes.end()) throw std::logic_error("Journal: a tensor of a dtype that it does not keep");
-  return found->name;
-}
 
 std::string dump(const OrderedJson& json) {
   return json.dump(-1, ' ', /*ensure_ascii=*/true, OrderedJson::error_handler_t::replace);
@@ -179,11 +161,9 @@ void Journal::read_walk(const Json& json, const OrderedJson& ordered) {
     Entry entry;
     entry.name = one.string("name");
     entry.chunk = one.integer("chunk", -1, INT64_MAX);
-    const std::string dtype = one.string("dtype");
-    const auto known =
-        std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& d) { return dtype == d.name; });
-    if (known == kDtypes.end()) one.fail("dtype", "a known one");
-    entry.dtype = known->dtype;
+    const auto dtype = dtype_of_file(one.string("dtype"));
+    if (!dtype) one.fail("dtype", "a known one");
+    entry.dtype = *dtype;
     entry.shape = item.at("shape").get<std::vector<int64_t>>();
     entry.strides = item.at("strides").get<std::vector<int64_t>>();
     entry.offset = static_cast<uint64_t>(one.integer("offset", 0, INT64_MAX));
@@ -404,7 +384,7 @@ void Journal::write_state(const std::optional<Walk>& walk) const {
     for (const Entry& entry : walk->entries) {
       json["tensors"].push_back({{"name", entry.name},
                                  {"chunk", entry.chunk},
-                                 {"dtype", name_of(entry.dtype)},
+                                 {"dtype", file_dtype_name(entry.dtype)},
                                  {"shape", entry.shape},
                                  {"strides", entry.strides},
                                  {"offset", entry.offset},

@@ -3,7 +3,8 @@
 #include <c10/util/Half.h>
 
 #include <algorithm>
-#include <stdexcept>
+
+#include "dynslice/support/check.h"
 
 namespace dynslice::ggml {
 namespace {
@@ -129,7 +130,7 @@ void put_scales(GgmlType type, const BlockGrid& grid, uint8_t* block) {
     case GgmlType::kBF16:
       break;
   }
-  throw std::logic_error("put_scales: no quantized type");
+  throw_broken_invariant("put_scales: no quantized type");
 }
 
 void put_codes(GgmlType type, const uint8_t* codes, uint8_t* block) {
@@ -164,7 +165,7 @@ void put_codes(GgmlType type, const uint8_t* codes, uint8_t* block) {
     case GgmlType::kBF16:
       break;
   }
-  throw std::logic_error("put_codes: no quantized type");
+  throw_broken_invariant("put_codes: no quantized type");
 }
 
 }  // namespace dynslice::ggml

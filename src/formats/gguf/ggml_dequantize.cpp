@@ -3,7 +3,8 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <stdexcept>
+
+#include "dynslice/support/check.h"
 
 // Why this is bit-exact whatever the compiler does with a * b + c: a scale has 11 significant bits, a sub-scale at
 // most 7, a quantum at most 6, so every product fits the 24 bits of a float and only the last sum is rounded.
@@ -217,7 +218,7 @@ Decoder decoder_of(GgmlType type) {
     case GgmlType::kQ6_K:
       return decode_blocks<decode_q6_k>;
   }
-  throw std::logic_error("dequantize: a type that no file can have");
+  throw_broken_invariant("dequantize: a type that no file can have");
 }
 
 }  // namespace
@@ -236,9 +237,8 @@ void dequantize(GgmlType type, std::span<const std::byte> blocks, std::span<floa
   const GgmlFormat& format = ggml_format(type);
   const auto block_bytes = static_cast<size_t>(format.bytes), block_values = static_cast<size_t>(format.values);
   const size_t count = blocks.size() / block_bytes;
-  if (count * block_bytes != blocks.size() || count * block_values != values.size()) {
-    throw std::logic_error("dequantize: the bytes are not the blocks of these values");
-  }
+  DYNSLICE_CHECK(count * block_bytes == blocks.size() && count * block_values == values.size(),
+                 "dequantize: the bytes are not the blocks of these values");
   if (type == GgmlType::kF32) {
     if (count > 0) std::memcpy(values.data(), blocks.data(), blocks.size());
     return;

@@ -1,7 +1,8 @@
 #include "formats/gguf/ggml_layout.h"
 
-#include <stdexcept>
 #include <string>
+
+#include "dynslice/support/check.h"
 
 namespace dynslice::ggml {
 
@@ -43,7 +44,7 @@ const Layout& layout_of(GgmlType type) {
     case GgmlType::kBF16:
       break;
   }
-  throw std::logic_error(std::string(ggml_format(type).name) + " has no codes");
+  throw_broken_invariant(ggml_format(type).name, " has no codes");
 }
 
 }  // namespace dynslice::ggml

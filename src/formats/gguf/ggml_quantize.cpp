@@ -7,8 +7,8 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <stdexcept>
 
+#include "dynslice/support/check.h"
 #include "dynslice/tensor/multiversion.h"
 #include "formats/gguf/ggml_block_bytes.h"
 #include "formats/gguf/ggml_fit.h"
@@ -109,11 +109,10 @@ bool fit_block(GgmlType type, std::span<const float> values, std::span<const flo
   const Layout& layout = layout_of(type);
   const auto block_values = static_cast<size_t>(layout.grid.block_values);
   const auto groups = static_cast<size_t>(layout.groups());
-  if (values.size() != block_values || (!weights.empty() && weights.size() != block_values) ||
-      block.size() != static_cast<size_t>(ggml_format(type).bytes) || scales.size() != groups ||
-      offsets.size() != groups) {
-    throw std::logic_error("fit_block: the sizes are not those of one block");
-  }
+  DYNSLICE_CHECK(values.size() == block_values && (weights.empty() || weights.size() == block_values) &&
+                     block.size() == static_cast<size_t>(ggml_format(type).bytes) && scales.size() == groups &&
+                     offsets.size() == groups,
+                 "fit_block: the sizes are not those of one block");
   BlockGrid grid;
   const bool fits = fit_grid(layout, values, weights, grid);
   if (!fits) grid = {};
@@ -125,19 +124,17 @@ bool fit_block(GgmlType type, std::span<const float> values, std::span<const flo
 
 void store_codes(GgmlType type, std::span<const uint8_t> codes, std::span<std::byte> block) {
   const Layout& layout = layout_of(type);
-  if (codes.size() != static_cast<size_t>(layout.grid.block_values) ||
-      block.size() != static_cast<size_t>(ggml_format(type).bytes)) {
-    throw std::logic_error("store_codes: the sizes are not those of one block");
-  }
+  DYNSLICE_CHECK(codes.size() == static_cast<size_t>(layout.grid.block_values) &&
+                     block.size() == static_cast<size_t>(ggml_format(type).bytes),
+                 "store_codes: the sizes are not those of one block");
   put_codes(type, codes.data(), bytes_of(block));
 }
 
 bool quantize(GgmlType type, std::span<const float> values, std::span<std::byte> blocks) {
   const GgmlFormat& format = ggml_format(type);
   const auto per_block = static_cast<size_t>(format.values), block_bytes = static_cast<size_t>(format.bytes);
-  if (values.size() % per_block != 0 || blocks.size() != values.size() / per_block * block_bytes) {
-    throw std::logic_error("quantize: values and blocks do not fit each other");
-  }
+  DYNSLICE_CHECK(values.size() % per_block == 0 && blocks.size() == values.size() / per_block * block_bytes,
+                 "quantize: values and blocks do not fit each other");
   if (values.empty()) return true;
   if (type == GgmlType::kF32) {
     std::memcpy(blocks.data(), values.data(), blocks.size());

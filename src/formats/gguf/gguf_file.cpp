@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "dynslice/support/check.h"
 #include "dynslice/support/error.h"
 #include "formats/gguf/gguf_value_type.h"
 
@@ -354,7 +355,7 @@ const T& typed(const GgufFile& file, const std::string& key, const char* expecte
 
 const GgmlFormat& ggml_format(GgmlType type) {
   const TypeEntry* entry = find_type(static_cast<uint32_t>(type));
-  if (entry == nullptr) throw std::logic_error("ggml_format: a type that no file can have");
+  DYNSLICE_CHECK(entry != nullptr, "ggml_format: a type that no file can have");
   return entry->format;
 }
 

@@ -10,8 +10,8 @@
 #include <fstream>
 #include <limits>
 #include <set>
-#include <stdexcept>
 
+#include "dynslice/support/check.h"
 #include "dynslice/support/error.h"
 #include "dynslice/support/file.h"
 #include "dynslice/support/files.h"
@@ -123,13 +123,11 @@ std::string make_header(const GgufMetadata& metadata, const std::vector<GgufOutp
 void check_names(const GgufMetadata& metadata, const std::vector<GgufOutputTensor>& tensors) {
   std::set<std::string> names;
   for (const auto& [key, value] : metadata) {
-    if (!names.insert(key).second) throw std::logic_error("GgufWriter: key " + key + " is given twice");
+    DYNSLICE_CHECK(names.insert(key).second, "GgufWriter: key ", key, " is given twice");
   }
   names.clear();
   for (const GgufOutputTensor& tensor : tensors) {
-    if (!names.insert(tensor.name).second) {
-      throw std::logic_error("GgufWriter: tensor " + tensor.name + " is given twice");
-    }
+    DYNSLICE_CHECK(names.insert(tensor.name).second, "GgufWriter: tensor ", tensor.name, " is given twice");
   }
 }
 
@@ -161,9 +159,8 @@ void check_room(const fs::path& out, uint64_t needed) {
 
 uint64_t count_bytes(const GgufOutputTensor& tensor) {
   const GgmlFormat& format = ggml_format(tensor.type);
-  if (tensor.shape.empty() || tensor.shape.back() % format.values != 0) {
-    throw std::logic_error("the rows of " + tensor.name + " are no whole blocks of " + format.name);
-  }
+  DYNSLICE_CHECK(!tensor.shape.empty() && tensor.shape.back() % format.values == 0, "the rows of ", tensor.name,
+                 " are no whole blocks of ", format.name);
   int64_t values = 1;
   for (const int64_t size : tensor.shape) values *= size;
   return static_cast<uint64_t>(values / format.values * format.bytes);
@@ -226,11 +223,10 @@ void GgufWriter::Impl::append(std::span<const std::byte> bytes) const {
 }
 
 void GgufWriter::Impl::write(const std::string& name, std::span<const std::byte> bytes) {
-  if (current_ >= tensors_.size() || tensors_[current_].name != name) {
-    throw std::logic_error("GgufWriter: tensor " + name + " is not the one that comes next");
-  }
+  DYNSLICE_CHECK(current_ < tensors_.size() && tensors_[current_].name == name, "GgufWriter: tensor ", name,
+                 " is not the one that comes next");
   const uint64_t size = count_bytes(tensors_[current_]);
-  if (bytes.size() > size - in_current_) throw std::logic_error("GgufWriter: too many bytes for tensor " + name);
+  DYNSLICE_CHECK(bytes.size() <= size - in_current_, "GgufWriter: too many bytes for tensor ", name);
   append(bytes);
   in_current_ += bytes.size();
   if (in_current_ < size) return;
@@ -240,10 +236,8 @@ void GgufWriter::Impl::write(const std::string& name, std::span<const std::byte>
 }
 
 void GgufWriter::Impl::commit() {
-  if (!file_.is_open()) throw std::logic_error("GgufWriter: commit was called before");
-  if (current_ < tensors_.size()) {
-    throw std::logic_error("GgufWriter: tensor " + tensors_[current_].name + " is not whole");
-  }
+  DYNSLICE_CHECK(file_.is_open(), "GgufWriter: commit was called before");
+  DYNSLICE_CHECK(current_ == tensors_.size(), "GgufWriter: tensor ", tensors_.at(current_).name, " is not whole");
   if (!file_.sync()) throw_system_error(partial_, "cannot be written", errno);
   check_output(out_, force_);  // it may have come into being since
   if (::rename(partial_.c_str(), out_.c_str()) != 0) {

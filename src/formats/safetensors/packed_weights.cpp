@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
 #include <vector>
 
+#include "dynslice/support/check.h"
 #include "dynslice/tensor/multiversion.h"
 
 namespace dynslice {
@@ -157,8 +157,8 @@ int64_t packed_words(int64_t codes, int bits, CodeLayout layout) {
 }
 
 void pack_codes(std::span<const uint8_t> codes, int bits, std::span<int32_t> words) {
-  if (bits < 1 || bits > 8 || static_cast<int64_t>(words.size()) != packed_words(std::ssize(codes), bits))
-    throw std::logic_error("pack_codes: sizes do not fit");
+  DYNSLICE_CHECK(1 <= bits && bits <= 8 && static_cast<int64_t>(words.size()) == packed_words(std::ssize(codes), bits),
+                 "pack_codes: sizes do not fit");
   const int64_t blocks = std::ssize(codes) / kWordBits;
   uint32_t all = pack_whole_blocks(codes.data(), bits, blocks, words.data());
   uint64_t pending = 0;
@@ -174,12 +174,13 @@ void pack_codes(std::span<const uint8_t> codes, int bits, std::span<int32_t> wor
     filled -= kWordBits;
   }
   if (filled > 0) *word = static_cast<int32_t>(static_cast<uint32_t>(pending));
-  if (all > mask_of(bits)) throw std::logic_error("pack_codes: a code has too many bits");
+  DYNSLICE_CHECK(all <= mask_of(bits), "pack_codes: a code has too many bits");
 }
 
 void unpack_codes(std::span<const int32_t> words, int bits, std::span<uint8_t> codes, CodeLayout layout) {
-  if (bits < 1 || bits > 8 || static_cast<int64_t>(words.size()) != packed_words(std::ssize(codes), bits, layout))
-    throw std::logic_error("unpack_codes: sizes do not fit");
+  DYNSLICE_CHECK(
+      1 <= bits && bits <= 8 && static_cast<int64_t>(words.size()) == packed_words(std::ssize(codes), bits, layout),
+      "unpack_codes: sizes do not fit");
   unpack_row(reinterpret_cast<const uint32_t*>(words.data()), bits, layout, std::ssize(codes), codes.data());
 }
 
