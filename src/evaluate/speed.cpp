@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <tuple>
 
 #include "aten.h"
 #include "dynslice/evaluate/statistics.h"
@@ -123,10 +124,10 @@ GemmPeak measure_gemm_peak(at::ScalarType dtype) {
   // On a processor without bf16 neither is tried, which takes minutes.
   const bool by_fp32 = !kernels::multiplies(dtype);
   if (by_fp32)
-    race("fp32", [&] { kernels::linear(a, b, {}); });
+    race("fp32", [&] { std::ignore = kernels::linear(a, b, {}); });
   else
     race(dtype == at::kBFloat16 ? "oneDNN" : "MKL", [&] { at::mm(a, b); });
-  if (dtype == at::kFloat && kernels::uses_onednn()) race("oneDNN", [&] { kernels::linear(a, b, {}); });
+  if (dtype == at::kFloat && kernels::uses_onednn()) race("oneDNN", [&] { std::ignore = kernels::linear(a, b, {}); });
   return peak;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 #include <utility>
 
 #include "dynslice/depth/drop.h"
@@ -20,7 +21,7 @@ namespace {
 DepthSearchResult drop_named(const DropRequest& request, const DepthInputs& in) {
   std::vector<int64_t> dropped;
   for (const auto& [first, last] : request.indices) {
-    if (last >= in.layers()) plan_without(in.layers(), {last});  // says that it does not exist
+    if (last >= in.layers()) std::ignore = plan_without(in.layers(), {last});  // says that it does not exist
     for (int64_t layer = first; layer <= last; ++layer) dropped.push_back(layer);
   }
   DepthSearchResult chosen{plan_without(in.layers(), dropped), DropSearch{dropped, {}}};

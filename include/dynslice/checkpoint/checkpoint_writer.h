@@ -39,7 +39,7 @@ class CheckpointWriter {
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
   // The folder that becomes OUT: where the other files (tokenizer) are put before `commit`.
-  const std::filesystem::path& folder() const;
+  [[nodiscard]] const std::filesystem::path& folder() const;
 
   // Converts to the announced dtype and writes; integers are not converted. Throws std::logic_error when name or shape
   // were not announced, the tensor was written before, or other values come where integers were announced;
@@ -54,16 +54,16 @@ class CheckpointWriter {
   void write_text(const std::string& file_name, const std::string& content);
 
   // Brings what was written so far to the disk, and gives the names of those tensors with their checksums.
-  OrderedJson written() const;
+  [[nodiscard]] OrderedJson written() const;
 
   // Checks that every announced tensor was written, syncs, and renames (replacing an existing OUT when `force`).
   // `before_rename` is called when all is on the disk: the journal's files must go then.
   void commit(const std::function<void()>& before_rename = {});
 
   // The folder that `out` is written to until it is whole: OUT.partial. Throws kUsage for a name such as "..".
-  static std::filesystem::path partial_folder(const std::filesystem::path& out);
+  [[nodiscard]] static std::filesystem::path partial_folder(const std::filesystem::path& out);
 
-  uint64_t tensor_bytes() const;  // of all announced tensors
+  [[nodiscard]] uint64_t tensor_bytes() const;  // of all announced tensors
 
   static constexpr uint64_t kShardBytes = uint64_t{5} * 1000 * 1000 * 1000;
 

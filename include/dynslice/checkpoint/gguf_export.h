@@ -18,7 +18,7 @@
 namespace dynslice {
 
 // Why llama.cpp cannot run such a model, naming the first shape that it has no place for; nothing when it can.
-std::optional<std::string> gguf_obstacle(const ModelConfig& config);
+[[nodiscard]] std::optional<std::string> gguf_obstacle(const ModelConfig& config);
 
 struct GgufExportOptions {
   // Of the matrices. Norms and biases are F32. Embedding and head have Q6_K in the place of a K format with fewer bits.
@@ -36,7 +36,7 @@ struct GgufExportOptions {
 
 // Bytes of the tensors of such a file; its metadata, mostly the tokenizer, come on top. Throws kBadInput with
 // gguf_obstacle's words.
-uint64_t gguf_tensor_bytes(const Checkpoint& checkpoint, const GgufExportOptions& options);
+[[nodiscard]] uint64_t gguf_tensor_bytes(const Checkpoint& checkpoint, const GgufExportOptions& options);
 
 struct GgufExport {
   std::string architecture;  // "llama", "deci" (layers of different sizes), "qwen2"
@@ -53,7 +53,7 @@ void check_gguf_export(const Checkpoint& checkpoint, const std::filesystem::path
 // Writes `out` with the model's weights, shapes, tokenizer and chat template. One chunk of one tensor is in memory at a
 // time. Throws kBadInput with gguf_obstacle's words, for a tokenizer that GGUF cannot describe, and for values too
 // large for the type; kUsage when `out` exists and not `force`, or is the model that is read.
-GgufExport export_gguf(const Checkpoint& checkpoint, const std::filesystem::path& out, const GgufExportOptions& options,
-                       ProgressSink& progress);
+[[nodiscard]] GgufExport export_gguf(const Checkpoint& checkpoint, const std::filesystem::path& out,
+                                     const GgufExportOptions& options, ProgressSink& progress);
 
 }  // namespace dynslice

@@ -16,6 +16,6 @@ struct ModelingFile {
 
 // configuration_dynslice.py and modeling_dynslice.py, which config.json's auto_map names. None for an ordinary model:
 // transformers knows its architecture.
-std::vector<ModelingFile> modeling_files(const ModelConfig& config);
+[[nodiscard]] std::vector<ModelingFile> modeling_files(const ModelConfig& config);
 
 }  // namespace dynslice

@@ -40,7 +40,7 @@ struct DepthPlan {
 };
 
 // Keeps all of `layers` layers but `dropped`. Throws kUsage when one of these does not exist or none is left.
-DepthPlan plan_without(int64_t layers, const std::vector<int64_t>& dropped);
+[[nodiscard]] DepthPlan plan_without(int64_t layers, const std::vector<int64_t>& dropped);
 
 // Throws kUsage for a sliced model, whose layers work in bases of their own: a layer cannot take another's place.
 void check_depth(const Checkpoint& checkpoint);
@@ -49,14 +49,14 @@ void check_depth(const Checkpoint& checkpoint);
 void check_whole_layers(const Checkpoint& checkpoint);
 
 // The configuration of the model that `plan` makes of `source`.
-ModelConfig depth_config(const ModelConfig& source, const DepthPlan& plan);
+[[nodiscard]] ModelConfig depth_config(const ModelConfig& source, const DepthPlan& plan);
 
 // The layers merged into one, in fp32. `next` gives layer k of `layers`, in order.
-DecoderLayer merge_layers(MergeRule rule, const std::vector<int64_t>& layers,
-                          const std::function<DecoderLayer(int64_t layer)>& next);
+[[nodiscard]] DecoderLayer merge_layers(MergeRule rule, const std::vector<int64_t>& layers,
+                                        const std::function<DecoderLayer(int64_t layer)>& next);
 
 // The layer with the repair folded in; linear weights keep their dtype.
-DecoderLayer repaired(DecoderLayer layer, const Repair& repair);
+[[nodiscard]] DecoderLayer repaired(DecoderLayer layer, const Repair& repair);
 
 // Writes all tensors of the model that `plan` makes of `source`, one or two in memory at a time.
 // `writer` has announced checkpoint_tensors(depth_config(source.config(), plan), dtype).

@@ -13,7 +13,7 @@
 namespace dynslice {
 
 // The `count` least important layers by their scores (see by_importance), in ascending order of their numbers.
-std::vector<int64_t> least_important(const LayerScores& scores, int64_t count);
+[[nodiscard]] std::vector<int64_t> least_important(const LayerScores& scores, int64_t count);
 
 struct DropTrial {
   int64_t layer = 0;
@@ -22,7 +22,7 @@ struct DropTrial {
 
 // Drops `count` layers, each time the one without which the loss on `windows` is least, and measures all others again.
 // `phase` gives the journal of a round. Returns the layers in the order in which they went.
-std::vector<DropTrial> drop_by_loss(const LayerWalk& walk, const TokenWindows& windows, int64_t count,
-                                    const std::function<JournalPhase(const std::string& name)>& phase);
+[[nodiscard]] std::vector<DropTrial> drop_by_loss(const LayerWalk& walk, const TokenWindows& windows, int64_t count,
+                                                  const std::function<JournalPhase(const std::string& name)>& phase);
 
 }  // namespace dynslice

@@ -18,7 +18,7 @@ struct DepthUse {
   int64_t merged_layers = 0;  // in fp32, beside the one that is used
   uint64_t output_bytes = 0;
 };
-ResourceEstimate estimate_depth(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
-                                const DepthUse& use);
+[[nodiscard]] ResourceEstimate estimate_depth(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                              TextAmount text, const DepthUse& use);
 
 }  // namespace dynslice

@@ -39,7 +39,8 @@ struct MergeResult {
 // at every layer's entry, so that a trial runs the layers from `low` upward only, and the cosine of every trial, so
 // that thresholds share them. `phase` gives the journal of a trial.
 // Throws kUsage for a sliced model, or a target that merging cannot reach.
-MergeResult merge_by_sliding(const LayerWalk& walk, const TokenWindows& windows, const MergeOptions& options,
-                             const std::function<JournalPhase(const std::string& name)>& phase);
+[[nodiscard]] MergeResult merge_by_sliding(const LayerWalk& walk, const TokenWindows& windows,
+                                           const MergeOptions& options,
+                                           const std::function<JournalPhase(const std::string& name)>& phase);
 
 }  // namespace dynslice

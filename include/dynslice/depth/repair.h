@@ -24,10 +24,12 @@ struct RepairOptions {
 // w = 1 / ‖x_{s+count}‖²: without that the few tokens of massive activations would rule the fit. One walk for all
 // starts; sums and solution in fp64. Throws kUsage for a sliced model and starts below 1 or without enough layers,
 // kBadInput for NaN or Inf in the stream.
-std::vector<Repair> fit_repairs(const LayerWalk& walk, const TokenWindows& windows, const std::vector<int64_t>& starts,
-                                int64_t count, const RepairOptions& options, const JournalPhase& journal = {});
+[[nodiscard]] std::vector<Repair> fit_repairs(const LayerWalk& walk, const TokenWindows& windows,
+                                              const std::vector<int64_t>& starts, int64_t count,
+                                              const RepairOptions& options, const JournalPhase& journal = {});
 
 // The plan without layers start ... start + count - 1, and with the repair if there is one.
-DepthPlan plan_without_window(int64_t layers, int64_t start, int64_t count, const std::optional<Repair>& repair);
+[[nodiscard]] DepthPlan plan_without_window(int64_t layers, int64_t start, int64_t count,
+                                            const std::optional<Repair>& repair);
 
 }  // namespace dynslice

@@ -33,11 +33,11 @@ struct TrainedReplacement {
 // Trains `initial`, which stands in the place of layers start ... start + count - 1. Walks the dense model for the
 // streams before and behind them first; a run that goes on from the journal walks again.
 // Throws kUsage for a sliced model, kBadInput when the loss is no longer a number.
-TrainedReplacement train_replacement(const LayerWalk& walk, const TokenWindows& windows, int64_t start, int64_t count,
-                                     DecoderLayer initial, const ReplacementOptions& options,
-                                     const JournalPhase& journal = {});
+[[nodiscard]] TrainedReplacement train_replacement(const LayerWalk& walk, const TokenWindows& windows, int64_t start,
+                                                   int64_t count, DecoderLayer initial,
+                                                   const ReplacementOptions& options, const JournalPhase& journal = {});
 
 // The plan of the model in which `replacement` stands for layers start ... start + count - 1.
-DepthPlan plan_with_replacement(int64_t layers, int64_t start, int64_t count, Replacement replacement);
+[[nodiscard]] DepthPlan plan_with_replacement(int64_t layers, int64_t start, int64_t count, Replacement replacement);
 
 }  // namespace dynslice

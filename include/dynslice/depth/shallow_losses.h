@@ -13,7 +13,7 @@ namespace dynslice {
 
 // Mean negative log-likelihood (nats a token) on `windows` of the models that `plans` make; plans that merge are none
 // for this. Needs one residual stream a plan. The journal keeps the streams between layers.
-std::vector<double> shallow_losses(const LayerWalk& walk, const TokenWindows& windows,
-                                   const std::vector<DepthPlan>& plans, const JournalPhase& journal = {});
+[[nodiscard]] std::vector<double> shallow_losses(const LayerWalk& walk, const TokenWindows& windows,
+                                                 const std::vector<DepthPlan>& plans, const JournalPhase& journal = {});
 
 }  // namespace dynslice

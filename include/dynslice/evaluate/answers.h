@@ -61,19 +61,19 @@ struct AnswerOptions {
 // Scores the answers, in any order, in one streamed walk over the layers: a token that several answers begin with is
 // computed once, and logits are made only where a token is scored. Results do not depend on what is scored together,
 // beyond rounding. Throws kBadInput for ids outside the vocabulary, or when logits are NaN.
-std::vector<AnswerScore> score_answers(const Checkpoint& checkpoint, const ComputeOptions& compute,
-                                       const std::vector<Answer>& answers, const AnswerOptions& options,
-                                       ProgressSink& progress);
+[[nodiscard]] std::vector<AnswerScore> score_answers(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                                     const std::vector<Answer>& answers, const AnswerOptions& options,
+                                                     ProgressSink& progress);
 
 // Tokens that a walk computes for these answers.
 struct AnswerAmount {
   int64_t rows = 0;     // shared ones counted once
   int64_t longest = 0;  // tokens of one answer
 };
-AnswerAmount count_rows(const std::vector<Answer>& answers);
+[[nodiscard]] AnswerAmount count_rows(const std::vector<Answer>& answers);
 
 // What scoring needs, as many rows at a time as `stream_bytes` allow.
-ResourceEstimate estimate_answers(const Checkpoint& checkpoint, const ComputeOptions& compute, AnswerAmount amount,
-                                  int64_t stream_bytes);
+[[nodiscard]] ResourceEstimate estimate_answers(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                                AnswerAmount amount, int64_t stream_bytes);
 
 }  // namespace dynslice

@@ -16,7 +16,7 @@ struct Spread {
   Estimate mean;
   double minimum = 0, maximum = 0;
   std::array<double, kLevels.size()> quantiles{};  // below which these shares of the tokens lie
-  double median() const { return quantiles[5]; }
+  [[nodiscard]] double median() const { return quantiles[5]; }
 };
 
 // The reference is the model to compare with. Standard errors take tokens for independent, as llama-perplexity does.
@@ -34,7 +34,8 @@ struct Divergence {
 // Walks the windows through both models, a turn of windows at a time, one model after the other, and compares their
 // heads block by block of the vocabulary. Throws kUsage when the vocabularies are not of one size, and as
 // measure_perplexity does.
-Divergence measure_divergence(const Checkpoint& checkpoint, const Checkpoint& reference, const ComputeOptions& compute,
-                              TokenWindows windows, const PerplexityOptions& options, ProgressSink& progress);
+[[nodiscard]] Divergence measure_divergence(const Checkpoint& checkpoint, const Checkpoint& reference,
+                                            const ComputeOptions& compute, TokenWindows windows,
+                                            const PerplexityOptions& options, ProgressSink& progress);
 
 }  // namespace dynslice

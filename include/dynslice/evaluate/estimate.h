@@ -10,11 +10,12 @@
 namespace dynslice {
 
 // Perplexity, as many windows at a time as `stream_bytes` allow.
-ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
-                                     int64_t stream_bytes);
+[[nodiscard]] ResourceEstimate estimate_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                                   TextAmount text, int64_t stream_bytes);
 
 // Perplexity of two models and their divergence, as many windows at a time as `stream_bytes` allow for both streams.
-ResourceEstimate estimate_divergence(const Checkpoint& checkpoint, const Checkpoint& reference,
-                                     const ComputeOptions& compute, TextAmount text, int64_t stream_bytes);
+[[nodiscard]] ResourceEstimate estimate_divergence(const Checkpoint& checkpoint, const Checkpoint& reference,
+                                                   const ComputeOptions& compute, TextAmount text,
+                                                   int64_t stream_bytes);
 
 }  // namespace dynslice

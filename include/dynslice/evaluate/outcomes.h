@@ -34,10 +34,10 @@ struct TaskOutcome {
 };
 
 // For files. `from_json` throws kBadInput, with `where` in front, for what is not the JSON of an outcome.
-OrderedJson to_json(const QuestionOutcome& outcome);
-OrderedJson to_json(const TaskOutcome& outcome);
-QuestionOutcome question_outcome_from_json(const Json& json, const std::string& where);
-TaskOutcome task_outcome_from_json(const Json& json, const std::string& where);
+[[nodiscard]] OrderedJson to_json(const QuestionOutcome& outcome);
+[[nodiscard]] OrderedJson to_json(const TaskOutcome& outcome);
+[[nodiscard]] QuestionOutcome question_outcome_from_json(const Json& json, const std::string& where);
+[[nodiscard]] TaskOutcome task_outcome_from_json(const Json& json, const std::string& where);
 
 // A figure and its standard error, which a single question has none of.
 struct Measure {
@@ -54,9 +54,9 @@ struct TaskFigures {
   std::optional<Measure> acc_norm;
   std::optional<Measure> perplexity;  // of cloze tasks
 };
-TaskFigures figures_of(const TaskOutcome& outcome);
+[[nodiscard]] TaskFigures figures_of(const TaskOutcome& outcome);
 
 // Accuracy over all members' questions, each counting the same; the standard error is the pooled one of the harness.
-TaskFigures figures_of(const TaskGroup& group, const std::vector<TaskOutcome>& outcomes);
+[[nodiscard]] TaskFigures figures_of(const TaskGroup& group, const std::vector<TaskOutcome>& outcomes);
 
 }  // namespace dynslice

@@ -36,11 +36,12 @@ struct Perplexity {
   int64_t seqlen = 0;
   std::vector<double> window_losses;  // mean loss of each window's scored tokens, in nats
   double seconds = 0;                 // those of the runs that this one resumed included
-  double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+  [[nodiscard]] double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 
 // Throws kUsage for windows of fewer than 2 tokens (4 for llamacpp) or longer than the model's maximum.
-Perplexity measure_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute, TokenWindows windows,
-                              const PerplexityOptions& options, ProgressSink& progress);
+[[nodiscard]] Perplexity measure_perplexity(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                            TokenWindows windows, const PerplexityOptions& options,
+                                            ProgressSink& progress);
 
 }  // namespace dynslice

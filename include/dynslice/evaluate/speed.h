@@ -29,12 +29,12 @@ struct Speed {
 };
 
 // The value below which a share `q` of the values lie, between neighbours by linear interpolation; `values` not empty.
-double quantile(std::vector<double> values, double q);
+[[nodiscard]] double quantile(std::vector<double> values, double q);
 
 // Measures the models in turns, repeat by repeat, so that what else the machine does meets all of them alike. Prompts
 // are the same random ids for every model. Throws kUsage when prompt and decoded tokens exceed a model's maximum.
-std::vector<Speed> measure_speed(const std::vector<const ResidentModel*>& models, const SpeedOptions& options,
-                                 ProgressSink& progress);
+[[nodiscard]] std::vector<Speed> measure_speed(const std::vector<const ResidentModel*>& models,
+                                               const SpeedOptions& options, ProgressSink& progress);
 
 // The most that this machine's CPU reaches in a matrix product, with all threads that LibTorch may use.
 struct GemmPeak {
@@ -44,6 +44,6 @@ struct GemmPeak {
 
 // The best of some products of square matrices of this dtype (fp32, bf16 or fp64), by every library that LibTorch
 // has for it; about half a second.
-GemmPeak measure_gemm_peak(at::ScalarType dtype);
+[[nodiscard]] GemmPeak measure_gemm_peak(at::ScalarType dtype);
 
 }  // namespace dynslice

@@ -25,6 +25,6 @@ struct Stability {
 };
 
 // Throws kUsage when the two outcomes are not of the same questions.
-Stability compare_outcomes(const TaskOutcome& original, const TaskOutcome& compressed);
+[[nodiscard]] Stability compare_outcomes(const TaskOutcome& original, const TaskOutcome& compressed);
 
 }  // namespace dynslice

@@ -14,7 +14,7 @@ struct Estimate {
 
 // The value below which a share `q` of the values, which are in order, lie; between neighbours by linear interpolation.
 // `values` is not empty.
-double quantile_of_sorted(std::span<const double> values, double q);
+[[nodiscard]] double quantile_of_sorted(std::span<const double> values, double q);
 
 struct BootstrapOptions {
   int64_t resamples = 10'000;
@@ -31,8 +31,8 @@ struct Interval {
 // replacement, from the pairs (a[i], b[i]) (Efron's percentile method). Pairs are of the same question or the same
 // window of text, so that what makes a question hard for both models is not in the interval. The same seed gives the
 // same interval everywhere. `a` and `b` are of one size and not empty.
-Interval paired_bootstrap(std::span<const double> a, std::span<const double> b,
-                          const std::function<double(double mean_a, double mean_b)>& statistic,
-                          const BootstrapOptions& options = {});
+[[nodiscard]] Interval paired_bootstrap(std::span<const double> a, std::span<const double> b,
+                                        const std::function<double(double mean_a, double mean_b)>& statistic,
+                                        const BootstrapOptions& options = {});
 
 }  // namespace dynslice

@@ -16,10 +16,10 @@ class TaskRun {
   // Throws as AnswerEncoder::encode does. `tasks` must outlive it.
   TaskRun(const std::vector<TaskQuestions>& tasks, const Tokenizer& tokenizer, const Checkpoint& checkpoint);
 
-  AnswerAmount amount() const { return amount_; }
-  int64_t questions() const;
-  std::vector<TaskOutcome> run(const Checkpoint& checkpoint, const ComputeOptions& compute,
-                               const AnswerOptions& options, ProgressSink& progress) const;
+  [[nodiscard]] AnswerAmount amount() const { return amount_; }
+  [[nodiscard]] int64_t questions() const;
+  [[nodiscard]] std::vector<TaskOutcome> run(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                             const AnswerOptions& options, ProgressSink& progress) const;
 
  private:
   const std::vector<TaskQuestions>& tasks_;

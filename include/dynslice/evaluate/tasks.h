@@ -30,7 +30,7 @@ struct TaskInfo {
   std::string description;  // in front of everything
 
   // lambada: there are no choices; the one answer is to be the likeliest, and perplexity is measured.
-  bool is_cloze() const { return format == TaskFormat::kLambada; }
+  [[nodiscard]] bool is_cloze() const { return format == TaskFormat::kLambada; }
 };
 
 // Tasks whose accuracies are averaged, every question counting the same.
@@ -46,14 +46,14 @@ struct TaskSelection {
   std::vector<std::string> repeated;  // names that were given more than once
 
   // Whether the task is told of by a group.
-  bool is_of_group(const std::string& task) const;
+  [[nodiscard]] bool is_of_group(const std::string& task) const;
 };
 
 // The tasks and groups of these names, in this order. Throws kUsage for an unknown name, suggesting the nearest ones.
-TaskSelection select_tasks(const std::vector<std::string>& names);
+[[nodiscard]] TaskSelection select_tasks(const std::vector<std::string>& names);
 
 // All names that select_tasks knows, but for the members of groups.
-std::vector<std::string> task_names();
+[[nodiscard]] std::vector<std::string> task_names();
 
 struct Question {
   std::string id;                          // as the data have it, else the row's number from 0 on
@@ -63,7 +63,9 @@ struct Question {
   std::vector<int64_t> characters;         // of every choice, by which acc_norm divides
   int64_t gold = 0;                        // the right choice
 
-  const std::string& context_of(size_t choice) const { return contexts[contexts.size() == 1 ? 0 : choice]; }
+  [[nodiscard]] const std::string& context_of(size_t choice) const {
+    return contexts[contexts.size() == 1 ? 0 : choice];
+  }
 };
 
 struct TaskSettings {
@@ -84,10 +86,10 @@ struct TaskQuestions {
 // Reads the data and makes the questions. Few-shot examples are the ones that the harness takes with its default seed,
 // 1234: another `limit` changes none of them. Throws as load_rows does; kBadInput with file and line for rows with
 // missing fields, an empty choice, or a gold answer out of range; kUsage for more examples than there are.
-TaskQuestions load_questions(const TaskInfo& task, const TaskSettings& settings, const std::filesystem::path& data_dir,
-                             ProgressSink& progress);
+[[nodiscard]] TaskQuestions load_questions(const TaskInfo& task, const TaskSettings& settings,
+                                           const std::filesystem::path& data_dir, ProgressSink& progress);
 // Those of every task of the selection.
-std::vector<TaskQuestions> load_questions(const TaskSelection& selection, const TaskSettings& settings,
-                                          const std::filesystem::path& data_dir, ProgressSink& progress);
+[[nodiscard]] std::vector<TaskQuestions> load_questions(const TaskSelection& selection, const TaskSettings& settings,
+                                                        const std::filesystem::path& data_dir, ProgressSink& progress);
 
 }  // namespace dynslice

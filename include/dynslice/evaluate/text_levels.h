@@ -17,7 +17,8 @@ struct ScoredText {
   int64_t words = 0;
 };
 
-ScoredText count_scored_text(const Tokenizer& tokenizer, const TokenWindows& windows, PerplexityProtocol protocol);
+[[nodiscard]] ScoredText count_scored_text(const Tokenizer& tokenizer, const TokenWindows& windows,
+                                           PerplexityProtocol protocol);
 
 // As lm-evaluation-harness defines them: the loss of all scored tokens over the number of words or bytes, to the power
 // of e; in bits for bits_per_byte. Zero where there are no words or bytes.
@@ -27,6 +28,6 @@ struct TextLevels {
   double bits_per_byte = 0;
 };
 
-TextLevels text_levels(const Perplexity& perplexity, const ScoredText& text);
+[[nodiscard]] TextLevels text_levels(const Perplexity& perplexity, const ScoredText& text);
 
 }  // namespace dynslice

@@ -31,7 +31,7 @@ enum class FinishReason {
 };
 
 // "end", "stop", "length", "context".
-const char* name_of(FinishReason reason);
+[[nodiscard]] const char* name_of(FinishReason reason);
 
 struct Generation {
   std::vector<int32_t> ids;
@@ -45,7 +45,7 @@ struct Generation {
 // Of the model's tokens those that end a text: eos_token_id of generation_config.json and config.json (all that they
 // list) and the tokenizer's; of a GGUF file tokenizer.ggml.{eos,eot,eom}_token_id. Rising; empty when none is known.
 // Throws kBadInput for ids that are none.
-std::vector<int32_t> end_token_ids(const Checkpoint& checkpoint, const Tokenizer& tokenizer);
+[[nodiscard]] std::vector<int32_t> end_token_ids(const Checkpoint& checkpoint, const Tokenizer& tokenizer);
 
 // Throws kUsage when there are no `prompt` ids or more than the model has positions for with one token to follow;
 // kBadInput, naming tokenizer and model as those of `checkpoint`, for an id that the model does not have.
@@ -55,8 +55,8 @@ void check_prompt(const Checkpoint& checkpoint, const Tokenizer& tokenizer, std:
 // to finish. `on_text` gets the text piece by piece, in whole characters. Throws kUsage as check_prompt and
 // check_sampling do, kBadInput for logits that are no numbers, kInterrupted when asked to stop, and what `on_text`
 // throws.
-Generation generate(const ResidentModel& model, const Tokenizer& tokenizer, std::span<const int32_t> prompt,
-                    const GenerationOptions& options, const std::function<void(std::string_view)>& on_text,
-                    ProgressSink& progress);
+[[nodiscard]] Generation generate(const ResidentModel& model, const Tokenizer& tokenizer,
+                                  std::span<const int32_t> prompt, const GenerationOptions& options,
+                                  const std::function<void(std::string_view)>& on_text, ProgressSink& progress);
 
 }  // namespace dynslice

@@ -28,7 +28,7 @@ struct Candidate {
 // The tokens that may be drawn, with probabilities that add up to 1: softmax(logits / temperature), of that the
 // top_k, and of these the top_p, in the order in which transformers applies them. Of equal logits the smaller id
 // counts as likelier. `temperature` is above 0. Throws kBadInput for a logit that is no number.
-std::vector<Candidate> candidates(std::span<const float> logits, const SamplingOptions& options);
+[[nodiscard]] std::vector<Candidate> candidates(std::span<const float> logits, const SamplingOptions& options);
 
 // Guarantees: the same logits and seed give the same tokens on every machine, device and number of threads.
 class Sampler {

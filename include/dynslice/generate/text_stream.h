@@ -46,7 +46,7 @@ class StopText {
   std::string push(std::string_view text);
   // What was held back, when no more text comes; nothing once stopped.
   std::string finish();
-  bool is_stopped() const { return stopped_; }
+  [[nodiscard]] bool is_stopped() const { return stopped_; }
 
  private:
   std::vector<std::string> stops_;

@@ -37,8 +37,8 @@ struct DistillResult {
 // the stream which leaves it stands behind: ascending, the last one all of them. Where the streams' bases differ (a
 // sliced model), a least-squares map P from the smaller model's stream to the original's, fitted before the layer is
 // trained and then fixed, takes one to the other. Throws kUsage for boundaries that do not fit.
-DistillResult heal_by_distillation(const LayerWalk& walk, const Checkpoint& original,
-                                   const std::vector<int64_t>& boundaries, const TokenWindows& windows,
-                                   const DistillOptions& options, const JournalPhase& journal = {});
+[[nodiscard]] DistillResult heal_by_distillation(const LayerWalk& walk, const Checkpoint& original,
+                                                 const std::vector<int64_t>& boundaries, const TokenWindows& windows,
+                                                 const DistillOptions& options, const JournalPhase& journal = {});
 
 }  // namespace dynslice

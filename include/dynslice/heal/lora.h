@@ -19,10 +19,11 @@ namespace dynslice {
 // Updates of every layer that change nothing yet: a is random (uniform within 1/sqrt(in), as PEFT has it), b zero.
 // Layers without a module (an MLP alone has no attention) go without its update. Throws kUsage, listing the known
 // ones, for a module that does not exist, and when no layer has any of them.
-std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions& options, at::Device device);
+[[nodiscard]] std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions& options,
+                                                  at::Device device);
 
 // Parameters of the updates of every layer.
-std::vector<int64_t> lora_parameters(const ModelConfig& config, const LoraOptions& options);
+[[nodiscard]] std::vector<int64_t> lora_parameters(const ModelConfig& config, const LoraOptions& options);
 
 struct LoraResult {
   std::vector<LayerUpdates> updates;
@@ -31,10 +32,10 @@ struct LoraResult {
 
 // Trains on `training`, next token by next token. `recomputes`: see TrainableLayers. Throws as train does, and
 // kBadInput for token ids that the model does not have.
-LoraResult heal_by_lora(const ResidentModel& model, const std::vector<TrainingExample>& training,
-                        const std::vector<TrainingExample>& held_out, const LoraOptions& lora,
-                        const TrainingOptions& options, bool recomputes, ProgressSink& progress,
-                        const JournalPhase& journal = {});
+[[nodiscard]] LoraResult heal_by_lora(const ResidentModel& model, const std::vector<TrainingExample>& training,
+                                      const std::vector<TrainingExample>& held_out, const LoraOptions& lora,
+                                      const TrainingOptions& options, bool recomputes, ProgressSink& progress,
+                                      const JournalPhase& journal = {});
 
 // Writes all tensors of the source, its linears with the updates added, a layer in memory at a time. `writer` has
 // announced checkpoint_tensors(source.config(), dtype).
@@ -42,8 +43,8 @@ void write_healed(const Checkpoint& source, const std::vector<LayerUpdates>& upd
                   CheckpointWriter& writer, ProgressSink& progress);
 
 // The adapter in PEFT's format: its tensors, for a writer with the stem "adapter_model", and adapter_config.json.
-std::vector<OutputTensor> adapter_tensors(const std::vector<LayerUpdates>& updates);
+[[nodiscard]] std::vector<OutputTensor> adapter_tensors(const std::vector<LayerUpdates>& updates);
 void write_adapter(const std::vector<LayerUpdates>& updates, CheckpointWriter& writer);
-OrderedJson adapter_config(const LoraOptions& options, const std::string& base_model);
+[[nodiscard]] OrderedJson adapter_config(const LoraOptions& options, const std::string& base_model);
 
 }  // namespace dynslice

@@ -24,11 +24,11 @@ struct HttpReply {
   HttpTrouble trouble = HttpTrouble::kNone;
   std::string reason;  // one line about the trouble, for people
 
-  std::string header(const std::string& lower_case_name) const;
+  [[nodiscard]] std::string header(const std::string& lower_case_name) const;
   // Whether the same request may succeed later: trouble, 408, 429 or 5xx.
-  bool is_temporary() const;
+  [[nodiscard]] bool is_temporary() const;
   // "HTTP 503" or the reason of the trouble.
-  std::string describe() const;
+  [[nodiscard]] std::string describe() const;
 };
 
 // Receives the body of a 2xx reply piece by piece; `head` has status and headers. What it throws stops the
@@ -61,12 +61,12 @@ class HttpClient {
 };
 
 // `location` as seen from `base`; empty when it is not an http(s) URL or steps down from https to http.
-std::string resolve_redirect(const std::string& base, const std::string& location);
+[[nodiscard]] std::string resolve_redirect(const std::string& base, const std::string& location);
 
 // "https://host:port" in lower case; empty when `url` is not an http(s) URL.
-std::string url_origin(const std::string& url);
+[[nodiscard]] std::string url_origin(const std::string& url);
 
 // `path` with everything but unreserved characters and '/' percent-encoded.
-std::string url_encode_path(std::string_view path);
+[[nodiscard]] std::string url_encode_path(std::string_view path);
 
 }  // namespace dynslice

@@ -16,32 +16,35 @@ namespace dynslice {
 
 // Whether `name` can be joined to a folder without leaving it: relative, of plain components, no "..", no
 // backslash, no control characters.
-bool is_safe_relative_path(std::string_view name);
+[[nodiscard]] bool is_safe_relative_path(std::string_view name);
 
 // 40 lower-case hexadecimal digits.
-bool is_commit_hash(std::string_view text);
+[[nodiscard]] bool is_commit_hash(std::string_view text);
 
 class HubRepoCache {
  public:
   HubRepoCache(std::filesystem::path cache, HubRepoKind kind, const std::string& repo);
 
-  std::filesystem::path blob(const std::string& etag) const { return folder_ / "blobs" / etag; }
-  std::filesystem::path incomplete_blob(const std::string& etag) const {
+  [[nodiscard]] std::filesystem::path blob(const std::string& etag) const { return folder_ / "blobs" / etag; }
+  [[nodiscard]] std::filesystem::path incomplete_blob(const std::string& etag) const {
     return folder_ / "blobs" / (etag + ".incomplete");
   }
-  std::filesystem::path snapshot(const std::string& commit) const { return folder_ / "snapshots" / commit; }
-  std::filesystem::path lock_file(const std::string& etag) const;
+  [[nodiscard]] std::filesystem::path snapshot(const std::string& commit) const {
+    return folder_ / "snapshots" / commit;
+  }
+  [[nodiscard]] std::filesystem::path lock_file(const std::string& etag) const;
 
   // The commit that `revision` stood for when it was last downloaded; a commit hash stands for itself.
-  std::optional<std::string> commit_of(const std::string& revision) const;
+  [[nodiscard]] std::optional<std::string> commit_of(const std::string& revision) const;
   void remember_commit(const std::string& revision, const std::string& commit) const;
 
   // The file of a snapshot if it is there (its link leads to a blob).
-  std::optional<std::filesystem::path> find(const std::string& commit, const std::string& file) const;
+  [[nodiscard]] std::optional<std::filesystem::path> find(const std::string& commit, const std::string& file) const;
   // The files of a snapshot that are there, as "sub/name", sorted.
-  std::vector<std::string> files(const std::string& commit) const;
+  [[nodiscard]] std::vector<std::string> files(const std::string& commit) const;
   // Makes the blob appear as the snapshot's `file`; returns that path.
-  std::filesystem::path link(const std::string& commit, const std::string& file, const std::string& etag) const;
+  [[nodiscard]] std::filesystem::path link(const std::string& commit, const std::string& file,
+                                           const std::string& etag) const;
 
  private:
   std::filesystem::path cache_;

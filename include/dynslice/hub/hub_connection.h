@@ -56,8 +56,8 @@ class HubConnection {
  public:
   explicit HubConnection(const HubOptions& options);
 
-  std::string file_url(HubRepoKind kind, const HubId& id, const std::string& file) const;
-  std::string listing_url(HubRepoKind kind, const HubId& id) const;
+  [[nodiscard]] std::string file_url(HubRepoKind kind, const HubId& id, const std::string& file) const;
+  [[nodiscard]] std::string listing_url(HubRepoKind kind, const HubId& id) const;
 
   // The reply may be any; a temporary one was retried `retries` times, a hub that cannot be reached was not.
   HttpReply ask(const std::string& url, int retries);
@@ -78,10 +78,10 @@ class HubConnection {
 
 // Reads X-Repo-Commit, X-Linked-Etag or ETag, X-Linked-Size or Content-Length. Throws kMissingData when the
 // server is no hub, kBadInput when a header is not what it must be.
-HubFileInfo read_file_info(const HttpReply& reply);
+[[nodiscard]] HubFileInfo read_file_info(const HttpReply& reply);
 
 // Whether a reply to HEAD describes a file: 2xx, or a redirect to where it lies.
-bool is_file_reply(const HttpReply& reply);
+[[nodiscard]] bool is_file_reply(const HttpReply& reply);
 
 // Throws kMissingData for a reply that is not what was asked for, saying what was missing and how to mend it.
 [[noreturn]] void throw_hub_error(const HubOptions& options, const HubId& id, const std::string& what,

@@ -41,13 +41,13 @@ struct BenchResult {
   PeakMemory peak;  // with all models
   int threads = 0;
 
-  bool has_decoded() const { return measured.decode_tokens > 0; }
+  [[nodiscard]] bool has_decoded() const { return measured.decode_tokens > 0; }
 };
 // As --json prints it.
-OrderedJson to_json(const BenchResult& result);
+[[nodiscard]] OrderedJson to_json(const BenchResult& result);
 
 // Measures all models in turns, or the machine's matrix products. Throws kOutOfResources when the models do not fit
 // into memory together, kUsage when prompt and decoded tokens exceed a model's maximum, and what reading them throws.
-Outcome<BenchResult> run(const BenchRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<BenchResult> run(const BenchRequest& request, ProgressSink& progress);
 
 }  // namespace dynslice

@@ -29,11 +29,11 @@ struct CompareResult {
   PeakMemory peak;
 };
 // As --json prints it.
-OrderedJson to_json(const CompareResult& result);
+[[nodiscard]] OrderedJson to_json(const CompareResult& result);
 
 // Measures what the cache does not have yet, and writes the files that the request names. Throws kUsage when models,
 // text and tasks do not go together, kOutOfResources when speed cannot be measured in the memory there is, and what
 // reading models and text throws. What was measured is kept when it ends early.
-Outcome<CompareResult> run(const CompareRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<CompareResult> run(const CompareRequest& request, ProgressSink& progress);
 
 }  // namespace dynslice

@@ -48,18 +48,18 @@ class Measurement {
   Measurement(Comparison& comparison, size_t model) : comparison_(comparison), index_(model) {}
   virtual ~Measurement() = default;
 
-  virtual std::string title() const = 0;  // "perplexity of NAME"
+  [[nodiscard]] virtual std::string title() const = 0;  // "perplexity of NAME"
   // Takes the result from the cache; whether all of it was there.
   virtual bool find(const ResultCache& cache) = 0;
   // Reads and tokenizes what `estimate` and `run` need; `close` lets it go.
   virtual void open(ProgressSink& progress) = 0;
   virtual void close() = 0;
-  virtual ResourceEstimate estimate(const ComputeOptions& compute, int64_t stream_bytes) const = 0;
-  virtual bool walks() const { return true; }  // in turns of windows
+  [[nodiscard]] virtual ResourceEstimate estimate(const ComputeOptions& compute, int64_t stream_bytes) const = 0;
+  [[nodiscard]] virtual bool walks() const { return true; }  // in turns of windows
   // Measures, and keeps the result.
   virtual void run(const ResourcePlan& plan, const ResultCache& cache, ProgressSink& progress) = 0;
 
-  ComparedModel& model() const { return comparison_.models[index_]; }
+  [[nodiscard]] ComparedModel& model() const { return comparison_.models[index_]; }
 
  protected:
   ComparedModel& first() const { return comparison_.models.front(); }
@@ -72,13 +72,13 @@ class Measurement {
 };
 
 // All that the options ask for, in the order in which it is done.
-std::vector<std::unique_ptr<Measurement>> measurements_of(Comparison& comparison);
+[[nodiscard]] std::vector<std::unique_ptr<Measurement>> measurements_of(Comparison& comparison);
 
 // Hash of a model's files: weights, config.json, tokenizer. Hashes of files that have not changed are kept.
-std::string contents_of(const Checkpoint& checkpoint, const ResultCache& cache, ProgressSink& progress);
+[[nodiscard]] std::string contents_of(const Checkpoint& checkpoint, const ResultCache& cache, ProgressSink& progress);
 
 // Of the library's file, which changes with every version of the code; of its version where there is no such file.
-std::string program_hash();
+[[nodiscard]] std::string program_hash();
 
 // ---- Figures ----
 
@@ -97,17 +97,17 @@ struct Figure {
 };
 
 // Of every model, in the order of the models. Figures of one name stand in the same order everywhere.
-std::vector<std::vector<Figure>> figures_of(const Comparison& comparison);
+[[nodiscard]] std::vector<std::vector<Figure>> figures_of(const Comparison& comparison);
 
 // Names of models, and one row a figure.
 struct FigureTable {
   std::vector<std::string> header;
   std::vector<std::vector<std::string>> rows;
 };
-FigureTable table_of(const Comparison& comparison, const std::vector<std::vector<Figure>>& figures);
-std::string csv_of(const Comparison& comparison, const std::vector<std::vector<Figure>>& figures);
-std::string markdown_of(const FigureTable& table);
+[[nodiscard]] FigureTable table_of(const Comparison& comparison, const std::vector<std::vector<Figure>>& figures);
+[[nodiscard]] std::string csv_of(const Comparison& comparison, const std::vector<std::vector<Figure>>& figures);
+[[nodiscard]] std::string markdown_of(const FigureTable& table);
 // The list under "models".
-OrderedJson to_json(const Comparison& comparison, const std::vector<std::vector<Figure>>& figures);
+[[nodiscard]] OrderedJson to_json(const Comparison& comparison, const std::vector<std::vector<Figure>>& figures);
 
 }  // namespace dynslice

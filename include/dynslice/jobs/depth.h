@@ -62,20 +62,20 @@ struct DepthResult {
   PeakMemory peak;
 };
 // As --json prints it.
-OrderedJson to_json(const DepthResult& result);
+[[nodiscard]] OrderedJson to_json(const DepthResult& result);
 
 // Writes the checkpoint of the model without the layers that are named, or that matter least. Throws kUsage for a
 // sliced model, layers that do not exist, and an output that may not be written; and what reading model and text
 // throws.
-Outcome<DepthResult> run(const DropRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<DepthResult> run(const DropRequest& request, ProgressSink& progress);
 
 // Writes the checkpoint of the model whose consecutive layers became one where its final hidden states stay alike.
 // Throws as the job above does, and kUsage for a number of layers that merging cannot reach.
-Outcome<DepthResult> run(const MergeRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<DepthResult> run(const MergeRequest& request, ProgressSink& progress);
 
 // Writes the checkpoint of the model without a window of consecutive layers, with a linear map or a trained layer or
 // MLP in its place. Throws as the jobs above do, and kUsage for options that would do nothing; kBadInput when a
 // training's loss is no longer a number.
-Outcome<DepthResult> run(const StreamlineRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<DepthResult> run(const StreamlineRequest& request, ProgressSink& progress);
 
 }  // namespace dynslice

@@ -48,12 +48,12 @@ struct EvalResult {
   std::optional<TextEvaluation> text;
 };
 // As --json prints it.
-OrderedJson to_json(const EvalResult& result);
+[[nodiscard]] OrderedJson to_json(const EvalResult& result);
 
 // Measures the text, the tasks that the request names, or both, the tasks first: `on_tasks` is told of them before the
 // text is begun, which may take long or fail. Writes the file of samples that the request names. Throws kUsage when the
 // two models have not the same tokens, or names and numbers make no sense; and what reading models and text throws.
-Outcome<EvalResult> run(const EvalRequest& request, ProgressSink& progress,
-                        const std::function<void(const TaskEvaluation&)>& on_tasks = {});
+[[nodiscard]] Outcome<EvalResult> run(const EvalRequest& request, ProgressSink& progress,
+                                      const std::function<void(const TaskEvaluation&)>& on_tasks = {});
 
 }  // namespace dynslice

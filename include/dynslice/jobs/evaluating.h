@@ -12,7 +12,7 @@
 namespace dynslice {
 
 // "wikitext2 (test)".
-std::string title_of(const TextSource& source);
+[[nodiscard]] std::string title_of(const TextSource& source);
 
 // Text as a model has it, what of it is scored, and how.
 struct TextToScore {

@@ -23,10 +23,10 @@ struct ExportResult {
   std::filesystem::path output;
 };
 // As --json prints it.
-OrderedJson to_json(const ExportResult& result);
+[[nodiscard]] OrderedJson to_json(const ExportResult& result);
 
 // Writes the GGUF file, and logs what it cannot say of the model. Throws kUsage for a type that does not exist and for
 // a file that may not be replaced, kBadInput for a model that GGUF has no place for, and what reading the model throws.
-Outcome<ExportResult> run(const ExportRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<ExportResult> run(const ExportRequest& request, ProgressSink& progress);
 
 }  // namespace dynslice

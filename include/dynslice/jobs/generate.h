@@ -43,16 +43,16 @@ struct GenerateResult {
   PeakMemory peak;
 
   // Tokens a second; 0 where there are none.
-  double prefill_rate() const;
-  double decode_rate() const;
+  [[nodiscard]] double prefill_rate() const;
+  [[nodiscard]] double decode_rate() const;
 };
 // As --json prints it.
-OrderedJson to_json(const GenerateResult& result);
+[[nodiscard]] OrderedJson to_json(const GenerateResult& result);
 
 // Throws kUsage when there is no prompt, for one that is empty or longer than the model has positions for, and for
 // sampling options out of their range; kMissingData for --chat with a model that has no chat template; kOutOfResources
 // when the model does not fit into memory; what reading the model and the callbacks throw.
-Outcome<GenerateResult> run(const GenerateRequest& request, ProgressSink& progress,
-                            const GenerateCallbacks& callbacks = {});
+[[nodiscard]] Outcome<GenerateResult> run(const GenerateRequest& request, ProgressSink& progress,
+                                          const GenerateCallbacks& callbacks = {});
 
 }  // namespace dynslice

@@ -26,11 +26,11 @@ struct HealResult {
   PeakMemory peak;
 };
 // As --json prints it.
-OrderedJson to_json(const HealResult& result);
+[[nodiscard]] OrderedJson to_json(const HealResult& result);
 
 // Writes the healed checkpoint, or the adapter alone. Throws kUsage for fp16, too little text, an original in which the
 // model's layers cannot be placed, and an output that may not be written; kBadInput when the loss is no longer a
 // number; and what reading models and text throws.
-Outcome<HealResult> run(const HealRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<HealResult> run(const HealRequest& request, ProgressSink& progress);
 
 }  // namespace dynslice

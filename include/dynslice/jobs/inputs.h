@@ -15,15 +15,16 @@
 namespace dynslice {
 
 // The local path of MODEL: a path, a hub id (downloaded when it is not in the cache), or the default model.
-std::filesystem::path resolve_model(const std::string& model, ProgressSink& progress);
+[[nodiscard]] std::filesystem::path resolve_model(const std::string& model, ProgressSink& progress);
 
 // Fails before the work when a file to be written has no folder to lie in.
 void check_output_file(const std::filesystem::path& file);
 
 // Opens the model and sets the number of threads.
-std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, ProgressSink& progress);
+[[nodiscard]] std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, ProgressSink& progress);
 // Another one beside it, MODEL being `model`.
-std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, const std::string& model, ProgressSink& progress);
+[[nodiscard]] std::unique_ptr<Checkpoint> open_model(const CommonOptions& options, const std::string& model,
+                                                     ProgressSink& progress);
 
 struct LoadedText {
   TextSource source;
@@ -35,14 +36,15 @@ struct LoadedText {
 
 // Loads, tokenizes and cuts the text. Checks that tokenizer and model agree. `tokenizer`, when it is not null, gets
 // the model's, which is let go otherwise.
-LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOptions& common,
-                        const Checkpoint& checkpoint, ProgressSink& progress,
-                        std::unique_ptr<Tokenizer>* tokenizer = nullptr);
+[[nodiscard]] LoadedText load_windows(const TextOptions& options, TextUse use, const CommonOptions& common,
+                                      const Checkpoint& checkpoint, ProgressSink& progress,
+                                      std::unique_ptr<Tokenizer>* tokenizer = nullptr);
 
 // Name, file, hash, range, windows: what makes a text reproducible.
-OrderedJson describe(const LoadedText& text, const TextOptions& options);
+[[nodiscard]] OrderedJson describe(const LoadedText& text, const TextOptions& options);
 
 // Program and library versions, device, dtype, threads, command line, model path, and the recipe that it is part of.
-OrderedJson describe_run(const CommonOptions& common, const ComputeOptions& compute, const Checkpoint& checkpoint);
+[[nodiscard]] OrderedJson describe_run(const CommonOptions& common, const ComputeOptions& compute,
+                                       const Checkpoint& checkpoint);
 
 }  // namespace dynslice

@@ -22,9 +22,9 @@ struct InspectResult {
   std::map<std::string, uint64_t> bytes_by_dtype;
 };
 // As --json prints it.
-OrderedJson to_json(const InspectResult& result);
+[[nodiscard]] OrderedJson to_json(const InspectResult& result);
 
 // Reads the configuration and the list of tensors. Throws what opening the model throws.
-Outcome<InspectResult> run(const InspectRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<InspectResult> run(const InspectRequest& request, ProgressSink& progress);
 
 }  // namespace dynslice

@@ -15,8 +15,9 @@ namespace dynslice {
 
 // Everything that decides the result of a command: its options, the model's files, the text, device, dtype, threads
 // and versions. `text` may be null.
-OrderedJson fingerprint(const CommonOptions& common, const ComputeOptions& compute, const Checkpoint& checkpoint,
-                        const LoadedText* text, const TextOptions& text_options);
+[[nodiscard]] OrderedJson fingerprint(const CommonOptions& common, const ComputeOptions& compute,
+                                      const Checkpoint& checkpoint, const LoadedText* text,
+                                      const TextOptions& text_options);
 // Adds size and time of the files of a model: "NAME file model.safetensors".
 void add_model_files(OrderedJson& fingerprint, const std::string& name, const Checkpoint& checkpoint);
 // Adds the content of a file that an option names, when it names one.

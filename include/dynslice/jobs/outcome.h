@@ -21,7 +21,7 @@ struct DryRun {
   int threads = 0;
 };
 // As --json prints it.
-OrderedJson to_json(const DryRun& dry_run);
+[[nodiscard]] OrderedJson to_json(const DryRun& dry_run);
 
 // With resume, where an earlier run of the very same job had finished: nothing is left to do.
 struct EarlierResult {

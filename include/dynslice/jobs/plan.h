@@ -19,10 +19,10 @@ struct PlanResult {
   SizeChange sizes;                   // of a model that is sliced by it
 };
 // As --json prints it.
-OrderedJson to_json(const PlanResult& result);
+[[nodiscard]] OrderedJson to_json(const PlanResult& result);
 
 // Works the plan out, and writes the file that the request names. Throws kUsage for options that do not go together,
 // kOutOfResources when memory does not suffice, and what reading model, text and scores throws.
-Outcome<PlanResult> run(const PlanRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<PlanResult> run(const PlanRequest& request, ProgressSink& progress);
 
 }  // namespace dynslice

@@ -21,7 +21,7 @@ class Calibration {
   Calibration(const PlanningRequest& options, const Checkpoint& checkpoint, ProgressSink& progress)
       : options_(options), checkpoint_(checkpoint), progress_(progress) {}
   const LoadedText& text();
-  bool is_loaded() const { return text_.has_value(); }
+  [[nodiscard]] bool is_loaded() const { return text_.has_value(); }
 
  private:
   const PlanningRequest& options_;
@@ -51,22 +51,22 @@ void check_planning(const PlanningRequest& options, const Checkpoint& checkpoint
 // Lets the options be those of a plan that was given; refuses such as its method and basis have no use for.
 void adopt_plan(PlanningRequest& options, const SlicePlan& plan, const Checkpoint& checkpoint);
 // Whether a plan must be worked out by walks over the layers.
-bool must_walk(const PlanningRequest& options);
+[[nodiscard]] bool must_walk(const PlanningRequest& options);
 
 // What is refitted behind a rotation.
-RotationRefitOptions rotation_refit(const PlanningRequest& options);
+[[nodiscard]] RotationRefitOptions rotation_refit(const PlanningRequest& options);
 
 // A phase of the journal, which may be null.
-JournalPhase phase(Journal* journal, const std::string& name);
+[[nodiscard]] JournalPhase phase(Journal* journal, const std::string& name);
 
-Planned make_plan(const PlanningInputs& inputs);
+[[nodiscard]] Planned make_plan(const PlanningInputs& inputs);
 
 // What make_plan will need, but for the gradients of the loss.
-ResourceEstimate estimate_planning(const PlanningRequest& options, const Checkpoint& checkpoint,
-                                   const ComputeOptions& compute, Calibration& calibration);
+[[nodiscard]] ResourceEstimate estimate_planning(const PlanningRequest& options, const Checkpoint& checkpoint,
+                                                 const ComputeOptions& compute, Calibration& calibration);
 
 // The plan of equal ratios: about as large a model as the one that make_plan will find, or the smallest that such a
 // plan gives where only the removal of heads brings the target within reach.
-SlicePlan expected_plan(const PlanningRequest& options, const Checkpoint& checkpoint);
+[[nodiscard]] SlicePlan expected_plan(const PlanningRequest& options, const Checkpoint& checkpoint);
 
 }  // namespace dynslice

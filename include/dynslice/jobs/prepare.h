@@ -24,22 +24,22 @@ struct Job {
 };
 
 // The plan to run by, or what a dry run says. Throws kOutOfResources when the job cannot fit.
-std::variant<ResourcePlan, DryRun> prepare(const CommonOptions& options, const Checkpoint& checkpoint,
-                                           const ComputeOptions& compute, const Job& job);
+[[nodiscard]] std::variant<ResourcePlan, DryRun> prepare(const CommonOptions& options, const Checkpoint& checkpoint,
+                                                         const ComputeOptions& compute, const Job& job);
 
 // For the time that a job takes.
-inline double seconds_since(std::chrono::steady_clock::time_point start) {
+[[nodiscard]] inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-TextAmount amount_of(const TokenWindows& windows);
+[[nodiscard]] TextAmount amount_of(const TokenWindows& windows);
 
 // The most that the run had of the machine's memory, and of the device's when it computed on one.
 struct PeakMemory {
   uint64_t rss = 0;
   std::optional<uint64_t> device;
 };
-PeakMemory peak_memory(const ComputeOptions& compute);
+[[nodiscard]] PeakMemory peak_memory(const ComputeOptions& compute);
 
 // As the keys "peak_rss_bytes" and "peak_device_bytes".
 void add_peaks(OrderedJson& json, const PeakMemory& peak);

@@ -53,7 +53,7 @@ struct SweepCurve {
   std::vector<std::vector<double>> accuracies = {};    // of every point and task
 
   // The largest share up to which no measured perplexity was more than 5 % above the first.
-  double share_within_tolerance() const;
+  [[nodiscard]] double share_within_tolerance() const;
 };
 
 struct QuantSweep {
@@ -68,11 +68,11 @@ struct QuantSweep {
 
 using QuantizeResult = std::variant<QuantizedModel, QuantSweep>;
 // As --json prints it.
-OrderedJson to_json(const QuantizeResult& result);
+[[nodiscard]] OrderedJson to_json(const QuantizeResult& result);
 
 // Writes the quantized checkpoint or GGUF file; with `sweep` its JSON file and pictures instead. Throws kUsage when
 // levels, formats, order and the model do not go together, or when an output may not be written; and what reading model
 // and text throws.
-Outcome<QuantizeResult> run(const QuantizeRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<QuantizeResult> run(const QuantizeRequest& request, ProgressSink& progress);
 
 }  // namespace dynslice

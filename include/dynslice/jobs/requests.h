@@ -52,7 +52,7 @@ struct CommonOptions {
   std::vector<std::pair<std::string, std::string>> given;  // the options that decide the result, as they were given
   std::optional<RecipePlace> recipe;                       // when a recipe runs it
 
-  bool is_given(const std::string& option) const {
+  [[nodiscard]] bool is_given(const std::string& option) const {
     for (const auto& [name, value] : given) {
       if (name == option) return true;
     }
@@ -93,8 +93,8 @@ struct ModularChoices {
   std::optional<double> error_share;
   std::optional<double> ridge;
   std::optional<int64_t> gradient_samples;  // calibration windows
-  bool any_but_refit() const { return attention || neurons || weigh_tokens; }
-  bool of_any_refit() const { return refit || error_share || ridge; }  // of slice too
+  [[nodiscard]] bool any_but_refit() const { return attention || neurons || weigh_tokens; }
+  [[nodiscard]] bool of_any_refit() const { return refit || error_share || ridge; }  // of slice too
 };
 
 // What `plan` and `slice` share.

@@ -18,10 +18,10 @@ struct ScoreResult {
   PeakMemory peak;
 };
 // As --json prints it.
-OrderedJson to_json(const ScoreResult& result);
+[[nodiscard]] OrderedJson to_json(const ScoreResult& result);
 
 // Writes the files that the request names. Throws kUsage when metric, preset and files do not go together, and what
 // reading model and text throws.
-Outcome<ScoreResult> run(const ScoreRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<ScoreResult> run(const ScoreRequest& request, ProgressSink& progress);
 
 }  // namespace dynslice

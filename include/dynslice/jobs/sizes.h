@@ -16,10 +16,11 @@ struct SizeChange {
   uint64_t bytes_before_at_output_dtype = 0;
 };
 
-SizeChange size_change(const Checkpoint& checkpoint, const ModelConfig& smaller, at::ScalarType out_dtype);
+[[nodiscard]] SizeChange size_change(const Checkpoint& checkpoint, const ModelConfig& smaller,
+                                     at::ScalarType out_dtype);
 void add_sizes(OrderedJson& json, const SizeChange& change);
 
 // The dtype that "", "fp32", "bf16" or "fp16" means for what is written: the source's when none is named.
-at::ScalarType output_dtype(const std::string& name, const Checkpoint& checkpoint);
+[[nodiscard]] at::ScalarType output_dtype(const std::string& name, const Checkpoint& checkpoint);
 
 }  // namespace dynslice

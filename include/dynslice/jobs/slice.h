@@ -39,11 +39,11 @@ struct SliceJobResult {
   std::optional<SliceArithmetic> arithmetic;  // of runs on the CPU that are long enough to say something
 };
 // As --json prints it.
-OrderedJson to_json(const SliceJobResult& result);
+[[nodiscard]] OrderedJson to_json(const SliceJobResult& result);
 
 // Plans, unless the request names a plan's file, slices, and writes the checkpoint's folder, which appears when it is
 // whole. Throws kUsage for options that do not go together and for a folder that may not be replaced, kOutOfResources
 // when memory or disk do not suffice, and what reading model, text and plan throws.
-Outcome<SliceJobResult> run(const SliceRequest& request, ProgressSink& progress);
+[[nodiscard]] Outcome<SliceJobResult> run(const SliceRequest& request, ProgressSink& progress);
 
 }  // namespace dynslice

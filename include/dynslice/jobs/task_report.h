@@ -26,13 +26,13 @@ struct TaskReport {
   std::optional<TaskAnswers> original;  // of --against
   std::vector<Stability> stability;     // of every task, then
 
-  int64_t count_questions() const;
-  double questions_per_second() const;
+  [[nodiscard]] int64_t count_questions() const;
+  [[nodiscard]] double questions_per_second() const;
 };
 
 // {"tasks": {NAME: ...}, "questions_per_second": ..., ...}: keys in docs/cli.md.
-OrderedJson to_json(const TaskReport& report);
+[[nodiscard]] OrderedJson to_json(const TaskReport& report);
 // One line a question.
-std::string sample_lines(const TaskReport& report);
+[[nodiscard]] std::string sample_lines(const TaskReport& report);
 
 }  // namespace dynslice

@@ -45,19 +45,19 @@ struct LayerPart {
   bool ModelConfig::* bias;                                       // whether it has a bias; null: never
   bool is_rotary;                                                 // whether its rows are rotated in pairs
 
-  bool is_linear() const { return columns != nullptr; }
-  bool has_bias(const ModelConfig& config) const { return bias != nullptr && config.*bias; }
+  [[nodiscard]] bool is_linear() const { return columns != nullptr; }
+  [[nodiscard]] bool has_bias(const ModelConfig& config) const { return bias != nullptr && config.*bias; }
 };
 
 // All that a layer can have, in the order of its tensors in a checkpoint.
-std::span<const LayerPart> layer_parts();
+[[nodiscard]] std::span<const LayerPart> layer_parts();
 
 // The part that the tensor of that name in a layer belongs to ("mlp.up_proj.weight"); null for shortcuts and unknown
 // names.
-const LayerPart* find_part(std::string_view tensor);
+[[nodiscard]] const LayerPart* find_part(std::string_view tensor);
 
 // The last words of the modules of all linears: "q_proj", "k_proj", ...
-std::vector<std::string> linear_names();
+[[nodiscard]] std::vector<std::string> linear_names();
 
 // ---- Architectures ----
 
@@ -96,12 +96,12 @@ struct Architecture {
   bool has_output_bias;
 };
 
-std::span<const Architecture> architectures();
+[[nodiscard]] std::span<const Architecture> architectures();
 
 // Null for a model type that is not supported.
-const Architecture* find_architecture(std::string_view model_type);
+[[nodiscard]] const Architecture* find_architecture(std::string_view model_type);
 
 // Of a configuration that was read, so that it is known.
-const Architecture& architecture_of(const ModelConfig& config);
+[[nodiscard]] const Architecture& architecture_of(const ModelConfig& config);
 
 }  // namespace dynslice

@@ -26,24 +26,25 @@ class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
 
-  const ModelConfig& config() const { return config_; }
-  const std::filesystem::path& path() const { return path_; }  // folder or .gguf file
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }  // folder or .gguf file
 
-  virtual std::vector<TensorInfo> tensors() const = 0;
-  virtual const TensorInfo* find(const std::string& name) const = 0;  // nullptr when there is none
+  [[nodiscard]] virtual std::vector<TensorInfo> tensors() const = 0;
+  [[nodiscard]] virtual const TensorInfo* find(const std::string& name) const = 0;  // nullptr when there is none
   // Files the checkpoint is read from, for hashes and provenance.
-  virtual std::vector<std::filesystem::path> files() const = 0;
+  [[nodiscard]] virtual std::vector<std::filesystem::path> files() const = 0;
   // What the weights are stored as: the source's dtype (of packed integers that of their scales), bfloat16 for
   // quantized GGUF files.
-  virtual at::ScalarType storage_dtype() const = 0;
+  [[nodiscard]] virtual at::ScalarType storage_dtype() const = 0;
 
   // The tensor as `dtype` on the CPU, contiguous. Throws kBadInput naming file and tensor when it is missing,
   // its shape is not `expected_shape`, or it holds NaN or Inf.
-  at::Tensor load(const std::string& name, const std::vector<int64_t>& expected_shape, at::ScalarType dtype) const;
+  [[nodiscard]] at::Tensor load(const std::string& name, const std::vector<int64_t>& expected_shape,
+                                at::ScalarType dtype) const;
 
   // Rows [begin, end) of a matrix of shape `expected_shape`; the same checks (NaN in these rows only).
-  at::Tensor load_rows(const std::string& name, const std::vector<int64_t>& expected_shape, int64_t begin, int64_t end,
-                       at::ScalarType dtype) const;
+  [[nodiscard]] at::Tensor load_rows(const std::string& name, const std::vector<int64_t>& expected_shape, int64_t begin,
+                                     int64_t end, at::ScalarType dtype) const;
 
  protected:
   // The file that holds the tensor, for messages.
@@ -62,6 +63,6 @@ void check_tensor_shape(const std::filesystem::path& file, const TensorInfo& inf
                         const std::vector<int64_t>& expected);
 
 // Of all tensors, as they are stored.
-uint64_t stored_bytes(const Checkpoint& checkpoint);
+[[nodiscard]] uint64_t stored_bytes(const Checkpoint& checkpoint);
 
 }  // namespace dynslice

@@ -56,8 +56,10 @@ struct LayerShape {
   bool has_norm_weights = true;
   bool has_query_key_norm = false;  // every query and key head is normed before it is rotated
   bool is_gated = true;             // down(silu(gate x) * up x); else down(silu(up x))
-  bool has_attention() const { return num_attention_heads > 0; }
-  int64_t read_rows() const { return (is_gated ? 2 : 1) * intermediate_size; }  // of the matrices that the MLP reads by
+  [[nodiscard]] bool has_attention() const { return num_attention_heads > 0; }
+  [[nodiscard]] int64_t read_rows() const {
+    return (is_gated ? 2 : 1) * intermediate_size;
+  }  // of the matrices that the MLP reads by
   bool operator==(const LayerShape&) const = default;
 };
 
@@ -92,31 +94,31 @@ struct ModelConfig {
   Json source;
 
   // Columns of embed_tokens and of the output matrix.
-  int64_t embedding_columns() const { return has_embedding_rotation ? hidden_size : embedding_width; }
-  int64_t head_columns() const { return has_head_rotation ? hidden_size : head_width; }
-  int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
+  [[nodiscard]] int64_t embedding_columns() const { return has_embedding_rotation ? hidden_size : embedding_width; }
+  [[nodiscard]] int64_t head_columns() const { return has_head_rotation ? hidden_size : head_width; }
+  [[nodiscard]] int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
   // True when every runtime that knows `model_type` can run these shapes.
-  bool is_ordinary() const;
+  [[nodiscard]] bool is_ordinary() const;
   // True when every layer has attention and a gated MLP, as those of the dense model.
-  bool has_whole_layers() const;
+  [[nodiscard]] bool has_whole_layers() const;
   // True when the stream is narrower somewhere, or passes through shortcut matrices: the layers' bases differ.
-  bool is_sliced() const;
+  [[nodiscard]] bool is_sliced() const;
 };
 
 // Reads and checks a config.json, dense or written by dynslice. Throws kBadInput naming file and key; an
 // unsupported model_type or rope scaling lists what is supported.
-ModelConfig read_config(const std::filesystem::path& config_json);
+[[nodiscard]] ModelConfig read_config(const std::filesystem::path& config_json);
 
 // The same from GGUF metadata: general.architecture is one that model/architecture.h names.
-ModelConfig read_config(const GgufFile& file);
+[[nodiscard]] ModelConfig read_config(const GgufFile& file);
 
 // config.json for a checkpoint with these shapes: `source` itself for an ordinary model (with the numbers that
 // changed), else a "dynslice" config that read_config understands.
-OrderedJson write_config(const ModelConfig& config, const std::string& dtype_name);
+[[nodiscard]] OrderedJson write_config(const ModelConfig& config, const std::string& dtype_name);
 
 // Parameters of a shortcut, and its multiply-adds for one token.
-int64_t shortcut_parameters(const ShortcutShape& shortcut, int64_t in, int64_t out);
-int64_t shortcut_multiply_adds(const ShortcutShape& shortcut, int64_t in, int64_t out);
+[[nodiscard]] int64_t shortcut_parameters(const ShortcutShape& shortcut, int64_t in, int64_t out);
+[[nodiscard]] int64_t shortcut_multiply_adds(const ShortcutShape& shortcut, int64_t in, int64_t out);
 
 // Learned parameters (a tied embedding counts once), and multiply-adds of the linear layers, shortcuts and head
 // for one token (attention scores excluded: they depend on the context).
@@ -124,6 +126,6 @@ struct ModelCost {
   int64_t parameters = 0;
   int64_t multiply_adds_per_token = 0;
 };
-ModelCost count_cost(const ModelConfig& config);
+[[nodiscard]] ModelCost count_cost(const ModelConfig& config);
 
 }  // namespace dynslice

@@ -10,13 +10,14 @@ namespace dynslice {
 
 // A dense model's configuration from an object in Hugging Face's form whose model_type has been found to be
 // `model_type`. Every number is checked against bounds that keep products and sums of sizes below 2^63.
-ModelConfig parse_dense_config(const Json& object, const std::string& model_type, const std::string& where);
+[[nodiscard]] ModelConfig parse_dense_config(const Json& object, const std::string& model_type,
+                                             const std::string& where);
 
 // The same for any supported object: dense, or written by dynslice.
-ModelConfig parse_config(const Json& object, const std::string& where);
+[[nodiscard]] ModelConfig parse_config(const Json& object, const std::string& where);
 
 // An object in Hugging Face's form that says what `config`, a dense model's, says.
-Json describe_dense_config(const ModelConfig& config);
+[[nodiscard]] Json describe_dense_config(const ModelConfig& config);
 
 // Of the "dynslice" object; older ones were never released.
 inline constexpr int64_t kDynsliceFormat = 2;

@@ -83,13 +83,13 @@ struct MatrixPart {
   int64_t first_row = 0, rows = 0, columns = 0;
 };
 // The linears of a layer of this shape, in the order of layer_parts().
-std::vector<MatrixPart> matrix_parts(const LayerShape& shape, int64_t head_dim);
+[[nodiscard]] std::vector<MatrixPart> matrix_parts(const LayerShape& shape, int64_t head_dim);
 
 // The matrices of a layer of this shape: qkv and o_proj where it has attention, gate_up, down_proj.
-std::vector<Linear DecoderLayer::*> matrices_of(const LayerShape& shape);
+[[nodiscard]] std::vector<Linear DecoderLayer::*> matrices_of(const LayerShape& shape);
 
 // All norms, weights and biases of the layer, some of them undefined; no shortcuts.
-std::vector<at::Tensor*> tensors_of(DecoderLayer& layer);
+[[nodiscard]] std::vector<at::Tensor*> tensors_of(DecoderLayer& layer);
 
 // Leaves the MLP alone: the layer's attention, its norms included, goes. The shape is the caller's to change.
 void remove_attention(DecoderLayer& layer);

@@ -21,22 +21,22 @@ struct OutputTensor {
 };
 
 // Values, and bytes, of a tensor.
-int64_t count_values(const OutputTensor& tensor);
-uint64_t count_bytes(const OutputTensor& tensor);
+[[nodiscard]] int64_t count_values(const OutputTensor& tensor);
+[[nodiscard]] uint64_t count_bytes(const OutputTensor& tensor);
 
 // In the order in which a walk finishes them: embedding, layers, final norm, head. All in `dtype`.
-std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::ScalarType dtype);
+[[nodiscard]] std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::ScalarType dtype);
 
 // The weights of the linears of one layer, those that a quantizer would quantize: q, k, v, o, gate, up, down, as far as
 // the layer has them. No biases, norms or shortcuts.
-std::vector<OutputTensor> linear_weights(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
+[[nodiscard]] std::vector<OutputTensor> linear_weights(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
 // Whether the tensor of that name, "self_attn.q_proj.weight" or more, is one of them.
-bool is_linear_weight(const std::string& name);
+[[nodiscard]] bool is_linear_weight(const std::string& name);
 
 // "model.layers.12.mlp.up_proj.weight" → {12, "mlp.up_proj.weight"}; nothing for tensors of no layer.
-std::optional<std::pair<int64_t, std::string>> split_layer_name(const std::string& name);
+[[nodiscard]] std::optional<std::pair<int64_t, std::string>> split_layer_name(const std::string& name);
 
 // "[49152, 576]", for messages.
-std::string describe_shape(const std::vector<int64_t>& shape);
+[[nodiscard]] std::string describe_shape(const std::vector<int64_t>& shape);
 
 }  // namespace dynslice

@@ -17,6 +17,7 @@ struct ModularUse {
   const ModelConfig* compressed = nullptr;
   uint64_t output_bytes = 0;
 };
-ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOptions& compute, const ModularUse& use);
+[[nodiscard]] ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                                const ModularUse& use);
 
 }  // namespace dynslice

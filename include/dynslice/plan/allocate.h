@@ -19,23 +19,24 @@ struct AllocateOptions {
 void check_options(const AllocateOptions& options);
 
 // s_i = s for every layer (SliceGPT). Both allocators check their options first.
-std::vector<double> allocate_constant(size_t layers, const AllocateOptions& options);
+[[nodiscard]] std::vector<double> allocate_constant(size_t layers, const AllocateOptions& options);
 
 // DynamicSlicing: v_i = (LR_i - min) / (max - min), s_i = b + (s - b) v_i / mean(v), so that the most redundant
 // layer is sliced most; then capped at max_ratio. All redundancies equal gives `constant`.
-std::vector<double> allocate_by_redundancy(const std::vector<double>& layer_redundancy, const AllocateOptions& options);
+[[nodiscard]] std::vector<double> allocate_by_redundancy(const std::vector<double>& layer_redundancy,
+                                                         const AllocateOptions& options);
 
 // MoDeGPT (arXiv 2408.09632, section 4): s_i = L s softmax(-BI_i / epsilon) of the block influences BI_i = 1 - LR_i, so
 // that the layers that change the stream least lose most; then capped at max_ratio. Throws kUsage as check_options
 // does.
-std::vector<double> allocate_by_influence(const std::vector<double>& layer_redundancy, double epsilon,
-                                          const AllocateOptions& options);
+[[nodiscard]] std::vector<double> allocate_by_influence(const std::vector<double>& layer_redundancy, double epsilon,
+                                                        const AllocateOptions& options);
 
 // Water-filling: what lies above `limit` is given to the other layers in proportion to their ratios (equally,
 // where those are all 0), so that the mean stays what it was.
-std::vector<double> cap_ratios(std::vector<double> ratios, double limit);
+[[nodiscard]] std::vector<double> cap_ratios(std::vector<double> ratios, double limit);
 
 // Bases that `--base auto` tries: the average, then 2 points less each time, down to 0 and including it.
-std::vector<double> base_candidates(double average);
+[[nodiscard]] std::vector<double> base_candidates(double average);
 
 }  // namespace dynslice

@@ -16,12 +16,12 @@ struct LossCurve {
 };
 
 // For a journal.
-OrderedJson to_json(const LossCurve& curve);
-LossCurve loss_curve_of(const OrderedJson& json);
+[[nodiscard]] OrderedJson to_json(const LossCurve& curve);
+[[nodiscard]] LossCurve loss_curve_of(const OrderedJson& json);
 
 // How much every part gives up, `total` together (a little less where parts are not divisible), at the least sum of
 // losses: all pay the same for the last weight, where their curves are convex (and the curves' lower convex hulls
 // elsewhere). Throws kUsage when they cannot give up as much.
-std::vector<double> allocate_by_losses(const std::vector<LossCurve>& curves, double total);
+[[nodiscard]] std::vector<double> allocate_by_losses(const std::vector<LossCurve>& curves, double total);
 
 }  // namespace dynslice

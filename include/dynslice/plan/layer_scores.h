@@ -25,11 +25,11 @@ struct LayerScores {
 
 // All layers, the least important first; of equally important ones the higher (later) layer comes first. For window:n
 // "layers" are starts of windows.
-std::vector<int64_t> by_importance(const LayerScores& scores);
+[[nodiscard]] std::vector<int64_t> by_importance(const LayerScores& scores);
 
-OrderedJson to_json(const LayerScores& scores);
+[[nodiscard]] OrderedJson to_json(const LayerScores& scores);
 
 // Reads a score file. Throws kBadInput naming file and key for anything else, NaN and Inf included.
-LayerScores read_scores(const std::filesystem::path& path);
+[[nodiscard]] LayerScores read_scores(const std::filesystem::path& path);
 
 }  // namespace dynslice

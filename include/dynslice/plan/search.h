@@ -31,7 +31,8 @@ struct RatioSearchResult {
 // Along every mode in turn a step is tried both ways, then the vertex of the parabola through the three losses; the
 // best is the next start. After all modes the step becomes half. The mean of the ratios stays what it is.
 // `loss_of` is asked for the start first (trial 0).
-RatioSearchResult search_ratios(std::vector<double> start, const RatioSearchOptions& options,
-                                const std::function<double(const std::vector<double>& ratios, int64_t trial)>& loss_of);
+[[nodiscard]] RatioSearchResult search_ratios(
+    std::vector<double> start, const RatioSearchOptions& options,
+    const std::function<double(const std::vector<double>& ratios, int64_t trial)>& loss_of);
 
 }  // namespace dynslice

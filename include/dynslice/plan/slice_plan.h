@@ -51,15 +51,15 @@ inline constexpr double kLargestRatio = 0.95;
 
 // That a plan may leave a layer: none, unless readers take the sizes of heads from it (layer 0), or a bias of the
 // attention's output would go with the last one.
-HeadCount fewest_heads(const ModelConfig& config, size_t layer);
+[[nodiscard]] HeadCount fewest_heads(const ModelConfig& config, size_t layer);
 
-OrderedJson to_json(const SlicePlan& plan);
+[[nodiscard]] OrderedJson to_json(const SlicePlan& plan);
 
 // Reads a plan for a model with `config`. `dims` may be missing (they are then rounded from `ratios`), or
 // `ratios` (then 1 - D/d). Throws kBadInput: not a plan, another model's plan (layers or hidden size differ),
 // a ratio outside [0, 0.95], a width outside [1, hidden_size], ratio and width of a layer that disagree, different
 // widths in one basis, or numbers of heads that the model's layers cannot be left with.
-SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config);
+[[nodiscard]] SlicePlan read_plan(const std::filesystem::path& path, const ModelConfig& config);
 
 // Throws kBadInput when the plan does not fit the model; `where` names the plan in the message.
 void check_plan(const SlicePlan& plan, const ModelConfig& config, const std::string& where);
@@ -67,9 +67,9 @@ void check_plan(const SlicePlan& plan, const ModelConfig& config, const std::str
 // Widths (1 - ratio) * whole as multiples of `round_to`, by largest remainder: their mean is within half a
 // multiple of the exact one. Equal ratios give equal widths; `round_to` 1 rounds each to the nearest integer,
 // halves to even, as the reference code does. A ratio of 0 keeps the whole.
-std::vector<int64_t> round_dimensions(const std::vector<double>& ratios, int64_t whole, int64_t round_to);
+[[nodiscard]] std::vector<int64_t> round_dimensions(const std::vector<double>& ratios, int64_t whole, int64_t round_to);
 
 // The configuration of the model that slicing `dense` by `plan` gives, or compressing its MLPs.
-ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan);
+[[nodiscard]] ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan);
 
 }  // namespace dynslice

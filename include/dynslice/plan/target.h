@@ -17,6 +17,7 @@ struct AverageSearch {
 
 // The average in [0, largest] at which `share_removed(average)` comes nearest to what is wanted; it may rise in steps.
 // Throws kUsage when the largest average removes less.
-double find_average(const AverageSearch& search, const std::function<double(double average)>& share_removed);
+[[nodiscard]] double find_average(const AverageSearch& search,
+                                  const std::function<double(double average)>& share_removed);
 
 }  // namespace dynslice

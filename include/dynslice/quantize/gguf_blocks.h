@@ -19,10 +19,10 @@ namespace dynslice {
 
 // The format of a level of `bits` that is to be stored as `wanted` in rows of so many columns; another type stands in
 // where they are not whole blocks of it. Throws kUsage when rows are no multiple of 32.
-QuantFormat block_format(GgmlType wanted, int bits, int64_t columns);
+[[nodiscard]] QuantFormat block_format(GgmlType wanted, int bits, int64_t columns);
 
 // The matrices of all layers as uint8 tensors [rows, bytes of a row], under their names in the checkpoint.
-std::vector<OutputTensor> block_tensors(const ModelConfig& config, const FormatOf& format_of);
+[[nodiscard]] std::vector<OutputTensor> block_tensors(const ModelConfig& config, const FormatOf& format_of);
 
 // Reads them back.
 class BlockFile {
@@ -33,9 +33,9 @@ class BlockFile {
   BlockFile(const BlockFile&) = delete;
   BlockFile& operator=(const BlockFile&) = delete;
 
-  bool contains(const std::string& name) const;
+  [[nodiscard]] bool contains(const std::string& name) const;
   // Rows [begin, end) of tensor `name`, a copy. Throws kBadInput when it is not what was announced.
-  at::Tensor rows(const std::string& name, int64_t begin, int64_t end) const;
+  [[nodiscard]] at::Tensor rows(const std::string& name, int64_t begin, int64_t end) const;
 
  private:
   class Impl;

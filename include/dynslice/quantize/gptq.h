@@ -28,7 +28,7 @@ class Gptq {
   Gptq(at::Tensor moment, int64_t unit, const GptqOptions& options);
 
   // weight [rows, columns] fp32 on the CPU. Throws as round_to_nearest does.
-  QuantizedMatrix quantize(const at::Tensor& weight, const QuantFormat& format) const;
+  [[nodiscard]] QuantizedMatrix quantize(const at::Tensor& weight, const QuantFormat& format) const;
 
  private:
   int64_t columns_ = 0;

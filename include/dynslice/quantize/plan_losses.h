@@ -42,8 +42,9 @@ struct SearchResult {
   std::vector<int> bits;
   std::vector<SearchStep> steps;
 };
-SearchResult search_plan(const LayerWalk& walk, const TokenWindows& windows, const TrialQuantizer& quantizer,
-                         const std::vector<int>& levels, double average, int64_t rounds,
-                         const std::function<JournalPhase(const std::string& name)>& phase);
+[[nodiscard]] SearchResult search_plan(const LayerWalk& walk, const TokenWindows& windows,
+                                       const TrialQuantizer& quantizer, const std::vector<int>& levels, double average,
+                                       int64_t rounds,
+                                       const std::function<JournalPhase(const std::string& name)>& phase);
 
 }  // namespace dynslice

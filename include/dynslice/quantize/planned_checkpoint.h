@@ -20,7 +20,7 @@ class QuantizedLevels {
                   const std::vector<int>& levels);
 
   // A tensor of a layer, by its whole name.
-  const QuantizedMatrix& matrix(int bits, const std::string& name) const;
+  [[nodiscard]] const QuantizedMatrix& matrix(int bits, const std::string& name) const;
 
  private:
   std::map<int, std::map<std::string, QuantizedMatrix>> matrices_;  // by bits and name
@@ -32,10 +32,10 @@ class PlannedCheckpoint final : public Checkpoint {
   // Both must outlive it. `bits` of every layer, each one of the levels.
   PlannedCheckpoint(const Checkpoint& source, const QuantizedLevels& levels, std::vector<int> bits);
 
-  std::vector<TensorInfo> tensors() const override { return source_.tensors(); }
-  const TensorInfo* find(const std::string& name) const override { return source_.find(name); }
-  std::vector<std::filesystem::path> files() const override { return source_.files(); }
-  at::ScalarType storage_dtype() const override { return source_.storage_dtype(); }
+  [[nodiscard]] std::vector<TensorInfo> tensors() const override { return source_.tensors(); }
+  [[nodiscard]] const TensorInfo* find(const std::string& name) const override { return source_.find(name); }
+  [[nodiscard]] std::vector<std::filesystem::path> files() const override { return source_.files(); }
+  [[nodiscard]] at::ScalarType storage_dtype() const override { return source_.storage_dtype(); }
 
  protected:
   std::filesystem::path file_of(const TensorInfo&) const override { return path_; }

@@ -47,6 +47,6 @@ struct LinearShape {
   std::string module;  // "self_attn.q_proj"
   int64_t rows = 0, columns = 0;
 };
-std::vector<LinearShape> linear_shapes(const ModelConfig& config, int64_t layer);
+[[nodiscard]] std::vector<LinearShape> linear_shapes(const ModelConfig& config, int64_t layer);
 
 }  // namespace dynslice

@@ -23,16 +23,16 @@ struct QuantFormat {
 };
 
 // "4 bits, groups of 128, asymmetric", "Q4_K".
-std::string describe(const QuantFormat& format);
+[[nodiscard]] std::string describe(const QuantFormat& format);
 
 // Bits of a weight of a matrix with `columns` columns, scales and zero points included.
-double stored_bits(const QuantFormat& format, int64_t columns);
+[[nodiscard]] double stored_bits(const QuantFormat& format, int64_t columns);
 
 // Whether rounding to nearest is as good as anything: 8 bits, by whatever name.
-bool is_fine(const QuantFormat& format);
+[[nodiscard]] bool is_fine(const QuantFormat& format);
 
 // Columns whose grid is fitted together: a group, a block, or the whole row.
-int64_t grid_unit(const QuantFormat& format, int64_t columns);
+[[nodiscard]] int64_t grid_unit(const QuantFormat& format, int64_t columns);
 
 // Throws kUsage, naming `what`, when rows of that many columns cannot be stored so: a group or block that does not
 // divide them, bits that do not exist.
@@ -47,16 +47,16 @@ struct QuantizedMatrix {
   at::Tensor zero_points;  // [rows, groups] uint8: the code that stands for 0; undefined when symmetric
   at::Tensor blocks;       // [rows, bytes] uint8, as ggml lays them out; of a block type only
 
-  int64_t rows() const { return blocks.defined() ? blocks.size(0) : codes.size(0); }
+  [[nodiscard]] int64_t rows() const { return blocks.defined() ? blocks.size(0) : codes.size(0); }
   // A view of rows [first, first + count).
-  QuantizedMatrix narrow(int64_t first, int64_t count) const;
+  [[nodiscard]] QuantizedMatrix narrow(int64_t first, int64_t count) const;
   // The values that the codes stand for, [rows, columns] fp32.
-  at::Tensor values() const;
+  [[nodiscard]] at::Tensor values() const;
 };
 
 // Every weight becomes the nearest value on a grid that spans its group: from the smallest to the largest weight, 0
 // among them (symmetric: as far on either side as the largest magnitude is). A block type has its own search for the
 // grid. weight [rows, columns] fp32 on the CPU. Throws kBadInput when a scale is too large for its precision.
-QuantizedMatrix round_to_nearest(const at::Tensor& weight, const QuantFormat& format);
+[[nodiscard]] QuantizedMatrix round_to_nearest(const at::Tensor& weight, const QuantFormat& format);
 
 }  // namespace dynslice

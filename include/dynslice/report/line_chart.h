@@ -19,6 +19,6 @@ struct ChartLabels {
 
 // An SVG file with a legend. Points whose y is not finite, or not positive where its axis is logarithmic, are left out.
 // Every point tells its values when pointed at. Text may hold anything.
-std::string line_chart_svg(const std::vector<ChartLine>& lines, const ChartLabels& labels);
+[[nodiscard]] std::string line_chart_svg(const std::vector<ChartLine>& lines, const ChartLabels& labels);
 
 }  // namespace dynslice

@@ -10,13 +10,13 @@ namespace dynslice {
 
 // Arithmetic, by the kind of product that does it: their rates differ.
 struct Work {
-  double forward_flops = 0;   // in the dtype of the forward
-  double rotation_flops = 0;  // fp32
-  double moment_flops = 0;    // fp32, summed in fp64
-  double eigen_cubes = 0;     // sum of n³ over all eigendecompositions of n × n matrices
-  double bytes_read = 0;      // weights, as stored; of a conversion, those written too
-  double bytes_streamed = 0;  // weights in memory, all of them for every token that is decoded
-  double flops() const;       // all multiplications and additions
+  double forward_flops = 0;            // in the dtype of the forward
+  double rotation_flops = 0;           // fp32
+  double moment_flops = 0;             // fp32, summed in fp64
+  double eigen_cubes = 0;              // sum of n³ over all eigendecompositions of n × n matrices
+  double bytes_read = 0;               // weights, as stored; of a conversion, those written too
+  double bytes_streamed = 0;           // weights in memory, all of them for every token that is decoded
+  [[nodiscard]] double flops() const;  // all multiplications and additions
   Work& operator+=(const Work& other);
 };
 
@@ -30,7 +30,7 @@ struct ResourceEstimate {
   uint64_t stream_bytes = 0;      // residual streams: in memory, or in the scratch file
   uint64_t output_bytes = 0;      // on the disk, for good
   Work work;
-  uint64_t fixed_bytes() const;  // sum of the parts
+  [[nodiscard]] uint64_t fixed_bytes() const;  // sum of the parts
 };
 
 // One estimate after the other: the larger memory, the sum of the work and of the output.
@@ -40,17 +40,18 @@ ResourceEstimate operator+(const ResourceEstimate& first, const ResourceEstimate
 struct TextAmount {
   int64_t windows = 0;
   int64_t length = 0;
-  int64_t tokens() const { return windows * length; }
+  [[nodiscard]] int64_t tokens() const { return windows * length; }
 };
 
 // ---- Parts ----
 
-uint64_t total(const std::vector<MemoryPart>& parts);
+[[nodiscard]] uint64_t total(const std::vector<MemoryPart>& parts);
 
-std::vector<MemoryPart> larger(std::vector<MemoryPart> first, std::vector<MemoryPart> second);
+[[nodiscard]] std::vector<MemoryPart> larger(std::vector<MemoryPart> first, std::vector<MemoryPart> second);
 
 // One after the other, where what the first gave back stays with the process: the program once, all else together.
-std::vector<MemoryPart> kept_together(std::vector<MemoryPart> first, const std::vector<MemoryPart>& second);
+[[nodiscard]] std::vector<MemoryPart> kept_together(std::vector<MemoryPart> first,
+                                                    const std::vector<MemoryPart>& second);
 
 // ---- Time ----
 
@@ -63,7 +64,7 @@ struct MachineRates {
   double bytes_streamed = 0;
 };
 
-double estimate_seconds(const Work& work, const MachineRates& rates);
+[[nodiscard]] double estimate_seconds(const Work& work, const MachineRates& rates);
 
 // Operations a second of a machine's best matrix products: in the dtype of the forward, in fp32 and in fp64.
 struct GemmRates {
@@ -73,6 +74,6 @@ struct GemmRates {
 };
 
 // What the work would take if all of it, eigendecompositions included, went as fast as matrix products go.
-double ideal_seconds(const Work& work, const GemmRates& peak);
+[[nodiscard]] double ideal_seconds(const Work& work, const GemmRates& peak);
 
 }  // namespace dynslice

@@ -11,10 +11,10 @@ namespace dynslice {
 
 // Scoring; `kept_streams` are alive at a time (n + 1 for the metric window:n), and `kept_values` fp32 values a token
 // beside them (of cka).
-ResourceEstimate estimate_score(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
-                                int64_t kept_streams = 1, int64_t kept_values = 0);
+[[nodiscard]] ResourceEstimate estimate_score(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                              TextAmount text, int64_t kept_streams = 1, int64_t kept_values = 0);
 
 // Scoring by the weights alone (zd).
-ResourceEstimate estimate_weight_scores(const Checkpoint& checkpoint);
+[[nodiscard]] ResourceEstimate estimate_weight_scores(const Checkpoint& checkpoint);
 
 }  // namespace dynslice

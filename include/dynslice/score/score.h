@@ -36,11 +36,12 @@ struct ScoreOptions {
 // Scores all layers in one walk; by zd, as score_weights does, for which windows may be empty. A token whose norm is 0
 // on either side is left out and counted. Throws kBadInput naming layer and token for NaN or Inf in the stream, kUsage
 // for a window longer than the model, a sliced model, or texts of less than 4 tokens a window for cka.
-LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options);
+[[nodiscard]] LayerScores score_layers(const LayerWalk& walk, const TokenWindows& windows, const ScoreOptions& options);
 
 // The metric zd: of every layer the share of the values w of its linear weights (q, k, v, o, gate, up, down) with
 // (w - μ) / σ > 1, μ and σ being those of the layer. Few outstanding weights make a layer important. Reads every weight
 // once, a layer at a time; of any model, sliced ones included. The result does not depend on the number of threads.
-LayerScores score_weights(const Checkpoint& checkpoint, ProgressSink& progress, const JournalPhase& journal = {});
+[[nodiscard]] LayerScores score_weights(const Checkpoint& checkpoint, ProgressSink& progress,
+                                        const JournalPhase& journal = {});
 
 }  // namespace dynslice

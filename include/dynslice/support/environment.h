@@ -7,9 +7,9 @@
 namespace dynslice {
 
 // The variable's value; empty when it is not set.
-std::string environment(const char* name);
+[[nodiscard]] std::string environment(const char* name);
 
 // Where downloads of dynslice's own are kept: $DYNSLICE_CACHE, else $XDG_CACHE_HOME/dynslice, else ~/.cache/dynslice.
-std::filesystem::path cache_folder();
+[[nodiscard]] std::filesystem::path cache_folder();
 
 }  // namespace dynslice

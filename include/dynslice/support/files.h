@@ -15,7 +15,7 @@ namespace dynslice {
 
 // The whole file as bytes. Throws kMissingData when it does not exist, kBadInput when it cannot be read
 // or is larger than `max_bytes`.
-std::string read_file(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 30);
+[[nodiscard]] std::string read_file(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
 // Writes `content` to a temporary file beside `path`, syncs it, calls `before_rename` when there is one, and renames
 // the file to `path`. Throws kOutOfResources when the disk is full, kMissingData when the folder cannot be written.
@@ -32,11 +32,11 @@ class MappedFile {
   // Throws kMissingData when the file does not exist, kBadInput when it cannot be opened or mapped.
   explicit MappedFile(const std::filesystem::path& path);
 
-  std::span<const std::byte> bytes() const { return {data_.get(), size_}; }
-  uint64_t size() const { return size_; }
-  const std::filesystem::path& path() const { return path_; }
+  [[nodiscard]] std::span<const std::byte> bytes() const { return {data_.get(), size_}; }
+  [[nodiscard]] uint64_t size() const { return size_; }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   // Keeps the mapping alive; for tensors that point into it.
-  const std::shared_ptr<const std::byte>& owner() const { return data_; }
+  [[nodiscard]] const std::shared_ptr<const std::byte>& owner() const { return data_; }
 
   // Takes [offset, offset + length), and pages around it that were mapped with it, out of the process's memory. They
   // are read from the file again when they are touched; what was written to them is lost.

@@ -23,7 +23,7 @@ class ProgressSink {
 };
 
 // Swallows everything.
-ProgressSink& no_progress();
+[[nodiscard]] ProgressSink& no_progress();
 
 // One task on a sink: start in the constructor, finish in the destructor. `advance` throws
 // Error(kInterrupted) once interruption was requested, which makes every long task stop at its next step.
@@ -46,7 +46,7 @@ class ProgressTask {
 
 // Asks running tasks to stop; safe to call from a signal handler.
 void request_interrupt() noexcept;
-bool interrupt_requested() noexcept;
+[[nodiscard]] bool interrupt_requested() noexcept;
 // Throws Error(kInterrupted) when interruption was requested.
 void check_interrupt();
 

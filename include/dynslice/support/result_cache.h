@@ -18,9 +18,9 @@ class ResultCache {
   // `folder` is made with the first result; empty: nothing is kept or found.
   explicit ResultCache(std::filesystem::path folder) : folder_(std::move(folder)) {}
 
-  bool is_enabled() const { return !folder_.empty(); }
+  [[nodiscard]] bool is_enabled() const { return !folder_.empty(); }
   // `fingerprint` has a word that names the measurement under "measurement".
-  std::optional<OrderedJson> find(const OrderedJson& fingerprint) const;
+  [[nodiscard]] std::optional<OrderedJson> find(const OrderedJson& fingerprint) const;
   void keep(const OrderedJson& fingerprint, const OrderedJson& result) const;
 
  private:

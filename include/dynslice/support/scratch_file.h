@@ -10,7 +10,7 @@
 namespace dynslice {
 
 // $TMPDIR, else /var/tmp (on disk, where /tmp is often in memory), else /tmp.
-std::filesystem::path default_scratch_folder();
+[[nodiscard]] std::filesystem::path default_scratch_folder();
 
 // Guarantees: the file has no name, so it is gone with its last user; its room on the disk is taken when a block is
 // handed out, so that a full disk is an Error and never a signal at the first write.
@@ -25,13 +25,13 @@ class ScratchFile {
   std::shared_ptr<std::byte> allocate(uint64_t bytes);
 
   // Whether the pointer lies in a block of this file.
-  bool contains(const void* pointer) const;
+  [[nodiscard]] bool contains(const void* pointer) const;
 
   // Takes the block's pages out of the process's memory; what they hold stays in the file.
   static void drop_pages(const void* block, uint64_t bytes);
 
-  uint64_t file_bytes() const;  // of the file at its largest
-  bool is_in_memory() const;    // the folder is a tmpfs: its files take memory all the same
+  [[nodiscard]] uint64_t file_bytes() const;  // of the file at its largest
+  [[nodiscard]] bool is_in_memory() const;    // the folder is a tmpfs: its files take memory all the same
 
  private:
   class Impl;

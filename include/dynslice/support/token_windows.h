@@ -11,9 +11,9 @@ struct TokenWindows {
   std::vector<int32_t> ids;
   int64_t count = 0;
   int64_t length = 0;
-  int64_t tokens() const { return count * length; }
+  [[nodiscard]] int64_t tokens() const { return count * length; }
   // Windows [first, first + some).
-  TokenWindows part(int64_t first, int64_t some) const {
+  [[nodiscard]] TokenWindows part(int64_t first, int64_t some) const {
     const auto begin = ids.begin() + first * length;
     return {std::vector<int32_t>(begin, begin + some * length), some, length};
   }

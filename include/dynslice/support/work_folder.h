@@ -20,8 +20,8 @@ class WorkFolder {
   WorkFolder(const WorkFolder&) = delete;
   WorkFolder& operator=(const WorkFolder&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }
-  bool is_open() const { return folder_.is_open(); }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  [[nodiscard]] bool is_open() const { return folder_.is_open(); }
 
   // Locks the folder when it is there already. Throws kUsage when another run works in it, or it is no folder of a run.
   bool open_existing();
@@ -44,6 +44,6 @@ class WorkFolder {
 
 // Whether the name is that of a file of a journal (journal.json, journal-*.bin), which a run keeps in its folder beside
 // what it makes, for the run that goes on.
-bool is_journal_file(const std::string& name);
+[[nodiscard]] bool is_journal_file(const std::string& name);
 
 }  // namespace dynslice

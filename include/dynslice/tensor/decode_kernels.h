@@ -14,11 +14,11 @@ namespace dynslice::kernels {
 inline constexpr int64_t kFewRows = 8;
 
 // Whether linear_few_rows can do x weightᵀ and is the faster way to.
-bool few_rows_apply(const at::Tensor& x, const at::Tensor& weight);
+[[nodiscard]] bool few_rows_apply(const at::Tensor& x, const at::Tensor& weight);
 
 // y = x weightᵀ (+ bias) for few rows of x: x [..., in] of any dtype, weight [out, in] contiguous, fp32 or bf16.
 // Computed and returned in fp32, whatever the weight's dtype.
-at::Tensor linear_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+[[nodiscard]] at::Tensor linear_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
 // x weightᵀ (+ bias), and what changes its first entries, each of it optional: more_x more_weightᵀ and the first
 // entries of `passed` are added, less_x less_weight is subtracted. Same tensors as above; more_weight has at most `out`
@@ -31,11 +31,11 @@ struct FewRowsSum {
 };
 
 // All sums in one sweep over their weights: starting threads and reading memory anew costs as much as a small matrix.
-std::vector<at::Tensor> sums_of_few_rows(std::vector<FewRowsSum> sums);
+[[nodiscard]] std::vector<at::Tensor> sums_of_few_rows(std::vector<FewRowsSum> sums);
 
 // Attention of one query a sequence over positions [begin, end) of a cache. q [B, heads, 1, head_dim] fp32; keys,
 // values [B, kv_heads, capacity, head_dim] fp32, contiguous. Returns [B, 1, heads * head_dim] fp32.
-at::Tensor attend_one(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values, int64_t begin,
-                      int64_t end);
+[[nodiscard]] at::Tensor attend_one(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                                    int64_t begin, int64_t end);
 
 }  // namespace dynslice::kernels

@@ -17,10 +17,10 @@ class DistributionPairs {
   // Adds columns [begin, begin + c) of rows [first, first + n): the logits [n, c] of the model and of the reference.
   void add(int64_t first, int64_t begin, const at::Tensor& logits, const at::Tensor& reference_logits);
 
-  at::Tensor log_sums() const;            // log Σ exp(logit) of the model, fp64 [rows]
-  at::Tensor reference_log_sums() const;  // of the reference
-  at::Tensor divergences() const;         // KL(reference || model) in nats, fp64 [rows]
-  at::Tensor same_top() const;            // bool [rows]; of equal logits the first column is the top
+  [[nodiscard]] at::Tensor log_sums() const;            // log Σ exp(logit) of the model, fp64 [rows]
+  [[nodiscard]] at::Tensor reference_log_sums() const;  // of the reference
+  [[nodiscard]] at::Tensor divergences() const;         // KL(reference || model) in nats, fp64 [rows]
+  [[nodiscard]] at::Tensor same_top() const;            // bool [rows]; of equal logits the first column is the top
 
  private:
   at::Tensor column(int64_t index) const { return state_.select(1, index); }

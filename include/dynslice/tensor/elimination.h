@@ -35,17 +35,17 @@ class Elimination {
 
   // What removing these together would cost, none of which is gone; and that done. For what goes as one, such as the
   // columns of an attention head.
-  double cost(const std::vector<int64_t>& neurons) const;
+  [[nodiscard]] double cost(const std::vector<int64_t>& neurons) const;
   void remove(const std::vector<int64_t>& neurons);
 
   // Those of reduce_to, in order.
-  const std::vector<Removal>& removals() const { return removals_; }
+  [[nodiscard]] const std::vector<Removal>& removals() const { return removals_; }
   // The neurons that are left, ascending [k] int64.
-  at::Tensor kept() const;
+  [[nodiscard]] at::Tensor kept() const;
   // The refitted rows of the kept neurons [k, d] fp64: the least squares of z' W' against z W.
-  at::Tensor refitted() const;
+  [[nodiscard]] at::Tensor refitted() const;
   // (C + λ I)⁻¹ of the kept neurons alone, times `right` [n, d] (of which the kept rows count): [k, d] fp64.
-  at::Tensor solve(const at::Tensor& right) const;
+  [[nodiscard]] at::Tensor solve(const at::Tensor& right) const;
 
  private:
   std::vector<int64_t> cheapest(int64_t most);

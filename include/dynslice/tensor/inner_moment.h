@@ -22,9 +22,9 @@ class InnerMoment {
   // Σ_t w_t z_t z_tᵀ [inner, inner] fp64; may be asked for once. Throws kBadInput naming `where` for NaN or Inf.
   at::Tensor take(const std::string& where) { return fit_.take(where); }
   // Σ_t w_t z_t e_tᵀ [inner, outputs] fp64; undefined without errors.
-  const at::Tensor& cross() const { return fit_.cross(); }
+  [[nodiscard]] const at::Tensor& cross() const { return fit_.cross(); }
   // Σ_t w_t
-  double weight() const { return weight_; }
+  [[nodiscard]] double weight() const { return weight_; }
   // (C + λI)⁻¹ Σ_t w_t z_t e_tᵀ [inner, outputs] fp64: the change of a matrix's transpose that makes up for the errors,
   // by least squares. λ is `ridge` mean diagonals of C, which is used up as by `take`.
   at::Tensor solve(double ridge, const std::string& where) { return fit_.solve(ridge, where); }

@@ -11,38 +11,39 @@ namespace dynslice::kernels {
 // y = x weightᵀ (+ bias); x is converted to weight's dtype. On the CPU in fp32 the faster of MKL and oneDNN
 // for this vendor's processors does the product. A few rows of x (decode_kernels.h) are multiplied, and returned, in
 // fp32 whatever weight's dtype.
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+[[nodiscard]] at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
 // a b of matrices [m, k] and [k, n] in any layout, by the same choice of library.
-at::Tensor matmul(const at::Tensor& a, const at::Tensor& b);
+[[nodiscard]] at::Tensor matmul(const at::Tensor& a, const at::Tensor& b);
 
 // Whether this processor multiplies matrices of that dtype itself; else `linear` and `matmul` convert them to fp32, and
 // round the product.
-bool multiplies(at::ScalarType dtype);
+[[nodiscard]] bool multiplies(at::ScalarType dtype);
 
 // Whether `linear` uses oneDNN for fp32 on the CPU; MKL otherwise.
-bool uses_onednn();
+[[nodiscard]] bool uses_onednn();
 
 // x / sqrt(sum(x²) / divisor + eps) (* weight). x [..., width]; the result is `dtype`. A sliced
 // stream is divided by the original hidden size.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps, at::ScalarType dtype);
+[[nodiscard]] at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps,
+                                  at::ScalarType dtype);
 
 // Rotates the first `heads` heads of qkv [B, T, total, head_dim] in place: the two halves of a head are the
 // real and imaginary parts (Hugging Face's layout). cos, sin [T, head_dim / 2] fp32.
 void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin);
 
 // gate_up [..., 2n] → silu(gate) * up [..., n].
-at::Tensor silu_mul(const at::Tensor& gate_up);
+[[nodiscard]] at::Tensor silu_mul(const at::Tensor& gate_up);
 
 // branch + fit(x) (+ correction) in fp32, where fit cuts x to branch's width or fills it up with zeros, and correction
 // [..., at most that width] is of branch's dtype. An fp32 `branch` is used up.
-at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::Tensor& correction);
+[[nodiscard]] at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::Tensor& correction);
 
 // Whether no value is NaN or Inf. One pass over the bits on all threads, and no copy, for contiguous fp32, bf16 and
 // fp16 on the CPU.
-bool all_finite(const at::Tensor& values);
+[[nodiscard]] bool all_finite(const at::Tensor& values);
 
 // losses[i] = logsumexp(logits[i]) as fp64 [n] of logits [n, v].
-at::Tensor logsumexp_rows(const at::Tensor& logits);
+[[nodiscard]] at::Tensor logsumexp_rows(const at::Tensor& logits);
 
 }  // namespace dynslice::kernels

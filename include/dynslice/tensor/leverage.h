@@ -9,6 +9,6 @@ namespace dynslice {
 
 // The `count` neurons with the largest ℓ_j = (C (C + λI)⁻¹)_jj, λ being the mean diagonal of C [n, n] fp64, which stays
 // as it is: ascending [count] int64.
-at::Tensor largest_leverage(const at::Tensor& moment, int64_t count);
+[[nodiscard]] at::Tensor largest_leverage(const at::Tensor& moment, int64_t count);
 
 }  // namespace dynslice

@@ -16,12 +16,12 @@ struct LogitBlock {
   int64_t tokens, columns;
 };
 
-inline LogitBlock logit_block(at::Device device) {
+[[nodiscard]] inline LogitBlock logit_block(at::Device device) {
   return device.is_cpu() ? LogitBlock{1024, 2048} : LogitBlock{4096, kVocabularyBlock};
 }
 
 // What every position must predict: the next id of its window; 0 at the last one, whose loss is not used. [tokens].
-at::Tensor next_ids(const TokenWindows& windows, at::Device device);
+[[nodiscard]] at::Tensor next_ids(const TokenWindows& windows, at::Device device);
 
 // Puts the logits [n, columns] of the targets [n] that lie in [begin, begin + columns) into `picked` [n].
 void pick_targets(at::Tensor picked, const at::Tensor& logits, const at::Tensor& targets, int64_t begin);

@@ -27,12 +27,12 @@ class PrefixTree {
   const std::vector<int64_t>& add(std::span<const int32_t> ids);
 
   // How many rows `ids` would add.
-  int64_t rows_to_add(std::span<const int32_t> ids) const;
+  [[nodiscard]] int64_t rows_to_add(std::span<const int32_t> ids) const;
 
-  const std::vector<int32_t>& ids() const { return ids_; }  // of the rows
-  const std::vector<TreeRun>& runs() const { return runs_; }
-  int64_t rows() const { return static_cast<int64_t>(ids_.size()); }
-  int64_t longest() const { return longest_; }  // of the sequences, in tokens
+  [[nodiscard]] const std::vector<int32_t>& ids() const { return ids_; }  // of the rows
+  [[nodiscard]] const std::vector<TreeRun>& runs() const { return runs_; }
+  [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(ids_.size()); }
+  [[nodiscard]] int64_t longest() const { return longest_; }  // of the sequences, in tokens
 
  private:
   std::vector<int32_t> ids_;
@@ -42,6 +42,6 @@ class PrefixTree {
 };
 
 // The tree's rows as windows of one token each.
-TokenWindows rows_as_windows(const PrefixTree& tree);
+[[nodiscard]] TokenWindows rows_as_windows(const PrefixTree& tree);
 
 }  // namespace dynslice

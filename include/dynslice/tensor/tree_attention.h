@@ -21,10 +21,10 @@ struct TreeSlice {
 };
 
 // A key is a row of the chunk (0 or more) or a position of the path (from -1 downwards).
-inline int32_t key_of_path(int64_t position) { return static_cast<int32_t>(-1 - position); }
+[[nodiscard]] inline int32_t key_of_path(int64_t position) { return static_cast<int32_t>(-1 - position); }
 
 // Cuts the tree's rows into chunks of these sizes.
-std::vector<TreeSlice> slice_tree(const PrefixTree& tree, const std::vector<int64_t>& chunk_rows);
+[[nodiscard]] std::vector<TreeSlice> slice_tree(const PrefixTree& tree, const std::vector<int64_t>& chunk_rows);
 
 // Keys (rotated) and values of the sequence that is open between two chunks, [positions, kv_heads, head_dim] each.
 struct TreePath {
@@ -36,12 +36,12 @@ namespace kernels {
 // qkv [n, heads + 2 kv_heads, head_dim], contiguous, queries and keys rotated. A token sees the last `window` tokens,
 // itself included (0: all). → [n, heads * head_dim] in the same dtype. On the CPU in fp32 and bf16 one kernel, with
 // fp32 arithmetic, whose results do not depend on how rows are cut into chunks; else LibTorch's, run by run.
-at::Tensor tree_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_heads, int64_t window,
-                          const TreeSlice& slice, const TreePath& path);
+[[nodiscard]] at::Tensor tree_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_heads, int64_t window,
+                                        const TreeSlice& slice, const TreePath& path);
 
 // The same of LibTorch's operators, whatever the device.
-at::Tensor composed_tree_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_heads, int64_t window,
-                                   const TreeSlice& slice, const TreePath& path);
+[[nodiscard]] at::Tensor composed_tree_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_heads, int64_t window,
+                                                 const TreeSlice& slice, const TreePath& path);
 
 }  // namespace kernels
 }  // namespace dynslice

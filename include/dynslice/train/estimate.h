@@ -10,11 +10,11 @@
 namespace dynslice {
 
 // What the loss says of the layers: the text goes forth and back through all of them. Nothing without text.
-ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const ComputeOptions& compute,
-                                      TextAmount gradients);
+[[nodiscard]] ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                                    TextAmount gradients);
 
 // What the loss says of the layers, for as long as it is kept: G inside and behind all of them.
-MemoryPart gradient_directions(const ModelConfig& config, TextAmount gradients);
+[[nodiscard]] MemoryPart gradient_directions(const ModelConfig& config, TextAmount gradients);
 
 // Training some parameters of consecutive layers that are in memory, on streams or on the next token.
 struct TrainingUse {
@@ -32,10 +32,10 @@ struct TrainingUse {
   double walks = 0;         // through all layers, before the training
   uint64_t output_bytes = 0;
 };
-ResourceEstimate estimate_training(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text,
-                                   const TrainingUse& use);
+[[nodiscard]] ResourceEstimate estimate_training(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                                 TextAmount text, const TrainingUse& use);
 
 // What the backward of one layer needs of the forward of `tokens` tokens.
-int64_t activation_bytes(const LayerShape& shape, int64_t head_dim, at::ScalarType dtype, int64_t tokens);
+[[nodiscard]] int64_t activation_bytes(const LayerShape& shape, int64_t head_dim, at::ScalarType dtype, int64_t tokens);
 
 }  // namespace dynslice

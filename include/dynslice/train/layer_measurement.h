@@ -16,8 +16,8 @@ using MeasureLayer = std::function<OrderedJson(LayerStep& step, ResidualStream& 
 
 // One value a layer. `sensitivity` (null: not needed) is measured first; a journal that has the results gives them back
 // without a walk, and one that was stopped goes on at its layer.
-std::vector<OrderedJson> measure_layers(const LayerWalk& walk, const std::string& title,
-                                        const TokenWindows& calibration, SensitivitySource* sensitivity,
-                                        const JournalPhase& journal, const MeasureLayer& measure);
+[[nodiscard]] std::vector<OrderedJson> measure_layers(const LayerWalk& walk, const std::string& title,
+                                                      const TokenWindows& calibration, SensitivitySource* sensitivity,
+                                                      const JournalPhase& journal, const MeasureLayer& measure);
 
 }  // namespace dynslice

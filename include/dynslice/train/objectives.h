@@ -24,9 +24,9 @@ namespace dynslice {
 struct TrainingExample {
   std::vector<int32_t> ids;
   int64_t first_target = 1;  // from 1: nothing predicts the first token
-  int64_t targets() const { return static_cast<int64_t>(ids.size()) - first_target; }
+  [[nodiscard]] int64_t targets() const { return static_cast<int64_t>(ids.size()) - first_target; }
 };
-std::vector<TrainingExample> examples_of(const TokenWindows& windows);
+[[nodiscard]] std::vector<TrainingExample> examples_of(const TokenWindows& windows);
 
 // Consecutive layers of a model in memory, with what may be learnt of them.
 struct TrainableLayers {
@@ -40,7 +40,7 @@ struct TrainableLayers {
   // memory holds one layer's and the streams between layers.
   bool recomputes = true;
 
-  const LayerContext& context(int64_t length) const;
+  [[nodiscard]] const LayerContext& context(int64_t length) const;
 
  private:
   mutable LayerContext context_;  // of the length that was asked for last
@@ -48,12 +48,12 @@ struct TrainableLayers {
 };
 
 // All tensors of a layer's weights as parameters: fp32 copies that require gradients, in the layer itself.
-std::vector<at::Tensor> make_trainable(DecoderLayer& layer);
+[[nodiscard]] std::vector<at::Tensor> make_trainable(DecoderLayer& layer);
 // The updates' factors.
-std::vector<at::Tensor> parameters_of(const std::vector<LayerUpdates>& updates);
+[[nodiscard]] std::vector<at::Tensor> parameters_of(const std::vector<LayerUpdates>& updates);
 
 // The whole output matrix [vocab_size, columns], read in blocks where it is not in memory yet.
-at::Tensor output_matrix_of(const Head& head);
+[[nodiscard]] at::Tensor output_matrix_of(const Head& head);
 
 // Negative log-likelihood of x [n, width] fp32, what leaves the last layer, for `targets` [n] (int64; below 0: not
 // counted). With `gradient`, that of `scale` times the sum with respect to x. Logits of some rows only are in memory
@@ -70,9 +70,9 @@ class LanguageModelObjective final : public Objective {
   LanguageModelObjective(TrainableLayers& layers, const Head& head, Entry entry, std::vector<TrainingExample> training,
                          std::vector<TrainingExample> held_out, int64_t micro_batch);
 
-  int64_t examples() const override { return static_cast<int64_t>(training_.size()); }
-  double weight(int64_t example) const override;
-  int64_t tokens(int64_t example) const override;
+  [[nodiscard]] int64_t examples() const override { return static_cast<int64_t>(training_.size()); }
+  [[nodiscard]] double weight(int64_t example) const override;
+  [[nodiscard]] int64_t tokens(int64_t example) const override;
   LossSum backward(std::span<const int64_t> examples, double scale, uint64_t seed) override;
   std::optional<LossSum> validate() override;
 
@@ -97,9 +97,9 @@ class StreamObjective final : public Objective {
   StreamObjective(TrainableLayers& layer, const ResidualStream& entered, const ResidualStream& target,
                   int64_t held_out_from, at::Tensor map, int64_t micro_batch);
 
-  int64_t examples() const override { return held_out_from_; }
-  double weight(int64_t) const override { return static_cast<double>(length_); }
-  int64_t tokens(int64_t) const override { return length_; }
+  [[nodiscard]] int64_t examples() const override { return held_out_from_; }
+  [[nodiscard]] double weight(int64_t) const override { return static_cast<double>(length_); }
+  [[nodiscard]] int64_t tokens(int64_t) const override { return length_; }
   LossSum backward(std::span<const int64_t> examples, double scale, uint64_t seed) override;
   std::optional<LossSum> validate() override;
 
@@ -116,6 +116,6 @@ class StreamObjective final : public Objective {
 };
 
 // Window `index` of a stream, [1, T, width], on the stream's device in fp32.
-at::Tensor window_of(const ResidualStream& stream, int64_t index);
+[[nodiscard]] at::Tensor window_of(const ResidualStream& stream, int64_t index);
 
 }  // namespace dynslice

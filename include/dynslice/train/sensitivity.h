@@ -30,11 +30,11 @@ struct Sensitivity {
 // Streams of all layers are kept for some windows at a time, `turn_bytes` of them, and the layers walked forth and back
 // once for those. Gradients are taken in the dtype of the forward, sums of a turn in fp64, over the turns in fp32.
 // Throws kBadInput where a gradient is no number. `journal` keeps the finished turns.
-Sensitivity measure_sensitivity(const LayerWalk& walk, const TokenWindows& windows, int64_t turn_bytes,
-                                const JournalPhase& journal = {});
+[[nodiscard]] Sensitivity measure_sensitivity(const LayerWalk& walk, const TokenWindows& windows, int64_t turn_bytes,
+                                              const JournalPhase& journal = {});
 
 // Windows of a turn of that many bytes, at least one.
-int64_t sensitivity_turn(const ModelConfig& config, const TokenWindows& windows, int64_t turn_bytes);
+[[nodiscard]] int64_t sensitivity_turn(const ModelConfig& config, const TokenWindows& windows, int64_t turn_bytes);
 
 // A sensitivity that is measured when it is first needed, unless a journal has brought it back by then.
 class SensitivitySource {
@@ -48,12 +48,12 @@ class SensitivitySource {
   // Lets the journal keep it, and bring it back.
   void join(WalkState& state);
   void measure_unless_there();
-  bool is_there() const { return value_.directions.defined(); }
-  int64_t windows() const { return windows_; }
+  [[nodiscard]] bool is_there() const { return value_.directions.defined(); }
+  [[nodiscard]] int64_t windows() const { return windows_; }
 
   // G of one place on `device`, undefined for I; and the mean ‖g_t‖².
-  at::Tensor directions(int64_t layer, StreamPlace place, at::Device device) const;
-  double size(int64_t layer, StreamPlace place) const;
+  [[nodiscard]] at::Tensor directions(int64_t layer, StreamPlace place, at::Device device) const;
+  [[nodiscard]] double size(int64_t layer, StreamPlace place) const;
 
  private:
   int64_t windows_ = 0;

@@ -34,13 +34,13 @@ struct TrainingOptions {
 void check_training(const TrainingOptions& options, int64_t examples);
 
 // The rate of update `update` (from 0): linear to the highest, then down a half cosine.
-double learning_rate_at(const TrainingOptions& options, int64_t update);
+[[nodiscard]] double learning_rate_at(const TrainingOptions& options, int64_t update);
 
 // A sum of losses over what carries weight (tokens), and that weight.
 struct LossSum {
   double loss = 0;
   double weight = 0;
-  double mean() const { return weight > 0 ? loss / weight : 0; }
+  [[nodiscard]] double mean() const { return weight > 0 ? loss / weight : 0; }
   LossSum& operator+=(const LossSum& other) {
     loss += other.loss;
     weight += other.weight;
@@ -51,10 +51,10 @@ struct LossSum {
 class Objective {
  public:
   virtual ~Objective() = default;
-  virtual int64_t examples() const = 0;
-  virtual double weight(int64_t example) const = 0;
+  [[nodiscard]] virtual int64_t examples() const = 0;
+  [[nodiscard]] virtual double weight(int64_t example) const = 0;
   // Tokens that go through the model for it; for the progress bar.
-  virtual int64_t tokens(int64_t example) const = 0;
+  [[nodiscard]] virtual int64_t tokens(int64_t example) const = 0;
   // Adds `scale` times the gradient of the examples' loss sum to the parameters'. `seed` is that of dropout.
   virtual LossSum backward(std::span<const int64_t> examples, double scale, uint64_t seed) = 0;
   // On text that is not trained on; nothing when there is none.
@@ -74,13 +74,14 @@ struct TrainingResult {
   int64_t tokens = 0;                 // trained on
   bool stopped_early = false;
 };
-OrderedJson to_json(const TrainingResult& result);
+[[nodiscard]] OrderedJson to_json(const TrainingResult& result);
 
 // Trains `parameters`, fp32 tensors that require gradients, in place, and leaves those of the lowest validation loss
 // in them (the last ones without validation; as they were when nothing was better). On a CPU the same seed gives the
 // same bits, a run that goes on from the journal included (on CUDA LibTorch's attention adds in no fixed order). Throws
 // kBadInput when the loss is no longer a number.
-TrainingResult train(const std::vector<at::Tensor>& parameters, Objective& objective, const TrainingOptions& options,
-                     const std::string& task, ProgressSink& progress, const JournalPhase& journal = {});
+[[nodiscard]] TrainingResult train(const std::vector<at::Tensor>& parameters, Objective& objective,
+                                   const TrainingOptions& options, const std::string& task, ProgressSink& progress,
+                                   const JournalPhase& journal = {});
 
 }  // namespace dynslice

@@ -27,18 +27,18 @@ struct Head {
 };
 
 // The head of a checkpoint, tied or not. Rows of the output matrix come in `dtype`, the walk's when not given.
-Head load_head(const LayerWalk& walk, std::optional<at::ScalarType> dtype = std::nullopt);
+[[nodiscard]] Head load_head(const LayerWalk& walk, std::optional<at::ScalarType> dtype = std::nullopt);
 
 // The stream after the final norm: x [..., width] → [..., width], fp32.
-at::Tensor final_norm(const Head& head, const at::Tensor& x);
+[[nodiscard]] at::Tensor final_norm(const Head& head, const at::Tensor& x);
 
 // What the output matrix reads: the stream after the final norm and the rotation, x [..., width] → [..., columns] fp32.
-at::Tensor head_input(const Head& head, const at::Tensor& x);
+[[nodiscard]] at::Tensor head_input(const Head& head, const at::Tensor& x);
 
 // Negative log-likelihood in nats of every next token: [windows, T - 1] fp64, on the CPU. Entry (w, t) is
 // -log p(token t+1 | tokens 0..t) of window w. `stream`, the one that leaves the last layer, is used up.
-at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualStream stream,
-                             const TokenWindows& windows, const std::string& task);
+[[nodiscard]] at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualStream stream,
+                                           const TokenWindows& windows, const std::string& task);
 
 // What two models with one vocabulary say of every next token, [windows, T - 1] each, on the CPU.
 struct NextTokenComparison {
@@ -59,11 +59,11 @@ struct ComparedHead {
 // in fp64, are enough for the divergence. Logits are fp32 whatever the walk's dtype: rounding them to bf16 alone would
 // make a divergence as large as that of good quantizers. Both streams are of the same windows in the same chunks.
 // Throws kBadInput when a model's logits are not finite.
-NextTokenComparison compare_next_tokens(ComparedHead model, ComparedHead reference, const TokenWindows& windows,
-                                        const std::string& task);
+[[nodiscard]] NextTokenComparison compare_next_tokens(ComparedHead model, ComparedHead reference,
+                                                      const TokenWindows& windows, const std::string& task);
 
 // Logits of one chunk of tokens: x [n, width] → [n, vocab_size] fp32. For short texts and tests.
-at::Tensor logits(const Head& head, const at::Tensor& x);
+[[nodiscard]] at::Tensor logits(const Head& head, const at::Tensor& x);
 
 // Throws kBadInput, naming the model, when what its logits gave is NaN or infinite anywhere.
 void check_likelihoods(const at::Tensor& values, const Checkpoint& checkpoint);

@@ -28,7 +28,7 @@ struct ComputeOptions {
 // The device and dtype that `device` ("auto", "cpu", "cuda", "cuda:1") and `dtype` ("auto", "fp32", "bf16",
 // "fp16") mean here: CUDA when LibTorch sees one, fp32 on the CPU and bf16 on CUDA.
 // Throws kUsage for names that do not exist or a device that is not there.
-ComputeOptions resolve_compute(const std::string& device, const std::string& dtype);
+[[nodiscard]] ComputeOptions resolve_compute(const std::string& device, const std::string& dtype);
 
 // What a visitor has in its hands at one layer.
 class LayerStep {
@@ -36,7 +36,7 @@ class LayerStep {
   LayerStep(int64_t index, DecoderLayer loaded_layer, const LayerContext& shared, ProgressTask& progress)
       : layer(std::move(loaded_layer)), context(shared), index_(index), progress_(progress) {}
 
-  int64_t index() const { return index_; }
+  [[nodiscard]] int64_t index() const { return index_; }
 
   // Replaces every chunk of the stream by fn(chunk). Counts the tokens as progress, `passes` of them making a
   // whole layer; stops with kInterrupted when asked to.
@@ -65,20 +65,20 @@ class LayerWalk {
   // `checkpoint` must outlive the walk. `window_length` is the T of all streams.
   LayerWalk(const Checkpoint& checkpoint, const ComputeOptions& options, int64_t window_length, ProgressSink& progress);
 
-  const Checkpoint& checkpoint() const { return checkpoint_; }
-  const ModelConfig& config() const { return checkpoint_.config(); }
-  const ComputeOptions& options() const { return options_; }
-  const LayerContext& context() const { return context_; }
-  ProgressSink& progress() const { return progress_; }
+  [[nodiscard]] const Checkpoint& checkpoint() const { return checkpoint_; }
+  [[nodiscard]] const ModelConfig& config() const { return checkpoint_.config(); }
+  [[nodiscard]] const ComputeOptions& options() const { return options_; }
+  [[nodiscard]] const LayerContext& context() const { return context_; }
+  [[nodiscard]] ProgressSink& progress() const { return progress_; }
 
   // Throws kBadInput for a token id that the embedding does not have (tokenizer and model do not match).
   void check_ids(const TokenWindows& windows) const;
 
   // The stream that enters layer 0: the rows of the embedding matrix, which is read in blocks. Checks the ids.
-  ResidualStream embed(const TokenWindows& windows) const;
+  [[nodiscard]] ResidualStream embed(const TokenWindows& windows) const;
 
   // A stream without chunks that keeps its chunks where `embed` would; for those that a journal restores.
-  ResidualStream empty_stream() const { return {{}, options_.activations, options_.device}; }
+  [[nodiscard]] ResidualStream empty_stream() const { return {{}, options_.activations, options_.device}; }
 
   // Visits every layer of the span in order. `tokens` (of all streams that the visitor transforms) is for the progress
   // bar. The linear weights come in `weights`, the dtype of the forward when not given.

@@ -30,25 +30,25 @@ struct ResourcePlan {
   uint64_t activation_bytes = 0;  // of the streams in memory
   uint64_t scratch_bytes = 0;     // of the streams in the scratch file
   std::filesystem::path scratch_folder;
-  uint64_t memory_bytes() const { return estimate.fixed_bytes() + activation_bytes; }
+  [[nodiscard]] uint64_t memory_bytes() const { return estimate.fixed_bytes() + activation_bytes; }
 };
 
 // Fits the work into the memory there is: smaller turns (verbs that have them: `stream_bytes` > 0), then streams in the
 // scratch file, then smaller chunks. None of it changes results beyond rounding. Throws kOutOfResources with the
 // estimate, and what to turn down, when nothing helps or the disk lacks the room for the scratch file.
-ResourcePlan plan_resources(const Estimator& estimator, const ComputeOptions& compute, const MemoryLimits& limits,
-                            int64_t stream_bytes = 0);
+[[nodiscard]] ResourcePlan plan_resources(const Estimator& estimator, const ComputeOptions& compute,
+                                          const MemoryLimits& limits, int64_t stream_bytes = 0);
 
 // What perplexity takes for the streams of a turn unless it is told: a quarter of the weights' size, at least 256 MiB,
 // at most a quarter of the memory that is left. On a CUDA device, where reading weights anew costs more than anything
 // that is done with them, a quarter of what it has left.
-int64_t default_turn_bytes(const Checkpoint& checkpoint, at::Device device);
+[[nodiscard]] int64_t default_turn_bytes(const Checkpoint& checkpoint, at::Device device);
 
 // What gradients take for it: a quarter of the weights' size, from 256 MiB to 2 GiB. What is left on the machine has no
 // part in it, since sums over turns round differently.
-int64_t gradient_turn_bytes(const Checkpoint& checkpoint);
+[[nodiscard]] int64_t gradient_turn_bytes(const Checkpoint& checkpoint);
 
 // Measures this machine at the model's shapes, in about a second.
-MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& compute);
+[[nodiscard]] MachineRates measure_rates(const ModelConfig& config, const ComputeOptions& compute);
 
 }  // namespace dynslice

@@ -22,7 +22,7 @@ struct KeyValueCache {
   int64_t capacity = 0;    // positions that it has room for
   int64_t length = 0;      // that are filled
 
-  int64_t bytes() const;
+  [[nodiscard]] int64_t bytes() const;
   // Forgets all tokens; the memory stays.
   void rewind();
 };
@@ -35,27 +35,27 @@ class ResidentModel {
   // Throws as Checkpoint::load does, and kInterrupted when asked to stop.
   ResidentModel(const Checkpoint& checkpoint, const ComputeOptions& options, ProgressSink& progress);
 
-  const ModelConfig& config() const { return config_; }
-  const ComputeOptions& options() const { return options_; }
-  const std::vector<DecoderLayer>& layers() const { return layers_; }
-  const Head& head() const { return head_; }
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+  [[nodiscard]] const ComputeOptions& options() const { return options_; }
+  [[nodiscard]] const std::vector<DecoderLayer>& layers() const { return layers_; }
+  [[nodiscard]] const Head& head() const { return head_; }
   // The stream that enters layer 0 for ids [B, T] (int64): [B, T, embedding_width] fp32. Throws kBadInput for an id
   // outside the vocabulary.
-  at::Tensor embed(const at::Tensor& ids) const;
+  [[nodiscard]] at::Tensor embed(const at::Tensor& ids) const;
   // Of all tensors in memory; a matrix that is embedding and head counts once.
-  int64_t weight_bytes() const;
+  [[nodiscard]] int64_t weight_bytes() const;
 
   // An empty cache for `batch` sequences of at most `capacity` tokens. Throws kUsage when that is above the model's
   // maximum, or below 1.
-  KeyValueCache make_cache(int64_t batch, int64_t capacity) const;
+  [[nodiscard]] KeyValueCache make_cache(int64_t batch, int64_t capacity) const;
 
   // Runs ids [B, T] (int64), which continue the sequences of the cache and are added to it, through all layers.
   // Returns the stream that leaves the last one, [B, T, head_width] fp32. Throws kUsage when the cache has no room
   // for them, kBadInput for an id outside the vocabulary.
-  at::Tensor forward(const at::Tensor& ids, KeyValueCache& cache) const;
+  [[nodiscard]] at::Tensor forward(const at::Tensor& ids, KeyValueCache& cache) const;
 
   // Logits fp32 [..., vocab_size] of a stream [..., head_width].
-  at::Tensor logits(const at::Tensor& stream) const;
+  [[nodiscard]] at::Tensor logits(const at::Tensor& stream) const;
 
  private:
   ModelConfig config_;

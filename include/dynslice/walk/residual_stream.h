@@ -28,8 +28,8 @@ class ActivationStore {
   // Takes the pages of a chunk in the scratch file out of memory; of any other chunk: nothing.
   void drop_pages(const at::Tensor& chunk) const;
 
-  uint64_t bytes_in_memory() const;
-  uint64_t scratch_file_bytes() const;  // at its largest; 0 when nothing was spilled
+  [[nodiscard]] uint64_t bytes_in_memory() const;
+  [[nodiscard]] uint64_t scratch_file_bytes() const;  // at its largest; 0 when nothing was spilled
 
  private:
   class Impl;

@@ -21,7 +21,7 @@ struct TokenTarget {
 // log p(id | row) of every target in nats, fp64, and whether no other token is likelier there: [targets, 2] on the CPU.
 // `stream`, the one that leaves the last layer in chunks [..., width], is used up. Throws kBadInput when logits are NaN
 // or infinite, or an id is outside the vocabulary.
-at::Tensor score_tokens(const LayerWalk& walk, const Head& head, ResidualStream stream,
-                        const std::vector<TokenTarget>& targets, const std::string& task);
+[[nodiscard]] at::Tensor score_tokens(const LayerWalk& walk, const Head& head, ResidualStream stream,
+                                      const std::vector<TokenTarget>& targets, const std::string& task);
 
 }  // namespace dynslice

@@ -12,47 +12,51 @@
 
 namespace dynslice {
 
-inline uint64_t u64(int64_t value) { return static_cast<uint64_t>(std::max<int64_t>(0, value)); }
-inline int64_t element_bytes(at::ScalarType dtype) { return static_cast<int64_t>(c10::elementSize(dtype)); }
+[[nodiscard]] inline uint64_t u64(int64_t value) { return static_cast<uint64_t>(std::max<int64_t>(0, value)); }
+[[nodiscard]] inline int64_t element_bytes(at::ScalarType dtype) {
+  return static_cast<int64_t>(c10::elementSize(dtype));
+}
 
 template <typename PerLayer>
-int64_t largest_of_layers(const ModelConfig& config, PerLayer per_layer) {
+[[nodiscard]] int64_t largest_of_layers(const ModelConfig& config, PerLayer per_layer) {
   int64_t largest = 0;
   for (const LayerShape& shape : config.layers) largest = std::max(largest, per_layer(shape));
   return largest;
 }
 
 // Of the memory that everything else is in as well: a device's does not hold the program.
-MemoryPart program_part(at::Device device);
+[[nodiscard]] MemoryPart program_part(at::Device device);
 
-int64_t layer_parameters(const ModelConfig& config, const LayerShape& shape);
+[[nodiscard]] int64_t layer_parameters(const ModelConfig& config, const LayerShape& shape);
 
 // Rows times columns of the largest linear: products may repack it.
-int64_t largest_linear(const ModelConfig& config, const LayerShape& shape);
+[[nodiscard]] int64_t largest_linear(const ModelConfig& config, const LayerShape& shape);
 
 // What one chunk needs on its way through half a layer, MLP or attention.
-int64_t chunk_bytes(const ModelConfig& config, const ComputeOptions& compute, TextAmount text);
+[[nodiscard]] int64_t chunk_bytes(const ModelConfig& config, const ComputeOptions& compute, TextAmount text);
 
-int64_t stream_bytes(const ModelConfig& config, TextAmount text);
+[[nodiscard]] int64_t stream_bytes(const ModelConfig& config, TextAmount text);
 
 // With the shortcuts, whose larger ones are fp32.
-int64_t layer_bytes(const ModelConfig& config, at::ScalarType dtype);
+[[nodiscard]] int64_t layer_bytes(const ModelConfig& config, at::ScalarType dtype);
 
 // A layer's weights and everything a chunk needs; the same for every verb that walks.
-std::vector<MemoryPart> walking_parts(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text);
+[[nodiscard]] std::vector<MemoryPart> walking_parts(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                                    TextAmount text);
 
 // Blocks of the embedding matrix, as stored and in fp32.
-std::vector<MemoryPart> embedding_parts(const ModelConfig& config, const ComputeOptions& compute);
+[[nodiscard]] std::vector<MemoryPart> embedding_parts(const ModelConfig& config, const ComputeOptions& compute);
 
-std::vector<MemoryPart> head_parts(const ModelConfig& config, const ComputeOptions& compute, TextAmount text);
+[[nodiscard]] std::vector<MemoryPart> head_parts(const ModelConfig& config, const ComputeOptions& compute,
+                                                 TextAmount text);
 
 // Two heads side by side, with rows and logits in fp32.
-std::vector<MemoryPart> compared_head_parts(const ModelConfig& first, const ModelConfig& second,
-                                            const ComputeOptions& compute, TextAmount text);
+[[nodiscard]] std::vector<MemoryPart> compared_head_parts(const ModelConfig& first, const ModelConfig& second,
+                                                          const ComputeOptions& compute, TextAmount text);
 
-double attention_flops(const ModelConfig& config, TextAmount text);
+[[nodiscard]] double attention_flops(const ModelConfig& config, TextAmount text);
 
-Work walking_work(const Checkpoint& checkpoint, TextAmount text, int64_t walks);
+[[nodiscard]] Work walking_work(const Checkpoint& checkpoint, TextAmount text, int64_t walks);
 
 // A model that is in memory as a whole: `runs` times prompts of a batch, and then its tokens one at a time.
 struct ResidentUse {
@@ -61,12 +65,13 @@ struct ResidentUse {
   int64_t decode_tokens = 0;
   int64_t runs = 1;
 };
-ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOptions& compute, const ResidentUse& use);
+[[nodiscard]] ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOptions& compute,
+                                                 const ResidentUse& use);
 // Adds one more that is in memory at the same time, its weights and cache as parts that begin with `prefix`.
 void add_resident(ResourceEstimate& estimate, const Checkpoint& other, const ComputeOptions& compute,
                   const ResidentUse& use, const std::string& prefix);
 
 // Writing the weights in another format, a chunk of a tensor at a time.
-ResourceEstimate estimate_conversion(const Checkpoint& checkpoint, uint64_t output_bytes);
+[[nodiscard]] ResourceEstimate estimate_conversion(const Checkpoint& checkpoint, uint64_t output_bytes);
 
 }  // namespace dynslice

@@ -10,7 +10,7 @@
 namespace dynslice {
 
 // IEEE 754 half precision to single precision; exact, subnormals included.
-float half_to_float(uint16_t half);
+[[nodiscard]] float half_to_float(uint16_t half);
 
 // Decodes whole blocks: blocks.size() / format.bytes blocks give values.size() values. Needs no alignment.
 // Throws std::logic_error when the sizes do not fit each other.

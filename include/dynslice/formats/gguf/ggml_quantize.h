@@ -18,14 +18,14 @@ struct GgmlGrid {
 };
 
 // Whether the format has codes; F32, F16 and BF16 have not.
-bool is_quantized(GgmlType type);
+[[nodiscard]] bool is_quantized(GgmlType type);
 
 // `wanted`, or what stands in for it where rows of so many columns are not whole blocks of it: for a K format one with
 // blocks of 32 and as many bits or more, F16 where not even these fit. The choices are llama-quantize's.
-GgmlType type_for_rows(GgmlType wanted, int64_t columns);
+[[nodiscard]] GgmlType type_for_rows(GgmlType wanted, int64_t columns);
 
 // Of a quantized type; throws std::logic_error for another.
-GgmlGrid ggml_grid(GgmlType type);
+[[nodiscard]] GgmlGrid ggml_grid(GgmlType type);
 
 // Chooses the grid of one block for values [block_values], so that rounding them to the nearest grid value makes a
 // small Σ w (v - v̂)²; `weights` [block_values] are finite and not negative, or empty for all 1. Writes the scale fields
@@ -34,14 +34,14 @@ GgmlGrid ggml_grid(GgmlType type);
 // that a zero may differ in sign. A scale may be negative, or 0 where one value fits the group.
 // False, with zeros everywhere, when a scale or a value is too large for half precision, or a value is no number. The
 // result does not depend on the machine's instruction set.
-bool fit_block(GgmlType type, std::span<const float> values, std::span<const float> weights, std::span<std::byte> block,
-               std::span<float> scales, std::span<float> offsets);
+[[nodiscard]] bool fit_block(GgmlType type, std::span<const float> values, std::span<const float> weights,
+                             std::span<std::byte> block, std::span<float> scales, std::span<float> offsets);
 
 // Puts codes [block_values], each below `codes`, into a block and leaves its scales as they are.
 void store_codes(GgmlType type, std::span<const uint8_t> codes, std::span<std::byte> block);
 
 // Encodes whole blocks with the nearest codes; floats of F32, F16 and BF16 one by one. False when a value is too large
 // for the type, as fit_block says it. Throws std::logic_error when the sizes do not fit each other.
-bool quantize(GgmlType type, std::span<const float> values, std::span<std::byte> blocks);
+[[nodiscard]] bool quantize(GgmlType type, std::span<const float> values, std::span<std::byte> blocks);
 
 }  // namespace dynslice

@@ -38,7 +38,7 @@ struct GgmlFormat {
   int64_t values;
   int64_t bytes;
 };
-const GgmlFormat& ggml_format(GgmlType type);
+[[nodiscard]] const GgmlFormat& ggml_format(GgmlType type);
 
 struct GgufTensor {
   std::string name;
@@ -60,23 +60,23 @@ class GgufFile {
   // little-endian GGUF v2/v3 file with known tensor types.
   explicit GgufFile(const std::filesystem::path& path);
 
-  const std::filesystem::path& path() const { return file_.path(); }
-  const std::map<std::string, GgufValue>& metadata() const { return metadata_; }
-  const std::vector<GgufTensor>& tensors() const { return tensors_; }
-  const GgufTensor* find(const std::string& name) const;  // nullptr when there is none
-  std::span<const std::byte> bytes(const GgufTensor& tensor) const;
-  const MappedFile& file() const { return file_; }
+  [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
+  [[nodiscard]] const std::map<std::string, GgufValue>& metadata() const { return metadata_; }
+  [[nodiscard]] const std::vector<GgufTensor>& tensors() const { return tensors_; }
+  [[nodiscard]] const GgufTensor* find(const std::string& name) const;  // nullptr when there is none
+  [[nodiscard]] std::span<const std::byte> bytes(const GgufTensor& tensor) const;
+  [[nodiscard]] const MappedFile& file() const { return file_; }
 
   // Typed metadata. The plain ones throw kBadInput naming file and key when it is missing or of another type;
   // an integer is accepted where a number is asked for.
-  bool has(const std::string& key) const { return metadata_.contains(key); }
-  int64_t integer(const std::string& key) const;
-  double number(const std::string& key) const;
-  bool boolean(const std::string& key) const;
-  const std::string& string(const std::string& key) const;
-  const std::vector<std::string>& strings(const std::string& key) const;
-  const std::vector<int64_t>& integers(const std::string& key) const;
-  const std::vector<double>& numbers(const std::string& key) const;
+  [[nodiscard]] bool has(const std::string& key) const { return metadata_.contains(key); }
+  [[nodiscard]] int64_t integer(const std::string& key) const;
+  [[nodiscard]] double number(const std::string& key) const;
+  [[nodiscard]] bool boolean(const std::string& key) const;
+  [[nodiscard]] const std::string& string(const std::string& key) const;
+  [[nodiscard]] const std::vector<std::string>& strings(const std::string& key) const;
+  [[nodiscard]] const std::vector<int64_t>& integers(const std::string& key) const;
+  [[nodiscard]] const std::vector<double>& numbers(const std::string& key) const;
 
  private:
   MappedFile file_;

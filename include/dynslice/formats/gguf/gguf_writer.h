@@ -25,7 +25,7 @@ struct GgufOutputTensor {
 };
 
 // Its bytes, without padding. Throws std::logic_error when its rows are not whole blocks.
-uint64_t count_bytes(const GgufOutputTensor& tensor);
+[[nodiscard]] uint64_t count_bytes(const GgufOutputTensor& tensor);
 
 // Guarantees: everything goes to `OUT.partial`, is synced, and renamed to `OUT` by `commit`; without `commit` the
 // destructor removes it. The bytes depend on metadata and tensors only.
@@ -47,8 +47,8 @@ class GgufWriter {
   void commit();
 
   // The file as far as it is written; whole once every tensor is.
-  const std::filesystem::path& partial() const;
-  uint64_t file_bytes() const;
+  [[nodiscard]] const std::filesystem::path& partial() const;
+  [[nodiscard]] uint64_t file_bytes() const;
 
  private:
   class Impl;

@@ -13,7 +13,7 @@ enum class CodeLayout {
 };
 
 // Words that a row of codes takes.
-int64_t packed_words(int64_t codes, int bits, CodeLayout layout = CodeLayout::kDense);
+[[nodiscard]] int64_t packed_words(int64_t codes, int bits, CodeLayout layout = CodeLayout::kDense);
 
 // Packs one row of codes, each below 2^bits, densely; unused bits at its end are 0. Throws std::logic_error when a code
 // is larger, or `words` are not packed_words().
@@ -32,7 +32,7 @@ struct PackedMatrix {
   const std::byte* codes = nullptr;         // int32 [rows, packed_words(columns)]
   const std::byte* packed_zeros = nullptr;  // int32 [packed_words(rows), groups]: packed along the rows; or null
   const std::byte* plain_zeros = nullptr;   // int8 [rows, groups]; or null. Neither: the zero point is the middle code
-  int64_t groups() const { return columns / group_size; }
+  [[nodiscard]] int64_t groups() const { return columns / group_size; }
 };
 
 // Rows [begin, end) into `values`: (code - zero point) * scale in fp32, `scales` [end - begin, groups] being those of

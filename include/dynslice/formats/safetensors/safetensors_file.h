@@ -27,11 +27,11 @@ class SafetensorsFile {
   // safetensors file.
   explicit SafetensorsFile(const std::filesystem::path& path);
 
-  const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
-  std::span<const std::byte> bytes(const SafetensorsEntry& entry) const {
+  [[nodiscard]] const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
+  [[nodiscard]] std::span<const std::byte> bytes(const SafetensorsEntry& entry) const {
     return file_.bytes().subspan(entry.offset, entry.bytes);
   }
-  const MappedFile& file() const { return file_; }
+  [[nodiscard]] const MappedFile& file() const { return file_; }
 
  private:
   MappedFile file_;

@@ -27,10 +27,10 @@ struct WeightPacking {
 
 // Throws kBadInput naming file and key for other quantization methods and formats, and for what changes more than the
 // weights of linears or how they are stored: quantized activations or caches, sparsity, transforms, reordered groups.
-WeightPacking read_weight_packing(const JsonReader& quantization_config);
+[[nodiscard]] WeightPacking read_weight_packing(const JsonReader& quantization_config);
 
 // The group that a module's weight is packed by; null when none is meant for it. As in compressed-tensors, a full name
 // comes before regular expressions, and these before classes. Throws kBadInput for a regular expression that is none.
-const PackingGroup* packing_group_of(const WeightPacking& packing, const std::string& module);
+[[nodiscard]] const PackingGroup* packing_group_of(const WeightPacking& packing, const std::string& module);
 
 }  // namespace dynslice

@@ -36,10 +36,10 @@ class ChatTemplate {
 
   // The text of a conversation; with `add_generation_prompt` it ends where the assistant's answer begins. Throws
   // kBadInput when the template refuses the messages or cannot be run.
-  std::string render(const std::vector<ChatMessage>& messages, bool add_generation_prompt = true) const;
+  [[nodiscard]] std::string render(const std::vector<ChatMessage>& messages, bool add_generation_prompt = true) const;
 
   // The same with all variables given as an object; `tokens` count where it does not have them.
-  std::string render_with(const OrderedJson& variables) const;
+  [[nodiscard]] std::string render_with(const OrderedJson& variables) const;
 
  private:
   struct Program;
@@ -52,6 +52,6 @@ class ChatTemplate {
 // chat_template.jinja, else "chat_template" of tokenizer_config.json (a string, or a list of which the one named
 // "default" is taken), else of chat_template.json; of a GGUF file: tokenizer.chat_template. Nothing when there is none.
 // Throws kBadInput for one that cannot be used, kMissingData when there is no checkpoint.
-std::optional<ChatTemplate> load_chat_template(const std::filesystem::path& checkpoint);
+[[nodiscard]] std::optional<ChatTemplate> load_chat_template(const std::filesystem::path& checkpoint);
 
 }  // namespace dynslice

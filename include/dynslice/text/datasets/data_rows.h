@@ -35,6 +35,7 @@ struct DataRows {
 // the last of the names. A file NAME-labels.lst beside NAME.jsonl gives, line by line, the "label" of its rows.
 // Throws kMissingData (which files were looked for where, and how to mend it) when it cannot be had; kBadInput, with
 // the line, for a line that is no JSON object, and for labels that are missing or no integers.
-DataRows load_rows(const RowSource& source, const std::filesystem::path& data_dir, ProgressSink& progress);
+[[nodiscard]] DataRows load_rows(const RowSource& source, const std::filesystem::path& data_dir,
+                                 ProgressSink& progress);
 
 }  // namespace dynslice

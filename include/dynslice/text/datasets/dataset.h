@@ -35,8 +35,8 @@ struct TextSource {
 // Data sets are looked for in `data_dir`, DYNSLICE_DATA_DIR, the cache, then the hub.
 // Throws kMissingData with a line that says which file to put where; kBadInput (line number) for broken jsonl;
 // kUsage for an unknown name or split (known ones are listed).
-TextSource load_text(const std::string& spec, TextUse use, const std::filesystem::path& data_dir,
-                     ProgressSink& progress);
+[[nodiscard]] TextSource load_text(const std::string& spec, TextUse use, const std::filesystem::path& data_dir,
+                                   ProgressSink& progress);
 
 struct TokenRange {
   int64_t begin = 0;
@@ -52,6 +52,6 @@ struct WindowOptions {
 
 // Cuts the stream into windows; an incomplete rest is dropped. Throws kUsage when the range lies outside of
 // the stream, not one window fits, or fewer than `samples` windows are there (both numbers are said).
-TokenWindows cut_windows(const std::vector<int32_t>& stream, const WindowOptions& options);
+[[nodiscard]] TokenWindows cut_windows(const std::vector<int32_t>& stream, const WindowOptions& options);
 
 }  // namespace dynslice

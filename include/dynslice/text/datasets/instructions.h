@@ -15,6 +15,6 @@ struct Instruction {
 // A JSON list of objects with "instruction", "input" (may be empty or missing) and "output"; or, of a .jsonl file, one
 // such object a line. Throws kMissingData when there is no such file, kBadInput (which entry, which key) for another
 // form.
-std::vector<Instruction> load_instructions(const std::filesystem::path& file);
+[[nodiscard]] std::vector<Instruction> load_instructions(const std::filesystem::path& file);
 
 }  // namespace dynslice

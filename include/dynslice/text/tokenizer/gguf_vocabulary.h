@@ -20,6 +20,6 @@ struct ModelTokens {
 // of a GGUF file as they are; from a folder, byte-level BPE with the right tokenizer.ggml.pre, or sentencepiece, and
 // the chat template. Throws kMissingData when there is no tokenizer; kBadInput (file, key, found, expected) for one
 // that has no place in GGUF.
-GgufMetadata gguf_tokenizer_metadata(const std::filesystem::path& checkpoint, const ModelTokens& model);
+[[nodiscard]] GgufMetadata gguf_tokenizer_metadata(const std::filesystem::path& checkpoint, const ModelTokens& model);
 
 }  // namespace dynslice

@@ -20,17 +20,17 @@ class Tokenizer {
   // The ids of `text`, equal to those of Hugging Face `tokenizers` for the same model. With `add_special`
   // what the tokenizer's template adds (BOS, for some EOS) is added. Bytes that are not UTF-8 are replaced
   // by U+FFFD first, one for each maximal invalid sequence, as Python's decode("utf-8", "replace") does.
-  virtual std::vector<int32_t> encode(std::string_view text, bool add_special = true) const = 0;
+  [[nodiscard]] virtual std::vector<int32_t> encode(std::string_view text, bool add_special = true) const = 0;
 
   // The text of `ids`; special tokens are left out when `skip_special`, ids without a token always.
-  virtual std::string decode(std::span<const int32_t> ids, bool skip_special = true) const = 0;
+  [[nodiscard]] virtual std::string decode(std::span<const int32_t> ids, bool skip_special = true) const = 0;
 
   // One more than the largest id that `encode` can give.
-  virtual int64_t vocab_size() const = 0;
-  virtual std::optional<int32_t> bos_id() const = 0;
-  virtual std::optional<int32_t> eos_id() const = 0;
+  [[nodiscard]] virtual int64_t vocab_size() const = 0;
+  [[nodiscard]] virtual std::optional<int32_t> bos_id() const = 0;
+  [[nodiscard]] virtual std::optional<int32_t> eos_id() const = 0;
   // Whether `encode(text, true)` begins with BOS.
-  virtual bool adds_bos() const = 0;
+  [[nodiscard]] virtual bool adds_bos() const = 0;
 };
 
 // Loads the tokenizer of a checkpoint: a folder (tokenizer.json, else tokenizer.model) or a .gguf file.
@@ -39,7 +39,7 @@ class Tokenizer {
 // without) puts a space behind every special token; with GGUF, tokenizer.ggml.add_{bos,eos}_token, else llama.cpp's
 // defaults (BOS for "llama" and for the pre-tokenizers llama-bpe and tekken).
 // Throws kMissingData when there is none, kBadInput (file, key, expected, found) for one that cannot be used.
-std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& checkpoint);
+[[nodiscard]] std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& checkpoint);
 
 // Puts the tokenizer files of `checkpoint` into `folder`: copies those of a folder (tokenizer.json,
 // tokenizer.model, tokenizer_config.json, special_tokens_map.json, added_tokens.json, vocab.json, merges.txt,
