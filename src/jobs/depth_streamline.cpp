@@ -3,7 +3,6 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <numeric>
 #include <set>
@@ -26,18 +25,6 @@
 
 namespace dynslice {
 namespace {
-
-// The first layer that goes, when it is named.
-std::optional<int64_t> named_start(const StreamlineRequest& request) {
-  if (request.window == "search" || request.window == "cosine") return std::nullopt;
-  int64_t start = 0;
-  const char* last = request.window.data() + request.window.size();
-  const auto [end, error] = std::from_chars(request.window.data(), last, start);
-  if (error != std::errc() || end != last || start < 0) {
-    throw_error(ErrorKind::kUsage, "--window ", request.window, ": is not one of search, cosine, or a layer's number");
-  }
-  return start;
-}
 
 // What is in front of the first layer cannot be repaired: there is no MLP whose output could be mapped. An MLP alone
 // takes the place of the layer in front too, which must not be the model's first: that one has the attention by which
@@ -179,8 +166,8 @@ class WindowSearch {
   }
 
   int64_t choose() {
-    if (const auto named = named_start(request_)) return *named;
-    return request_.window == "cosine" ? choose_by_cosine() : choose_by_loss();
+    if (request_.start) return *request_.start;
+    return request_.window == WindowChoice::kCosine ? choose_by_cosine() : choose_by_loss();
   }
 
   int64_t choose_by_cosine() {
@@ -239,11 +226,12 @@ DepthUse use_of_streamlining(const StreamlineRequest& request, int64_t layers, i
   DepthUse use;
   const bool repairs = is_repaired(request);
   const auto total = static_cast<double>(layers);
-  use.streams = request.window == "cosine" ? count + 1 : 1;
+  const bool by_cosine = !request.start && request.window == WindowChoice::kCosine;
+  use.streams = by_cosine ? count + 1 : 1;
   if (repairs) use.streams = std::max<int64_t>(use.streams, 3);
   if (repairs) use.matrices = 5;
-  use.walks = (request.window == "cosine" ? 1 : 0) + (repairs ? 1 : 0);
-  if (request.window != "search") return use;
+  use.walks = (by_cosine ? 1 : 0) + (repairs ? 1 : 0);
+  if (request.start || by_cosine) return use;
   const auto [fitting, held] = search_windows(windows.count);
   const double fit_share = static_cast<double>(fitting) / static_cast<double>(windows.count);
   const int64_t starts = layers - count + 1 - first_start(request);
@@ -263,7 +251,7 @@ ResourceEstimate estimate_replacement(const StreamlineRequest& request, const Ch
   const int64_t layers = config.num_layers();
   const LayerShape& shape = config.layers.front();
   // Where the cut will be is not known yet: at the worst right behind the first layer.
-  const int64_t end = named_start(request).value_or(1) + count;
+  const int64_t end = request.start.value_or(1) + count;
   TrainingUse use;
   use.first_layer = request.loss == ReplacementLoss::kLanguageModel ? end - 1 : layers - 1;
   use.end_layer = layers;
@@ -292,10 +280,10 @@ Outcome<DepthResult> run(const StreamlineRequest& request, ProgressSink& progres
   if (is_trained(request)) check_training_dtype(request.common.dtype);
   return run_method(request, progress, [&](const Checkpoint& checkpoint) {
     const int64_t layers = checkpoint.config().num_layers(), count = layers_to_go(request, layers);
-    const auto start = named_start(request);
+    const auto start = request.start;
     if (start && count > 0 && (*start < first_start(request) || *start + count > layers)) {
-      throw_error(ErrorKind::kUsage, "--window ", request.window, ": ", count,
-                  " layers from there do not fit; it must be ", first_start(request), " to ", layers - count);
+      throw_error(ErrorKind::kUsage, "--window ", *start, ": ", count, " layers from there do not fit; it must be ",
+                  first_start(request), " to ", layers - count);
     }
     if (count > layers - first_start(request)) {
       throw_error(ErrorKind::kUsage, "--layers ", count, ": with --replace ", name_of(request.replace), " ",

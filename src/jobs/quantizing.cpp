@@ -15,9 +15,6 @@
 namespace dynslice {
 namespace {
 
-// The group sizes that --group-size auto tries.
-constexpr std::array<int64_t, 3> kGroupSizes = {128, 64, 32};
-
 std::set<int64_t> widths_of(const ModelConfig& config) {
   std::set<int64_t> widths;
   for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
@@ -29,24 +26,24 @@ std::set<int64_t> widths_of(const ModelConfig& config) {
 // The group size of every width: one for the whole model where there is one, else the largest that divides the width;
 // 0, the whole row, where none does.
 std::map<int64_t, int64_t> automatic_groups(const std::set<int64_t>& widths) {
-  const auto divides_all = [&](int64_t size) {
-    return std::ranges::all_of(widths, [&](int64_t width) { return width % size == 0; });
+  // The largest size by which these rows can be divided; 0 where there is none.
+  const auto largest = [](const auto& divides) -> int64_t {
+    const auto* row = std::ranges::find_if(
+        kGroupSizes, [&](const GroupSizeRow& size) { return size.weights > 0 && divides(size.weights); });
+    return row == kGroupSizes.end() ? 0 : row->weights;
   };
-  const auto* common = std::ranges::find_if(kGroupSizes, divides_all);
+  const int64_t common = largest(
+      [&](int64_t size) { return std::ranges::all_of(widths, [&](int64_t width) { return width % size == 0; }); });
   std::map<int64_t, int64_t> groups;
-  for (const int64_t width : widths) {
-    const auto* own = std::ranges::find_if(kGroupSizes, [&](int64_t size) { return width % size == 0; });
-    const auto* best = common != kGroupSizes.end() ? common : own;
-    groups[width] = best != kGroupSizes.end() ? *best : 0;
-  }
+  for (const int64_t width : widths)
+    groups[width] = common > 0 ? common : largest([&](int64_t size) { return width % size == 0; });
   return groups;
 }
 
 std::map<int64_t, int64_t> groups_of(const QuantizeRequest& options, const std::set<int64_t>& widths) {
-  if (options.group_size == "auto") return automatic_groups(widths);
-  const int64_t size = options.group_size == "row" ? 0 : std::stoll(options.group_size);
+  if (options.group_size == GroupSize::kAuto) return automatic_groups(widths);
   std::map<int64_t, int64_t> groups;
-  for (const int64_t width : widths) groups[width] = size;
+  for (const int64_t width : widths) groups[width] = row_of(options.group_size).weights;
   return groups;
 }
 

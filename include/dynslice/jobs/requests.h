@@ -249,7 +249,8 @@ struct MergeRequest : DepthRequest {
 
 struct StreamlineRequest : DepthRequest {
   ReplacementKind replace = ReplacementKind::kLinear;
-  std::string window = "search";  // "search", "cosine" or the first layer that goes
+  WindowChoice window = WindowChoice::kLoss;
+  std::optional<int64_t> start;  // the first layer that goes, in the place of a search
   double ridge = 1e-3;
   ReplacementLoss loss = ReplacementLoss::kLanguageModel;
   StreamFormat stream_dtype = StreamFormat::kFp32;  // of what it is trained on
@@ -268,7 +269,7 @@ struct QuantizeRequest {
   int64_t search_rounds = 4;   // times that they are all measured anew
   std::string plan;            // file; in the place of all that
   QuantizeMethod method = QuantizeMethod::kGptq;
-  std::string group_size = "auto";  // "auto", "row" or a number
+  GroupSize group_size = GroupSize::kAuto;
   bool symmetric = false;
   double damping = 0.01;
   bool natural_order = false;      // of columns

@@ -3,6 +3,7 @@
 #include "cli/options/choice_option.h"
 #include "cli/options/common_options.h"
 #include "cli/options/values.h"
+#include "dynslice/support/error.h"
 
 namespace dynslice::cli {
 namespace {
@@ -81,15 +82,25 @@ void define_merge(CLI::App& depth, MergeRequest& options) {
 // What stands for the layers that went.
 void add_replacement(CLI::App& verb, StreamlineRequest& options) {
   add_choice(verb, "--replace", options.replace, "what stands for the layers that went")->group(basic(Group::kWhat));
-  verb.add_option(
-          "--window", options.window,
-          "which layers go; search: every window is tried on held-out calibration text, repaired unless --replace is "
-          "none, ffn or swiglu, and the lowest loss wins, cosine: where the streams before and after are most alike "
-          "(LLM-Streamline), N: "
-          "from layer N on")
+  std::string which = "which layers go";
+  for (const auto& row : choices(WindowChoice())) add_meaning(which, row.name, row.meaning);
+  add_meaning(which, "N", "from layer N on");
+  verb.add_option_function<std::string>(
+          "--window",
+          [&options](const std::string& text) {
+            if (const auto search = choice_named<WindowChoice>(text)) {
+              options.window = *search;
+            } else if (text.find_first_not_of("0123456789") == std::string::npos) {
+              options.start = parse_integer("--window", text);
+            } else {
+              throw_error(ErrorKind::kUsage, "--window ", text, ": is not one of ",
+                          CLI::detail::join(choice_names<WindowChoice>(), ", "), ", or a layer's number");
+            }
+          },
+          which)
       ->group(basic(Group::kWhat))
       ->type_name("search|cosine|N")
-      ->capture_default_str();
+      ->default_str(name_of(options.window));
   verb.add_option("--ridge", options.ridge,
                   "pull of the map towards the identity, in units of the mean variance of what it maps")
       ->group(advanced(Group::kWhat))

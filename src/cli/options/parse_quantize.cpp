@@ -68,13 +68,8 @@ void add_order(CLI::App& verb, QuantizeRequest& options) {
 
 void add_quantizer(CLI::App& verb, QuantizeRequest& options) {
   add_choice(verb, "--method", options.method, "")->group(basic(Group::kWhat));
-  verb.add_option(
-          "--group-size", options.group_size,
-          "weights of a row that share a scale; auto: the largest of 128, 64 and 32 that divides all rows, else "
-          "of each width, else the row, row: the whole row")
-      ->group(advanced(Group::kWhat))
-      ->check(CLI::IsMember({"auto", "128", "64", "32", "row"}))
-      ->capture_default_str();
+  add_choice(verb, "--group-size", options.group_size, "weights of a row that share a scale")
+      ->group(advanced(Group::kWhat));
   verb.add_flag("--symmetric", options.symmetric, "grids that are centred on 0, without zero points")
       ->group(advanced(Group::kWhat));
   verb.add_option("--damping", options.damping,

@@ -402,7 +402,7 @@ TEST(MergeJob, RefusesANumberOfLayersThatCannotBeReached) {
 TEST(StreamlineJob, LeavesOutANamedWindowAsDropDoes) {
   const DepthFolder folder;
   StreamlineRequest request = folder.streamline(ReplacementKind::kNone);
-  request.window = "1";
+  request.start = 1;
   const DepthResult result = make_shallower(request);
   DropRequest dropping = folder.drop();
   dropping.indices = {{1, 2}};
@@ -432,7 +432,7 @@ TEST(StreamlineJob, ChoosesTheWindowWithoutWhichTheLossOfHeldOutTextIsLeast) {
 TEST(StreamlineJob, ChoosesByCosineTheWindowThatChangesTheStreamLeast) {
   const DepthFolder folder;
   StreamlineRequest request = folder.streamline(ReplacementKind::kNone);
-  request.window = "cosine";
+  request.window = WindowChoice::kCosine;
   const DepthResult result = make_shallower(request);
   const std::vector<at::Tensor> streams = folder.streams_of(*folder.source());
   std::vector<double> cosines;
@@ -451,7 +451,7 @@ TEST_P(EveryRepair, BringsTheStreamNearerToTheOneBehindTheLayersThatWent) {
   const DepthFolder folder;
   const auto error_behind_cut = [&](ReplacementKind replace) {
     StreamlineRequest request = folder.streamline(replace);
-    request.window = "2";
+    request.start = 2;
     request.common.force = true;
     const DepthResult result = make_shallower(request);
     EXPECT_EQ(std::get<StreamlineSearch>(result.search).is_repaired, replace != ReplacementKind::kNone);
@@ -475,7 +475,7 @@ class EveryReplacement : public ::testing::TestWithParam<ReplacementKind> {};
 TEST_P(EveryReplacement, HasTheLossThatTrainingMeasuredOnHeldOutText) {
   const DepthFolder folder;
   StreamlineRequest request = folder.streamline(GetParam());
-  request.window = "2";
+  request.start = 2;
   const DepthResult result = make_shallower(request);
   const auto& search = std::get<StreamlineSearch>(result.search);
   ASSERT_TRUE(search.training.has_value());
@@ -528,12 +528,11 @@ TEST(StreamlineJob, RefusesOptionsThatWouldDoNothing) {
 TEST(StreamlineJob, RefusesAWindowThatDoesNotFit) {
   const DepthFolder folder;
   StreamlineRequest request = folder.streamline(ReplacementKind::kLinear);
-  for (const std::string window : {"0", "4"}) {
-    request.window = window;
-    expect_error(ErrorKind::kUsage, {"--window " + window, "1 to 3"}, [&] { run(request, no_progress()); });
+  for (const int64_t start : {0, 4}) {
+    request.start = start;
+    expect_error(ErrorKind::kUsage, {"--window " + std::to_string(start), "1 to 3"},
+                 [&] { run(request, no_progress()); });
   }
-  request.window = "first";
-  expect_error(ErrorKind::kUsage, {"--window first", "search", "cosine"}, [&] { run(request, no_progress()); });
 }
 
 TEST(StreamlineJob, RefusesToTrainInPrecisionThatIsTooLow) {

@@ -311,7 +311,7 @@ TEST(QuantizeJob, RefusesOptionsOfAnotherMethodOrFormat) {
 TEST(QuantizeJob, RefusesGroupsThatDoNotDivideTheRows) {
   const ModelFolder folder;
   QuantizeRequest request = quantize_of(folder);
-  request.group_size = "64";
+  request.group_size = GroupSize::k64;
   expect_error(ErrorKind::kUsage, {"64", "32"}, [&] { quantize(request); });
 }
 
