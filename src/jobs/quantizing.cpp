@@ -100,6 +100,15 @@ QuantPlan searched_plan(const Quantizing& in, const FormatRule& rule, const Phas
   return plan;
 }
 
+// None for what may be a file's name.
+std::optional<Metric> metric_named(const std::string& name) {
+  try {
+    return parse_metric(name);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
 }  // namespace
 
 Ranking parse_ranking(const std::string& order) {
@@ -109,11 +118,7 @@ Ranking parse_ranking(const std::string& order) {
   ranking.is_searched = order == "search";
   ranking.is_reversed = order == "reverse";
   if (ranking.is_random || ranking.is_searched) return ranking;
-  try {
-    ranking.metric = parse_metric(ranking.is_reversed ? "lim" : order);
-  } catch (const Error&) {
-    // A file, or said below with what --order takes.
-  }
+  ranking.metric = metric_named(ranking.is_reversed ? "lim" : order);
   if (!ranking.metric && std::filesystem::is_regular_file(order, error)) {
     ranking.file = order;
     return ranking;
