@@ -27,13 +27,13 @@ constexpr const auto& choices(MergeRule) { return kMergeRules; }
 
 // How the layers that go are found.
 enum class WindowChoice { kLoss, kCosine };
-inline constexpr std::array kWindowChoicees = {
+inline constexpr std::array kWindowChoices = {
     Choice{
         WindowChoice::kLoss, "search",
         "every window is tried on held-out calibration text, repaired unless --replace is none, ffn or swiglu, and the "
         "lowest loss wins"},
     Choice{WindowChoice::kCosine, "cosine", "where the streams before and after are most alike (LLM-Streamline)"}};
-constexpr const auto& choices(WindowChoice) { return kWindowChoicees; }
+constexpr const auto& choices(WindowChoice) { return kWindowChoices; }
 
 // What stands for layers that went.
 enum class ReplacementKind { kNone, kLinear, kLinearStream, kLayer, kFfn, kSwiglu };

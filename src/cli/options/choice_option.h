@@ -30,12 +30,18 @@ inline void add_meaning(std::string& help, std::string_view name, std::string_vi
   help.append(name).append(": ").append(meaning);
 }
 
+// The same for all rows of a table.
+template <typename Enum>
+void add_meanings(std::string& help) {
+  for (const auto& row : choices(Enum())) add_meaning(help, row.name, row.meaning);
+}
+
 // `target` is an enum, whose value is the default, or an optional one. `help` says what is chosen; the rows' meanings
 // follow it.
 template <typename Target>
 CLI::Option* add_choice(CLI::App& verb, const std::string& name, Target& target, std::string help) {
   using Enum = typename ChoiceOf<Target>::Type;
-  for (const auto& row : choices(Enum())) add_meaning(help, row.name, row.meaning);
+  add_meanings<Enum>(help);
   CLI::Option* option = verb.add_option_function<std::string>(
       name, [&target](const std::string& text) { target = *choice_named<Enum>(text); }, help);
   if constexpr (!ChoiceOf<Target>::kIsOptional) option->default_str(name_of(target));

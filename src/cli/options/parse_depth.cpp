@@ -83,7 +83,7 @@ void define_merge(CLI::App& depth, MergeRequest& options) {
 void add_replacement(CLI::App& verb, StreamlineRequest& options) {
   add_choice(verb, "--replace", options.replace, "what stands for the layers that went")->group(basic(Group::kWhat));
   std::string which = "which layers go";
-  for (const auto& row : choices(WindowChoice())) add_meaning(which, row.name, row.meaning);
+  add_meanings<WindowChoice>(which);
   add_meaning(which, "N", "from layer N on");
   verb.add_option_function<std::string>(
           "--window",

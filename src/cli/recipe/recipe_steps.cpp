@@ -31,38 +31,6 @@ std::string folder_name(const Step& step) {
   return name;
 }
 
-}  // namespace
-
-std::vector<Step> plan_steps(const Recipe& recipe, const std::string& model, const std::filesystem::path& out) {
-  size_t last = 0;
-  for (size_t i = 0; i < recipe.steps.size(); ++i) {
-    if (recipe.steps[i].writes_checkpoint()) last = i + 1;
-  }
-  std::vector<Step> steps;
-  std::string current = model;
-  bool on_original = true;
-  for (const RecipeStep& one : recipe.steps) {
-    Step step{&one, steps.size() + 1, {}, model, current, {}, false, on_original};
-    step.title = "step " + std::to_string(step.number) + " of " + std::to_string(recipe.steps.size()) + " (" +
-                 one.verb.name + ")";
-    if (one.writes_checkpoint()) {
-      step.is_last = step.number == last;
-      step.output = step.is_last ? out : steps_folder(out) / folder_name(step);
-      current = step.output.string();
-      on_original = false;
-    }
-    steps.push_back(std::move(step));
-  }
-  return steps;
-}
-
-std::vector<std::string> words_of(const RunOptions& options, const Step& step) {
-  return step_words(*step.recipe, options.common.command_line.front(), step.model, step.output.string(),
-                    options.handed);
-}
-
-namespace {
-
 // Whether it reads a file that `earlier` writes, such as scores.
 bool reads_file_of(const RecipeStep& step, const RecipeStep& earlier) {
   const auto reads = [&](const std::string& file) {
@@ -97,6 +65,34 @@ std::string run_command(const RunOptions& options, const Recipe& recipe, const S
 }
 
 }  // namespace
+
+std::vector<Step> plan_steps(const Recipe& recipe, const std::string& model, const std::filesystem::path& out) {
+  size_t last = 0;
+  for (size_t i = 0; i < recipe.steps.size(); ++i) {
+    if (recipe.steps[i].writes_checkpoint()) last = i + 1;
+  }
+  std::vector<Step> steps;
+  std::string current = model;
+  bool on_original = true;
+  for (const RecipeStep& one : recipe.steps) {
+    Step step{&one, steps.size() + 1, {}, model, current, {}, false, on_original};
+    step.title = "step " + std::to_string(step.number) + " of " + std::to_string(recipe.steps.size()) + " (" +
+                 one.verb.name + ")";
+    if (one.writes_checkpoint()) {
+      step.is_last = step.number == last;
+      step.output = step.is_last ? out : steps_folder(out) / folder_name(step);
+      current = step.output.string();
+      on_original = false;
+    }
+    steps.push_back(std::move(step));
+  }
+  return steps;
+}
+
+std::vector<std::string> words_of(const RunOptions& options, const Step& step) {
+  return step_words(*step.recipe, options.common.command_line.front(), step.model, step.output.string(),
+                    options.handed);
+}
 
 JobStep job_of(const RunOptions& options, const Recipe& recipe, const Step& step, TerminalProgress& progress) {
   const auto& steps = recipe.steps;

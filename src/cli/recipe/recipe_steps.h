@@ -32,8 +32,8 @@ std::vector<Step> plan_steps(const Recipe& recipe, const std::string& model, con
 // The command line of a step; that of `run` gives it the program's name and the options for all steps.
 std::vector<std::string> words_of(const RunOptions& options, const Step& step);
 
-// What is run of a step: its verb's command, parsed as one types it. `recipe`, `step`, `options` and `progress` have to
-// live as long.
+// What is run of a step: its verb's command, parsed as one types it. `options`, `recipe` and `progress` have to live as
+// long.
 JobStep job_of(const RunOptions& options, const Recipe& recipe, const Step& step, TerminalProgress& progress);
 
 }  // namespace dynslice::cli

@@ -1,17 +1,12 @@
 // `run`: the steps of a recipe, one after the other in this process, each on what the ones before it made.
 #include <algorithm>
-#include <chrono>
 
-#include "cli/log/log.h"
 #include "cli/recipe/recipe_steps.h"
 #include "cli/show/written.h"
 #include "cli/verbs/verbs.h"
-#include "dynslice/checkpoint/checkpoint_writer.h"
 #include "dynslice/jobs/checkpoint_output.h"
 #include "dynslice/jobs/journaling.h"
 #include "dynslice/support/error.h"
-#include "dynslice/support/log.h"
-#include "dynslice/support/machine.h"
 
 namespace dynslice::cli {
 namespace {
