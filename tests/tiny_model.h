@@ -4,6 +4,7 @@
 #include <ATen/ops/randint.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <set>
 #include <string>
@@ -28,8 +29,23 @@ struct TinyOptions {
   bool qkv_bias = false;
   bool all_biases = false;
   bool head_norms = false;  // of queries and keys, as Qwen3 has them
+  bool gemma = false;       // Gemma 3: those, norms of branches, two ropes and windows, GELU, a scaled embedding
   uint64_t seed = 7;
 };
+
+inline void make_gemma(ModelConfig& config) {
+  config.model_type = "gemma3_text";
+  config.activation = Activation::kGeluTanh;
+  config.attention_scale = 0.6 / std::sqrt(static_cast<double>(config.head_dim));
+  config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  config.rope.theta = 50000;
+  config.sliding_rope.emplace().theta = 1000;
+  config.sliding_window = 5;
+  for (size_t index = 0; index < config.layers.size(); ++index) {
+    config.layer_is_sliding.push_back(index % 2 == 0);
+    config.layers[index].has_query_key_norm = config.layers[index].has_branch_norms = true;
+  }
+}
 
 inline ModelConfig tiny_config(const TinyOptions& options) {
   ModelConfig config;
@@ -53,6 +69,7 @@ inline ModelConfig tiny_config(const TinyOptions& options) {
                          true,
                          options.head_norms};
   config.layers.assign(static_cast<size_t>(options.layers), shape);
+  if (options.gemma) make_gemma(config);
   return config;
 }
 

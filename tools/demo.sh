@@ -15,7 +15,7 @@ Installs what is missing, builds, gets SmolLM2-135M, and removes SHARE of its pa
   best       dynslice slice --preset best         neurons and heads instead of width: loses least
 Evaluates the dense model and all three, and prints a table.
 
-  --quick          8 windows of 512 tokens to calibrate and to evaluate on (default: 16 to calibrate, 12 to evaluate)
+  --quick          8 windows of 512 tokens to calibrate and to evaluate on (default: 14 to calibrate, 10 to evaluate)
   --full           figures to compare: 32 windows of 1024 tokens to calibrate ('best': 128, as the preset has
                    it), the whole test split to evaluate (about an hour)
   --target SHARE   how many of the parameters to remove (default: 25%)
@@ -29,10 +29,10 @@ Administrator's Handbook. DYNSLICE_MODEL names another model.
 USAGE
 }
 
-samples=16
+samples=14
 seqlen=512
 gradient_samples=4
-eval_samples=(--samples 12)
+eval_samples=(--samples 10)
 target=25%
 output=$repo_root/demo-out
 build_dir=$repo_root/build

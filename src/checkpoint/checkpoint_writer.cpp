@@ -200,7 +200,7 @@ std::string CheckpointWriter::Impl::lay_out(size_t k) {
     const bool is_new = places_.emplace(tensor.name, Place{index, k, offset}).second;
     DYNSLICE_CHECK(is_new, "CheckpointWriter: tensor ", tensor.name, " is announced twice");
     const uint64_t end = offset + count_bytes(tensor);
-    header[tensor.name] = {
+    header[tensor.stored_name()] = {
         {"dtype", file_dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
     offset = end;
   }
@@ -299,8 +299,9 @@ void CheckpointWriter::Impl::write_values(const std::string& name, Place& place,
   const int64_t count = rows.size(0), row_values = count > 0 ? rows.numel() / count : 0;
   const int64_t step = std::max<int64_t>(1, kChunkValues / std::max<int64_t>(1, row_values));
   for (int64_t row = 0; row < count; row += step) {
-    const at::Tensor chunk =
-        rows.narrow(0, row, std::min(step, count - row)).to(at::kCPU, announced.dtype).contiguous();
+    at::Tensor chunk = rows.narrow(0, row, std::min(step, count - row));
+    if (announced.stored.offset != 0) chunk = chunk.to(at::kFloat) - announced.stored.offset;
+    chunk = chunk.to(at::kCPU, announced.dtype).contiguous();
     if (!is_integer) check_finite(name, chunk);
     const auto* first = static_cast<const std::byte*>(chunk.const_data_ptr());
     write_at(shard.file, partial_ / shard.name, {first, chunk.nbytes()}, offset);
@@ -324,7 +325,7 @@ OrderedJson CheckpointWriter::Impl::written() const {
 void CheckpointWriter::Impl::write_index() const {
   OrderedJson weight_map = OrderedJson::object();
   for (const Shard& shard : shards_) {
-    for (const size_t index : shard.tensors) weight_map[tensors_[index].name] = shard.name;
+    for (const size_t index : shard.tensors) weight_map[tensors_[index].stored_name()] = shard.name;
   }
   const OrderedJson json = {{"metadata", {{"total_size", tensor_bytes_}}}, {"weight_map", std::move(weight_map)}};
   write_file_atomically(partial_ / (stem_ + ".safetensors.index.json"), json.dump(2) + "\n");

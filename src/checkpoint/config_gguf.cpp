@@ -5,6 +5,7 @@
 #include <numbers>
 #include <variant>
 
+#include "checkpoint/gguf_metadata.h"
 #include "dynslice/formats/gguf/ggml_dequantize.h"
 #include "dynslice/model/architecture.h"
 #include "dynslice/model/config_json.h"
@@ -177,6 +178,39 @@ RopeConfig read_rope(const Metadata& metadata, int64_t head_dim) {
   return rope;
 }
 
+// What llama.cpp takes where the file is silent is what the first models of the architecture had.
+RopeConfig read_sliding_rope(const Metadata& metadata, const Architecture& architecture) {
+  RopeConfig rope;
+  rope.theta =
+      metadata.has("rope.freq_base_swa") ? metadata.number("rope.freq_base_swa") : architecture.sliding_rope_theta;
+  if (!std::isfinite(rope.theta) || rope.theta <= 0) metadata.fail("rope.freq_base_swa", "a positive number");
+  return rope;
+}
+
+// Which layers slide: a list, or that all but every n-th do.
+void read_window_pattern(const Metadata& metadata, const Architecture& architecture, ModelConfig& config) {
+  if (!metadata.has("attention.sliding_window")) return;
+  const std::string suffix = "attention.sliding_window_pattern";
+  const auto count = config.layers.size();
+  std::vector<bool> sliding(count);
+  const auto found = metadata.file().metadata().find(metadata.key(suffix));
+  const bool is_there = found != metadata.file().metadata().end();
+  if (is_there && std::holds_alternative<std::vector<bool>>(found->second)) {
+    sliding = std::get<std::vector<bool>>(found->second);
+  } else if (is_there && std::holds_alternative<std::vector<int64_t>>(found->second)) {
+    const std::vector<int64_t> flags = metadata.file().integers(found->first);
+    sliding.assign(flags.begin(), flags.end());
+  } else {
+    const int64_t period = is_there ? metadata.integer(suffix) : architecture.window_period;
+    if (period < 1) metadata.fail(suffix, "1 or more");
+    for (size_t i = 0; i < count; ++i) sliding[i] = (static_cast<int64_t>(i) + 1) % period != 0;
+  }
+  if (sliding.size() != count) metadata.fail(suffix, "a list of " + std::to_string(count) + " entries, one a layer");
+  if (std::ranges::find(sliding, true) == sliding.end()) return;
+  config.sliding_window = metadata.integer("attention.sliding_window");
+  config.layer_is_sliding = std::move(sliding);
+}
+
 LayerShape read_shape(const Metadata& metadata, int64_t hidden_size) {
   LayerShape shape;
   shape.input_width = shape.middle_width = shape.output_width = hidden_size;
@@ -242,11 +276,15 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   config.max_position_embeddings = metadata.integer("context_length");
   config.rms_norm_eps = metadata.number("attention.layer_norm_rms_epsilon");
   config.rope = read_rope(metadata, config.head_dim);
+  if (architecture.sliding_rope_theta > 0) config.sliding_rope = read_sliding_rope(metadata, architecture);
+  config.activation = architecture.activation;
+  if (architecture.query_pre_attn_scalar > 0) config.attention_scale = gguf_attention_scale(config);
   config.tie_word_embeddings = !has_tensor(metadata, "output.weight");
   config.qkv_bias = has_tensor(metadata, "blk.0.attn_q.bias");
   config.mlp_bias = has_tensor(metadata, "blk.0.ffn_gate.bias");
   if (architecture.window == WindowRule::kAllLayers && metadata.has("attention.sliding_window"))
     config.sliding_window = metadata.integer("attention.sliding_window");
+  if (architecture.window == WindowRule::kByPattern) read_window_pattern(metadata, architecture, config);
   config.bos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.bos_token_id");
   config.eos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.eos_token_id");
   return config;

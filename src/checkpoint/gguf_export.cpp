@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <map>
 #include <span>
 #include <utility>
@@ -61,7 +62,6 @@ std::optional<std::string> shape_obstacle(const ModelConfig& config) {
   return std::nullopt;
 }
 
-// Places that llama.cpp's qwen2 lacks though its llama has them.
 // What llama.cpp's own architecture lacks of what ours may have.
 std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
   const Architecture& architecture = architecture_of(config);
@@ -73,6 +73,10 @@ std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
   }
   if (!architecture.has_output_bias && config.o_bias) {
     return "attention's output has a bias (self_attn.o_proj.bias); " + runtime + " has no place for it";
+  }
+  if (config.attention_scale != 0 && std::abs(config.attention_scale / gguf_attention_scale(config) - 1) > 1e-6) {
+    return "attention's scores are multiplied by " + std::to_string(config.attention_scale) + "; " + runtime +
+           " has room for " + std::to_string(gguf_attention_scale(config)) + " only";
   }
   if (!architecture.has_rope_divisors && !gguf_rope_divisors(config).empty()) {
     return std::string("the rotary frequencies are divided pair by pair (") + kRopeFrequencies + "); " + runtime +

@@ -99,7 +99,22 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
   // llama.cpp does not heed it for this architecture; readers that know Mistral do.
   if (architecture_of(config).window == WindowRule::kAllLayers && config.sliding_window)
     add("attention.sliding_window", *config.sliding_window);
+  if (architecture_of(config).window == WindowRule::kByPattern && config.sliding_window) {
+    add("attention.sliding_window", *config.sliding_window);
+    std::vector<int64_t> slides(config.layers.size(), 1);
+    std::ranges::copy(config.layer_is_sliding, slides.begin());
+    add("attention.sliding_window_pattern", std::move(slides));
+  }
+  if (config.sliding_rope) add("rope.freq_base_swa", config.sliding_rope->theta);
   return metadata;
+}
+
+double gguf_attention_scale(const ModelConfig& config) {
+  constexpr int64_t kLayersOf27B = 62;  // the one Gemma 3 whose heads are scaled by the stream's share of a head
+  const int64_t width = config.num_layers() == kLayersOf27B
+                            ? config.hidden_size / config.layers.front().num_attention_heads
+                            : config.head_dim;
+  return 1 / std::sqrt(static_cast<double>(width));
 }
 
 std::vector<float> gguf_rope_divisors(const ModelConfig& config) {

@@ -22,4 +22,7 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
 // but a factor that the metadata name.
 std::vector<float> gguf_rope_divisors(const ModelConfig& config);
 
+// What llama.cpp multiplies attention's scores by in this architecture, which has no key for it.
+double gguf_attention_scale(const ModelConfig& config);
+
 }  // namespace dynslice

@@ -6,6 +6,7 @@
 
 #include "aten.h"
 #include "dynslice/model/config_json.h"
+#include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/dtype.h"
 
@@ -100,7 +101,8 @@ void SafetensorsCheckpoint::open_sharded(const std::filesystem::path& index) {
 
 void SafetensorsCheckpoint::add_tensor(const std::string& name, size_t file) {
   const SafetensorsEntry& entry = files_[file].entries().at(name);
-  tensors_.emplace(name, Location{{name, entry.shape, entry.dtype, entry.bytes}, file});
+  const std::string ours = name_of_stored(config_, name);
+  tensors_.emplace(ours, Location{{ours, entry.shape, entry.dtype, entry.bytes}, file, name});
 }
 
 std::vector<TensorInfo> SafetensorsCheckpoint::tensors() const {
@@ -149,7 +151,7 @@ at::Tensor SafetensorsCheckpoint::read_plain(const Location& location, int64_t b
                                              at::ScalarType dtype) const {
   const TensorInfo& info = location.info;
   const SafetensorsFile& file = files_[location.file];
-  const SafetensorsEntry& entry = file.entries().at(info.name);
+  const SafetensorsEntry& entry = file.entries().at(location.stored_name);
   const auto stored = weight_dtype_of_file(info.dtype);
   if (!stored) {
     throw_error(ErrorKind::kBadInput, file.file().path().string(), ": tensor \"", info.name, "\" has dtype ",
@@ -164,7 +166,8 @@ at::Tensor SafetensorsCheckpoint::read_plain(const Location& location, int64_t b
   at::Tensor values = at::empty(shape, dtype);
   copy_values(source, *stored, values.view({-1}),
               [&](uint64_t first, uint64_t bytes) { file.file().release(entry.offset + offset + first, bytes); });
-  return values;
+  const double added = stored_tensor(config_, info.name).offset;
+  return added == 0 ? values : values + added;
 }
 
 }  // namespace dynslice

@@ -35,6 +35,7 @@ class SafetensorsCheckpoint : public Checkpoint {
   struct Location {
     TensorInfo info;
     size_t file = 0;  // index into files_
+    std::string stored_name;
   };
 
   struct PackedLocation {

@@ -154,7 +154,7 @@ void SafetensorsCheckpoint::add_packed(const std::string& module) {
   const uint64_t bytes =
       packed.codes.info.bytes + packed.scales.info.bytes + (packed.zeros ? packed.zeros->info.bytes : 0);
   const std::string dtype = "I" + std::to_string(matrix.bits);
-  tensors_.emplace(name, Location{{name, {matrix.rows, matrix.columns}, dtype, bytes}, packed.codes.file});
+  tensors_.emplace(name, Location{{name, {matrix.rows, matrix.columns}, dtype, bytes}, packed.codes.file, {}});
   packed_.emplace(name, std::move(packed));
 }
 

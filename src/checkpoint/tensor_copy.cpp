@@ -13,7 +13,8 @@ constexpr int64_t kBlockValues = int64_t{1} << 22;
 void copy_tensor(const Checkpoint& source, const std::string& name, const OutputTensor& tensor,
                  CheckpointWriter& writer, ProgressTask& task) {
   if (tensor.shape.size() != 2) {
-    writer.write(tensor.name, source.load(name, tensor.shape, tensor.dtype));
+    // In full precision: a norm's weights may be stored without the one that they have with us.
+    writer.write(tensor.name, source.load(name, tensor.shape, at::kFloat));
     task.advance(tensor.shape.front());
     return;
   }

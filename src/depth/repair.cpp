@@ -115,9 +115,17 @@ class RepairWalk {
 
 }  // namespace
 
+void check_repairable(const Checkpoint& checkpoint) {
+  check_depth(checkpoint);
+  if (!checkpoint.config().has_branch_norms()) return;
+  throw_error(ErrorKind::kUsage, checkpoint.path().string(), ": ", checkpoint.config().model_type,
+              " norms what its MLPs write, so that no matrix can be folded into them; give --replace layer, swiglu, "
+              "ffn or none");
+}
+
 std::vector<Repair> fit_repairs(const LayerWalk& walk, const TokenWindows& windows, const std::vector<int64_t>& starts,
                                 int64_t count, const RepairOptions& options, const JournalPhase& journal) {
-  check_depth(walk.checkpoint());
+  check_repairable(walk.checkpoint());
   const int64_t layers = walk.config().num_layers();
   for (const int64_t start : starts) {
     if (start >= 1 && count >= 1 && start + count <= layers) continue;

@@ -75,6 +75,11 @@ DecoderLayer initial_replacement(ReplacementKind kind, DecoderLayer layer) {
     return gate_up.defined() ? gate_up.narrow(0, 0, layer.shape.intermediate_size).clone() : gate_up;
   };
   layer.gate_up = {gate_of(layer.gate_up.weight), gate_of(layer.gate_up.bias)};
+  // A layer that adds nothing at first; a norm behind it would make something of next to nothing.
+  if (layer.shape.has_branch_norms) {
+    layer.mlp_branch_norm = at::zeros_like(layer.mlp_branch_norm);
+    return layer;
+  }
   layer.down_proj.weight = at::zeros_like(layer.down_proj.weight);
   if (layer.down_proj.bias.defined()) layer.down_proj.bias = at::zeros_like(layer.down_proj.bias);
   return layer;

@@ -99,6 +99,11 @@ bool recomputes_of(const StreamlineRequest& request, const ModelConfig& config, 
   return recomputes(request.training, bytes, compute.device);
 }
 
+// A layer that is trained in the place of others is repaired before, where that can be done.
+bool is_repaired(const StreamlineRequest& request, const ModelConfig& config) {
+  return is_repaired(request) && !config.has_branch_norms();
+}
+
 class WindowSearch {
  public:
   WindowSearch(const StreamlineRequest& request, const DepthInputs& in, int64_t count)
@@ -127,7 +132,7 @@ class WindowSearch {
     const auto setup = training_setup(request_.training, in_.windows().count, in_.windows().length, in_.compute.device);
     const ReplacementKind kind = request_.replace;
     DecoderLayer layer = load_decoder_layer(in_.checkpoint, start - 1, at::kFloat, in_.compute.device);
-    if (kind == ReplacementKind::kLayer) {
+    if (is_repaired(request_, in_.checkpoint.config())) {
       const TokenWindows text = in_.windows().part(0, std::min(choosing_.count, setup.sequences - setup.held_out));
       layer = repaired(std::move(layer), fit({start}, text, "repair").front());
     }
@@ -197,9 +202,10 @@ class WindowSearch {
     const JournalPhase phase = in_.phase("trying windows");
     if (const auto result = phase.result()) return result->at("losses").get<std::vector<double>>();
     std::vector<DepthPlan> plans;
-    if (request_.replace == ReplacementKind::kNone) {
+    const bool fits = is_repaired(request_, in_.checkpoint.config());
+    if (request_.replace == ReplacementKind::kNone || (request_.replace == ReplacementKind::kLayer && !fits)) {
       for (const int64_t start : starts) plans.push_back(plan_without_window(in_.layers(), start, count_, {}));
-    } else if (!is_repaired(request_)) {
+    } else if (!fits) {
       // An MLP starts as nothing, and stands for the layer in front of the window too.
       for (const int64_t start : starts) plans.push_back(plan_without_window(in_.layers(), start - 1, count_ + 1, {}));
     } else {
@@ -221,10 +227,11 @@ class WindowSearch {
   OrderedJson json_ = OrderedJson::object();
 };
 
-DepthUse use_of_streamlining(const StreamlineRequest& request, int64_t layers, int64_t count,
+DepthUse use_of_streamlining(const StreamlineRequest& request, const ModelConfig& config, int64_t count,
                              const TokenWindows& windows) {
   DepthUse use;
-  const bool repairs = is_repaired(request);
+  const bool repairs = is_repaired(request, config);
+  const int64_t layers = config.num_layers();
   const auto total = static_cast<double>(layers);
   const bool by_cosine = !request.start && request.window == WindowChoice::kCosine;
   use.streams = by_cosine ? count + 1 : 1;
@@ -293,9 +300,10 @@ Outcome<DepthResult> run(const StreamlineRequest& request, ProgressSink& progres
     method.layers_left = layers - count;
     method.samples = is_trained(request) ? 128 : 32;
     method.at_most = is_trained(request);
-    method.use = [&request, layers, count](const TokenWindows& windows) {
-      return use_of_streamlining(request, layers, count, choosing_windows(request, windows));
+    method.use = [&request, &checkpoint, count](const TokenWindows& windows) {
+      return use_of_streamlining(request, checkpoint.config(), count, choosing_windows(request, windows));
     };
+    if (count > 0 && is_repaired(request) && !is_trained(request)) check_repairable(checkpoint);
     if (is_trained(request) && count > 0) {
       check_whole_layers(checkpoint);
       method.training = [&request, &checkpoint, count](const ComputeOptions& compute, const TokenWindows& windows) {

@@ -20,6 +20,8 @@ bool with_attention(const LayerShape& shape) { return shape.has_attention(); }
 bool with_attention_norm(const LayerShape& shape) { return shape.has_attention() && shape.has_norm_weights; }
 bool with_head_norms(const LayerShape& shape) { return shape.has_attention() && shape.has_query_key_norm; }
 bool with_mlp_norm(const LayerShape& shape) { return shape.has_norm_weights; }
+bool with_attention_branch_norm(const LayerShape& shape) { return shape.has_attention() && shape.has_branch_norms; }
+bool with_mlp_branch_norm(const LayerShape& shape) { return shape.has_branch_norms; }
 bool with_gate(const LayerShape& shape) { return shape.is_gated; }
 
 constexpr bool ModelConfig::* kQkvBias = &ModelConfig::qkv_bias;
@@ -28,26 +30,83 @@ constexpr bool ModelConfig::* kMlpBias = &ModelConfig::mlp_bias;
 
 // clang-format off
 constexpr LayerPart kParts[] = {
-    {Role::kAttentionNorm, "input_layernorm",          "attn_norm",   Half::kAttention, PartSide::kNorm,   input_width,  nullptr,      with_attention_norm, nullptr,     false},
-    {Role::kQuery,         "self_attn.q_proj",         "attn_q",      Half::kAttention, PartSide::kReads,  query_width,  input_width,  with_attention,      kQkvBias,    true},
-    {Role::kKey,           "self_attn.k_proj",         "attn_k",      Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,      kQkvBias,    true},
-    {Role::kValue,         "self_attn.v_proj",         "attn_v",      Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,      kQkvBias,    false},
-    {Role::kQueryNorm,     "self_attn.q_norm",         "attn_q_norm", Half::kAttention, PartSide::kInside, head_width,   nullptr,      with_head_norms,     nullptr,     false},
-    {Role::kKeyNorm,       "self_attn.k_norm",         "attn_k_norm", Half::kAttention, PartSide::kInside, head_width,   nullptr,      with_head_norms,     nullptr,     false},
-    {Role::kOutput,        "self_attn.o_proj",         "attn_output", Half::kAttention, PartSide::kWrites, middle_width, query_width,  with_attention,      kOutputBias, false},
-    {Role::kMlpNorm,       "post_attention_layernorm", "ffn_norm",    Half::kMlp,       PartSide::kNorm,   middle_width, nullptr,      with_mlp_norm,       nullptr,     false},
-    {Role::kGate,          "mlp.gate_proj",            "ffn_gate",    Half::kMlp,       PartSide::kReads,  inner_size,   middle_width, with_gate,           kMlpBias,    false},
-    {Role::kUp,            "mlp.up_proj",              "ffn_up",      Half::kMlp,       PartSide::kReads,  inner_size,   middle_width, always,              kMlpBias,    false},
-    {Role::kDown,          "mlp.down_proj",            "ffn_down",    Half::kMlp,       PartSide::kWrites, output_width, inner_size,   always,              kMlpBias,    false},
-};
-
-constexpr Architecture kArchitectures[] = {
-    {"llama",   "LlamaForCausalLM",   "llama", "deci", 2048,   0,  0,   BiasRule::kFlags,         WindowRule::kNone,      false, true,  false, true,  true},
-    {"mistral", "MistralForCausalLM", "llama", "deci", 131072, 8,  0,   BiasRule::kNone,          WindowRule::kAllLayers, false, true,  false, true,  true},
-    {"qwen2",   "Qwen2ForCausalLM",   "qwen2", "",     32768,  0,  0,   BiasRule::kQueryKeyValue, WindowRule::kByLayer,   false, false, true,  false, false},
-    {"qwen3",   "Qwen3ForCausalLM",   "qwen3", "",     32768,  32, 128, BiasRule::kAttentionFlag, WindowRule::kByLayer,   true,  false, false, false, false},
+    {Role::kAttentionNorm,       "input_layernorm",          "attn_norm",           Half::kAttention, PartSide::kNorm,   input_width,  nullptr,      with_attention_norm,        nullptr,     false},
+    {Role::kQuery,               "self_attn.q_proj",         "attn_q",              Half::kAttention, PartSide::kReads,  query_width,  input_width,  with_attention,             kQkvBias,    true},
+    {Role::kKey,                 "self_attn.k_proj",         "attn_k",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,             kQkvBias,    true},
+    {Role::kValue,               "self_attn.v_proj",         "attn_v",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,             kQkvBias,    false},
+    {Role::kQueryNorm,           "self_attn.q_norm",         "attn_q_norm",         Half::kAttention, PartSide::kInside, head_width,   nullptr,      with_head_norms,            nullptr,     false},
+    {Role::kKeyNorm,             "self_attn.k_norm",         "attn_k_norm",         Half::kAttention, PartSide::kInside, head_width,   nullptr,      with_head_norms,            nullptr,     false},
+    {Role::kOutput,              "self_attn.o_proj",         "attn_output",         Half::kAttention, PartSide::kWrites, middle_width, query_width,  with_attention,             kOutputBias, false},
+    {Role::kAttentionBranchNorm, "post_self_attn_layernorm", "post_attention_norm", Half::kAttention, PartSide::kBehind, middle_width, nullptr,      with_attention_branch_norm, nullptr,     false},
+    {Role::kMlpNorm,             "post_attention_layernorm", "ffn_norm",            Half::kMlp,       PartSide::kNorm,   middle_width, nullptr,      with_mlp_norm,              nullptr,     false},
+    {Role::kGate,                "mlp.gate_proj",            "ffn_gate",            Half::kMlp,       PartSide::kReads,  inner_size,   middle_width, with_gate,                  kMlpBias,    false},
+    {Role::kUp,                  "mlp.up_proj",              "ffn_up",              Half::kMlp,       PartSide::kReads,  inner_size,   middle_width, always,                     kMlpBias,    false},
+    {Role::kDown,                "mlp.down_proj",            "ffn_down",            Half::kMlp,       PartSide::kWrites, output_width, inner_size,   always,                     kMlpBias,    false},
+    {Role::kMlpBranchNorm,       "post_mlp_layernorm",       "post_ffw_norm",       Half::kMlp,       PartSide::kBehind, output_width, nullptr,      with_mlp_branch_norm,       nullptr,     false},
 };
 // clang-format on
+
+constexpr Renaming kGemmaNames[] = {{"post_self_attn_layernorm", "post_attention_layernorm"},
+                                    {"post_attention_layernorm", "pre_feedforward_layernorm"},
+                                    {"post_mlp_layernorm", "post_feedforward_layernorm"}};
+
+constexpr Architecture kArchitectures[] = {
+    {.model_type = "llama",
+     .class_name = "LlamaForCausalLM",
+     .gguf = "llama",
+     .gguf_of_unequal_layers = "deci",
+     .max_position_embeddings = 2048,
+     .biases = BiasRule::kFlags,
+     .pairs_rotary_rows = true,
+     .has_rope_divisors = true,
+     .has_output_bias = true},
+    {.model_type = "mistral",
+     .class_name = "MistralForCausalLM",
+     .gguf = "llama",
+     .gguf_of_unequal_layers = "deci",
+     .max_position_embeddings = 131072,
+     .num_key_value_heads = 8,
+     .window = WindowRule::kAllLayers,
+     .pairs_rotary_rows = true,
+     .has_rope_divisors = true,
+     .has_output_bias = true},
+    {.model_type = "qwen2",
+     .class_name = "Qwen2ForCausalLM",
+     .gguf = "qwen2",
+     .max_position_embeddings = 32768,
+     .biases = BiasRule::kQueryKeyValue,
+     .window = WindowRule::kByLayer,
+     .heads_fill_stream = true},
+    {.model_type = "qwen3",
+     .class_name = "Qwen3ForCausalLM",
+     .gguf = "qwen3",
+     .max_position_embeddings = 32768,
+     .num_key_value_heads = 32,
+     .head_dim = 128,
+     .biases = BiasRule::kAttentionFlag,
+     .window = WindowRule::kByLayer,
+     .has_query_key_norm = true},
+    {.model_type = "gemma3_text",
+     .class_name = "Gemma3ForCausalLM",
+     .gguf = "gemma3",
+     .max_position_embeddings = 131072,
+     .num_key_value_heads = 4,
+     .head_dim = 256,
+     .rope_theta = 1e6,
+     .query_pre_attn_scalar = 256,
+     .tie_word_embeddings = true,
+     .biases = BiasRule::kAttentionFlag,
+     .window = WindowRule::kByPattern,
+     .window_period = 6,
+     .sliding_rope_theta = 10000,
+     .has_query_key_norm = true,
+     .has_branch_norms = true,
+     .activation = Activation::kGeluTanh,
+     .activation_key = "hidden_activation",
+     .scales_embedding = true,
+     .norm_offset = 1,
+     .names = kGemmaNames},
+};
 
 }  // namespace
 
@@ -75,6 +134,10 @@ std::span<const Architecture> architectures() { return kArchitectures; }
 const Architecture* find_architecture(std::string_view model_type) {
   const auto* found = std::ranges::find(kArchitectures, model_type, &Architecture::model_type);
   return found == std::end(kArchitectures) ? nullptr : found;
+}
+
+std::string_view name_of(Activation activation) {
+  return activation == Activation::kSilu ? "silu" : "gelu_pytorch_tanh";
 }
 
 const Architecture& architecture_of(const ModelConfig& config) {

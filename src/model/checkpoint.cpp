@@ -25,7 +25,8 @@ void check_tensor_shape(const std::filesystem::path& file, const TensorInfo& inf
 }
 
 void throw_missing_tensor(const Checkpoint& checkpoint, const std::string& name) {
-  throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": tensor \"", name,
+  throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": tensor \"",
+              stored_tensor(checkpoint.config(), name).name,
               "\" is missing; the checkpoint is incomplete or its configuration belongs to another model");
 }
 

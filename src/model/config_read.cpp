@@ -33,9 +33,19 @@ bool is_null(const JsonReader& reader, const std::string& key) {
   return reader.raw().contains(key) && reader.raw().at(key).is_null();
 }
 
-void check_activation(const JsonReader& reader) {
-  if (reader.string_or("hidden_act", "silu") != "silu")
-    reader.fail("hidden_act", "\"silu\", the only activation supported");
+void check_activation(const JsonReader& reader, const Architecture& architecture) {
+  const std::string expected(name_of(architecture.activation)), key(architecture.activation_key);
+  if (reader.string_or(key, expected) != expected)
+    reader.fail(key, "\"" + expected + "\", the only activation supported in this architecture");
+}
+
+// What is computed in other models of the same type, but not here.
+void check_absent(const JsonReader& reader) {
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+    if (reader.has(key)) reader.fail(key, "null, as such caps are not supported");
+  }
+  if (reader.boolean_or("use_bidirectional_attention", false))
+    reader.fail("use_bidirectional_attention", "false, as only causal attention is supported");
 }
 
 void check_whole_rotary(const JsonReader& reader) {
@@ -70,9 +80,37 @@ void read_rope_scaling(const JsonReader& config, const JsonReader& scaling, Rope
   }
 }
 
-RopeConfig read_rope(const JsonReader& reader) {
+// rope_parameters of transformers 5, the layers' that see all and those' that slide.
+void read_rope_by_layer(const JsonReader& reader, const JsonReader& parameters, ModelConfig& config) {
+  const auto read = [&](const char* key, RopeConfig& rope) {
+    if (!parameters.has(key)) return;
+    const JsonReader one = parameters.object(key);
+    rope.theta = positive(one, "rope_theta", one.number_or("rope_theta", rope.theta));
+    read_rope_scaling(reader, one, rope);
+  };
+  read("full_attention", config.rope);
+  read("sliding_attention", *config.sliding_rope);
+}
+
+// Where layers that slide rotate in a way of their own: rope_local_base_freq of transformers 4, which scales only the
+// others.
+void read_two_ropes(const JsonReader& reader, const Architecture& architecture, ModelConfig& config) {
+  config.rope = config.sliding_rope.emplace();
+  const auto theta = [&](const char* key, double otherwise) {
+    return positive(reader, key, reader.number_or(key, otherwise));
+  };
+  config.rope.theta = theta("rope_theta", architecture.rope_theta);
+  config.sliding_rope->theta = theta("rope_local_base_freq", architecture.sliding_rope_theta);
+  if (reader.has("rope_parameters")) {
+    read_rope_by_layer(reader, reader.object("rope_parameters"), config);
+  } else if (reader.has("rope_scaling")) {
+    read_rope_scaling(reader, reader.object("rope_scaling"), config.rope);
+  }
+}
+
+RopeConfig read_rope(const JsonReader& reader, const Architecture& architecture) {
   RopeConfig rope;
-  rope.theta = positive(reader, "rope_theta", reader.number_or("rope_theta", rope.theta));
+  rope.theta = positive(reader, "rope_theta", reader.number_or("rope_theta", architecture.rope_theta));
   check_whole_rotary(reader);
   if (reader.has("rope_parameters")) {
     const JsonReader parameters = reader.object("rope_parameters");
@@ -135,6 +173,7 @@ LayerShape read_dense_shape(const JsonReader& reader, const Architecture& defaul
   shape.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxWidth);
   shape.num_key_value_heads = read_key_value_heads(reader, defaults, shape.num_attention_heads);
   shape.has_query_key_norm = defaults.has_query_key_norm;
+  shape.has_branch_norms = defaults.has_branch_norms;
   return shape;
 }
 
@@ -166,6 +205,24 @@ std::vector<bool> read_layer_types(const JsonReader& reader, size_t count) {
     sliding.push_back(type == "sliding_attention");
   }
   return sliding;
+}
+
+// All but every so-manieth layer slide, or those that layer_types names.
+void read_window_by_pattern(const JsonReader& reader, ModelConfig& config) {
+  std::vector<bool> sliding(config.layers.size());
+  if (reader.has("layer_types")) {
+    sliding = read_layer_types(reader, config.layers.size());
+  } else {
+    const int64_t usual = architecture_of(config).window_period;
+    const int64_t period =
+        reader.has("sliding_window_pattern") ? reader.integer("sliding_window_pattern", 1, kMaxLayers) : usual;
+    for (size_t i = 0; i < sliding.size(); ++i) sliding[i] = (static_cast<int64_t>(i) + 1) % period != 0;
+  }
+  const auto slides = static_cast<size_t>(std::count(sliding.begin(), sliding.end(), true));
+  if (slides == 0) return;
+  if (is_null(reader, "sliding_window")) reader.fail("sliding_window", "a number of tokens, as some layers slide");
+  config.sliding_window = reader.has("sliding_window") ? reader.integer("sliding_window", 1, kMaxPositions) : 4096;
+  if (slides < sliding.size()) config.layer_is_sliding = sliding;
 }
 
 // Layers from max_window_layers on slide, or those that layer_types names.
@@ -215,6 +272,7 @@ LayerShape read_sliced_shape(const JsonReader& reader, const ModelConfig& config
   shape.mlp_shortcut = read_shortcut(reader, "mlp_shortcut", shape.middle_width, shape.output_width);
   shape.has_norm_weights = reader.boolean("norm_weights");
   shape.has_query_key_norm = architecture_of(config).has_query_key_norm;
+  shape.has_branch_norms = architecture_of(config).has_branch_norms;
   shape.is_gated = reader.boolean_or("gated", true);
   if (!shape.has_attention()) {
     if (shape.input_width != shape.middle_width || shape.attn_shortcut != ShortcutShape{})
@@ -288,8 +346,10 @@ void read_sliced_shapes(const JsonReader& reader, ModelConfig& config) {
 ModelConfig parse_dense_config(const Json& object, const std::string& model_type, const std::string& where) {
   const JsonReader reader(object, where);
   const Architecture& architecture = known_architecture(model_type, where, "model_type");
-  check_activation(reader);
+  check_activation(reader, architecture);
+  check_absent(reader);
   ModelConfig config;
+  config.activation = architecture.activation;
   config.model_type = model_type;
   config.vocab_size = reader.integer("vocab_size", 1, kMaxVocabulary);
   config.hidden_size = reader.integer("hidden_size", 1, kMaxWidth);
@@ -302,11 +362,22 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
     config.max_position_embeddings = reader.integer("max_position_embeddings", 1, kMaxPositions);
   }
   config.rms_norm_eps = positive(reader, "rms_norm_eps", reader.number_or("rms_norm_eps", 1e-6));
-  config.rope = read_rope(reader);
-  config.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", false);
+  if (architecture.sliding_rope_theta > 0) {
+    read_two_ropes(reader, architecture, config);
+  } else {
+    config.rope = read_rope(reader, architecture);
+  }
+  if (architecture.query_pre_attn_scalar > 0) {
+    const char* key = "query_pre_attn_scalar";
+    const auto usual = static_cast<double>(architecture.query_pre_attn_scalar);
+    config.attention_scale = 1 / std::sqrt(positive(reader, key, reader.number_or(key, usual)));
+  }
+  if (architecture.scales_embedding) config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  config.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", architecture.tie_word_embeddings);
   read_biases(reader, config);
   if (architecture.window == WindowRule::kAllLayers) read_common_window(reader, config);
   if (architecture.window == WindowRule::kByLayer) read_window_by_layer(reader, config);
+  if (architecture.window == WindowRule::kByPattern) read_window_by_pattern(reader, config);
   config.bos_token_id = read_token_id(reader, "bos_token_id");
   config.eos_token_id = read_token_id(reader, "eos_token_id");
   const char* packing = "quantization_config";

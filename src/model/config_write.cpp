@@ -36,6 +36,7 @@ void describe_window(const ModelConfig& config, Json& out) {
   const WindowRule rule = architecture_of(config).window;
   if (rule == WindowRule::kNone) return;
   out["sliding_window"] = config.sliding_window ? Json(*config.sliding_window) : Json(nullptr);
+  if (rule == WindowRule::kByPattern) out["layer_types"] = describe_layer_types(config);
   if (rule != WindowRule::kByLayer) return;
   out["use_sliding_window"] = config.sliding_window.has_value();
   if (config.sliding_window) out["layer_types"] = describe_layer_types(config);
@@ -77,7 +78,10 @@ void update_changed(const ModelConfig& config, Json& out) {
 
 // transformers refuses a layer_types whose length is not the number of layers.
 void update_layer_types(const ModelConfig& config, Json& out) {
-  if (architecture_of(config).window != WindowRule::kByLayer) {
+  const WindowRule rule = architecture_of(config).window;
+  if (rule == WindowRule::kByPattern) {
+    out["layer_types"] = describe_layer_types(config);
+  } else if (rule != WindowRule::kByLayer) {
     out.erase("layer_types");
   } else if (config.sliding_window || out.contains("layer_types")) {
     out["layer_types"] = describe_layer_types(config);
@@ -149,7 +153,6 @@ Json describe_dense_config(const ModelConfig& config) {
               {"num_hidden_layers", config.num_layers()},
               {"num_attention_heads", shape.num_attention_heads},
               {"num_key_value_heads", shape.num_key_value_heads},
-              {"hidden_act", "silu"},
               {"max_position_embeddings", config.max_position_embeddings},
               {"rms_norm_eps", config.rms_norm_eps},
               {"rope_theta", config.rope.theta},
@@ -160,6 +163,10 @@ Json describe_dense_config(const ModelConfig& config) {
   if (config.head_dim * shape.num_attention_heads != config.hidden_size || architecture_of(config).head_dim > 0)
     out["head_dim"] = config.head_dim;
   const Architecture& architecture = architecture_of(config);
+  out[std::string(architecture.activation_key)] = name_of(config.activation);
+  if (config.sliding_rope) out["rope_local_base_freq"] = config.sliding_rope->theta;
+  if (architecture.query_pre_attn_scalar > 0)
+    out["query_pre_attn_scalar"] = 1 / (config.attention_scale * config.attention_scale);
   const bool has_flags = architecture.biases == BiasRule::kFlags;
   if (has_flags || architecture.biases == BiasRule::kAttentionFlag) out["attention_bias"] = config.qkv_bias;
   if (has_flags) out["mlp_bias"] = config.mlp_bias;

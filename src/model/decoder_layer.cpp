@@ -85,8 +85,12 @@ at::Tensor DecoderLayer::* norm_member(Role role) {
       return &DecoderLayer::query_norm;
     case Role::kKeyNorm:
       return &DecoderLayer::key_norm;
+    case Role::kAttentionBranchNorm:
+      return &DecoderLayer::attention_branch_norm;
     case Role::kMlpNorm:
       return &DecoderLayer::post_attention_norm;
+    case Role::kMlpBranchNorm:
+      return &DecoderLayer::mlp_branch_norm;
     default:
       return nullptr;
   }

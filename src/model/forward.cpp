@@ -94,7 +94,8 @@ at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, co
   const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
   at::Tensor qkv = packed.view({batch, length, heads + 2 * kv, context.head_dim});
   norm_heads_(layer, context, qkv);
-  kernels::apply_rope_(qkv, heads + kv, context.cos, context.sin);
+  const RotaryTable& rotary = context.rotary_of(layer);
+  kernels::apply_rope_(qkv, heads + kv, rotary.cos, rotary.sin);
   const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
   const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
   const bool stands_alone = cache == nullptr || (cache->length == 0 && length > 1);
@@ -109,8 +110,8 @@ at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, co
 }
 
 // What the MLP multiplies by its last matrix.
-at::Tensor activated(const DecoderLayer& layer, const at::Tensor& read) {
-  return layer.shape.is_gated ? kernels::silu_mul(read) : at::silu(read);
+at::Tensor activated(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& read) {
+  return layer.shape.is_gated ? kernels::act_mul(read, context.activation) : kernels::act(read, context.activation);
 }
 
 // The operations of half_forward.h by the library's kernels. `cache` is null for windows that stand alone.
@@ -129,7 +130,12 @@ struct KernelOps {
     return kernels::linear(x, (layer.*matrix).weight, (layer.*matrix).bias);
   }
   at::Tensor mix_tokens(const at::Tensor& packed) const { return dynslice::mix_tokens(layer, context, packed, cache); }
-  at::Tensor activate(const at::Tensor& read) const { return activated(layer, read); }
+  at::Tensor activate(const at::Tensor& read) const { return activated(layer, context, read); }
+  at::Tensor behind(const HalfLayer& half, at::Tensor branch) const {
+    const at::Tensor& weight = layer.*half.branch_norm;
+    if (!weight.defined()) return branch;
+    return kernels::rms_norm(branch, weight, context.hidden_size, context.rms_norm_eps, branch.scalar_type());
+  }
   at::Tensor add(at::Tensor branch, const at::Tensor& x, const HalfLayer& half) const {
     return add_residual(std::move(branch), x, layer.*half.shortcut);
   }
@@ -152,6 +158,9 @@ at::Tensor forward_few_rows(const KernelOps& ops, const HalfLayer& half, const a
   if (shortcut.down.defined()) first.push_back({x, shortcut.down});
   const std::vector<at::Tensor> read = kernels::sums_of_few_rows(std::move(first));
   kernels::FewRowsSum written{half_inner_of(ops, half, read.front()), writes.weight, writes.bias};
+  if ((ops.layer.*half.branch_norm).defined()) {
+    return ops.add(ops.behind(half, kernels::sums_of_few_rows({std::move(written)}).front()), x, half);
+  }
   if (shortcut.kind == ShortcutKind::kMatrix) {
     written.more_x = x;
     written.more_weight = shortcut.weight;
@@ -174,20 +183,31 @@ at::Tensor forward_half(const KernelOps& ops, const HalfLayer& half, const at::T
                                                                     : forward_half_by(ops, half, x);
 }
 
+// At positions 0 ... positions - 1.
+RotaryTable rotary_table(const RopeConfig& rope, const ModelConfig& config, int64_t positions, at::Device device) {
+  const at::Tensor frequency = at::tensor(inverse_frequencies(rope, config.head_dim), at::kFloat);
+  const at::Tensor angle = at::arange(positions, at::kFloat).view({-1, 1}) * frequency.view({1, -1});
+  RotaryTable table{angle.cos().to(device), angle.sin().to(device)};
+  if (config.attention_scale != 0) {
+    const double factor = std::sqrt(config.attention_scale * std::sqrt(static_cast<double>(config.head_dim)));
+    table.cos.mul_(factor);
+    table.sin.mul_(factor);
+  }
+  return table;
+}
+
 }  // namespace
 
 LayerContext make_position_context(const ModelConfig& config, int64_t positions, at::Device device) {
-  const std::vector<float> frequencies = inverse_frequencies(config.rope, config.head_dim);
-  const at::Tensor frequency = at::tensor(frequencies, at::kFloat);
-  const at::Tensor position = at::arange(positions, at::kFloat);
-  const at::Tensor angle = position.view({-1, 1}) * frequency.view({1, -1});
   LayerContext context;
   context.hidden_size = config.hidden_size;
   context.head_dim = config.head_dim;
   context.rms_norm_eps = config.rms_norm_eps;
-  context.cos = angle.cos().to(device);
-  context.sin = angle.sin().to(device);
+  context.rotary = rotary_table(config.rope, config, positions, device);
+  context.sliding_rotary =
+      config.sliding_rope ? rotary_table(*config.sliding_rope, config, positions, device) : context.rotary;
   context.sliding_window = config.sliding_window.value_or(0);
+  context.activation = config.activation;
   return context;
 }
 
@@ -205,11 +225,12 @@ LayerContext make_layer_context(const ModelConfig& config, int64_t window_length
 LayerContext continued_context(const LayerContext& positions, int64_t first, int64_t length) {
   LayerContext context = positions;
   const int64_t end = first + length;
-  context.cos = positions.cos.narrow(0, first, length);
-  context.sin = positions.sin.narrow(0, first, length);
+  for (RotaryTable* table : {&context.rotary, &context.sliding_rotary}) {
+    *table = {table->cos.narrow(0, first, length), table->sin.narrow(0, first, length)};
+  }
   context.sliding_mask.reset();
   if (length == 1) return context;  // the cached range alone says what is seen
-  const at::Device device = positions.cos.device();
+  const at::Device device = positions.rotary.cos.device();
   if (first > 0) context.causal_mask = attention_mask(first, length, end, device);
   if (context.sliding_window > 0 && context.sliding_window < end) {
     context.sliding_mask = attention_mask(first, length, context.sliding_window, device);
@@ -232,9 +253,10 @@ at::Tensor half_branch(const HalfLayer& half, const DecoderLayer& layer, const L
   return half_branch_by(KernelOps{layer, context}, half, x);
 }
 
-at::Tensor leave_half(const HalfLayer& half, const DecoderLayer& layer, const at::Tensor& inner, const at::Tensor& x) {
-  const Linear& writes = layer.*half.writes;
-  return add_residual(kernels::linear(inner, writes.weight, writes.bias), x, layer.*half.shortcut);
+at::Tensor leave_half(const HalfLayer& half, const DecoderLayer& layer, const LayerContext& context,
+                      const at::Tensor& inner, const at::Tensor& x) {
+  const KernelOps ops{layer, context};
+  return ops.add(ops.behind(half, ops.linear(half.writes, inner)), x, half);
 }
 
 at::Tensor forward_half(const HalfLayer& half, const DecoderLayer& layer, const LayerContext& context,

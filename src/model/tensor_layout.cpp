@@ -1,5 +1,8 @@
 #include "dynslice/model/tensor_layout.h"
 
+#include <algorithm>
+#include <span>
+
 #include "dynslice/model/architecture.h"
 #include "dynslice/model/decoder_layer.h"
 
@@ -79,6 +82,7 @@ std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::Scal
   if (!config.tie_word_embeddings) {
     tensors.push_back({"lm_head.weight", {config.vocab_size, config.head_columns()}, dtype});
   }
+  for (OutputTensor& tensor : tensors) tensor.stored = stored_tensor(config, tensor.name);
   return tensors;
 }
 
@@ -98,6 +102,31 @@ std::optional<std::pair<int64_t, std::string>> split_layer_name(const std::strin
   const size_t dot = name.find('.', kPrefix.size());
   return std::pair{static_cast<int64_t>(std::stoll(name.substr(kPrefix.size(), dot - kPrefix.size()))),
                    name.substr(dot + 1)};
+}
+
+StoredTensor stored_tensor(const ModelConfig& config, const std::string& name) {
+  const Architecture& architecture = architecture_of(config);
+  if (!config.is_ordinary()) return {name};
+  const auto place = split_layer_name(name);
+  if (!place) return {name, name == "model.norm.weight" ? architecture.norm_offset : 0};
+  const LayerPart* part = find_part(place->second);
+  if (part == nullptr) return {name};
+  const auto renamed = std::ranges::find(architecture.names, part->module, &Renaming::ours);
+  const double offset = part->is_linear() ? 0 : architecture.norm_offset;
+  if (renamed == architecture.names.end()) return {name, offset};
+  const std::string kind = place->second.substr(place->second.rfind('.'));
+  return {layer_tensor_name(place->first, std::string(renamed->theirs) + kind), offset};
+}
+
+std::string name_of_stored(const ModelConfig& config, const std::string& stored) {
+  const auto place = split_layer_name(stored);
+  if (!config.is_ordinary() || !place) return stored;
+  const size_t dot = place->second.rfind('.');
+  if (dot == std::string::npos) return stored;
+  const std::span<const Renaming> names = architecture_of(config).names;
+  const auto renamed = std::ranges::find(names, std::string_view(place->second).substr(0, dot), &Renaming::theirs);
+  if (renamed == names.end()) return stored;
+  return layer_tensor_name(place->first, std::string(renamed->ours) + place->second.substr(dot));
 }
 
 }  // namespace dynslice

@@ -8,6 +8,7 @@
 #include "dynslice/train/layer_measurement.h"
 #include "modular/head_elimination.h"
 #include "modular/places.h"
+#include "modular/writer.h"
 
 namespace dynslice {
 namespace {
@@ -75,10 +76,15 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
     InnerMoment inner(layer.shape.intermediate_size, 0, options.by_norm, device);
     step.transform(stream, [&](const at::Tensor& x) {
       Taps attention;
-      if (mixed) attention.inner = [&](const at::Tensor& heads) { mixed->add(heads, {}, x); };
+      if (mixed) {
+        attention.inner = [&](const at::Tensor& heads) {
+          mixed->add(seen_inside(kAttentionHalf, layer, step.context, heads), {}, x);
+        };
+      }
       const at::Tensor middle = forward_half(kAttentionHalf, layer, step.context, x, attention);
-      return forward_half(kMlpHalf, layer, step.context, middle,
-                          {.inner = [&](const at::Tensor& neurons) { inner.add(neurons, {}, middle); }});
+      return forward_half(kMlpHalf, layer, step.context, middle, {.inner = [&](const at::Tensor& neurons) {
+                            inner.add(seen_inside(kMlpHalf, layer, step.context, neurons), {}, middle);
+                          }});
     });
     const auto directions = [&](StreamPlace place) { return sensitivity.directions(step.index(), place, device); };
     const auto size = [&](StreamPlace place) { return sensitivity.size(step.index(), place); };
@@ -86,15 +92,15 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
     found.heads = {{0.0}, {0.0}, /*divisible=*/false};
     found.counts = {all};
     if (mixed) {
-      HeadElimination heads(mixed->take(mixed_in(step.index())), layer.o_proj.weight.t(),
+      HeadElimination heads(mixed->take(mixed_in(step.index())), seen_writer(kAttentionHalf, layer),
                             directions(StreamPlace::kInside), options.ridge, all, walk.config().head_dim,
                             mixed_in(step.index()));
       const HeadCount fewest = fewest_heads(walk.config(), static_cast<size_t>(step.index()));
       add_head_curve(heads, layer, fewest == HeadCount{}, head_caution * size(StreamPlace::kInside) / mixed->weight(),
                      found);
     }
-    Elimination neurons(inner.take(inside(step.index())), layer.down_proj.weight.t(), directions(StreamPlace::kLeaving),
-                        options.ridge, inside(step.index()));
+    Elimination neurons(inner.take(inside(step.index())), seen_writer(kMlpHalf, layer),
+                        directions(StreamPlace::kLeaving), options.ridge, inside(step.index()));
     found.neurons = neuron_curve(neurons, layer, least, size(StreamPlace::kLeaving) / inner.weight());
     return to_json(found);
   };

@@ -12,6 +12,7 @@
 #include "dynslice/walk/journaled_walk.h"
 #include "modular/head_elimination.h"
 #include "modular/places.h"
+#include "modular/writer.h"
 
 namespace dynslice {
 namespace {
@@ -25,7 +26,7 @@ Linear rows_of(const Linear& linear, const at::Tensor& rows) {
 void keep_neurons(DecoderLayer& layer, const at::Tensor& kept, const at::Tensor& rows) {
   const int64_t inner = layer.shape.intermediate_size;
   layer.gate_up = rows_of(layer.gate_up, layer.shape.is_gated ? at::cat({kept, kept + inner}) : kept);
-  layer.down_proj.weight = rows.t().to(at::kFloat).contiguous();
+  layer.down_proj.weight = written_by(kMlpHalf, layer, rows);
   layer.shape.intermediate_size = kept.numel();
 }
 
@@ -42,7 +43,7 @@ void keep_heads(DecoderLayer& layer, const HeadElimination& heads, const at::Ten
   }
   const at::Tensor of_keys = heads.key_rows();
   layer.qkv = rows_of(layer.qkv, at::cat({heads.query_rows(), of_keys + queries, of_keys + queries + keys}));
-  layer.o_proj.weight = rows.t().to(at::kFloat).contiguous();
+  layer.o_proj.weight = written_by(kAttentionHalf, layer, rows);
 }
 
 // The streams through the layers: the compressed model's, the dense one's beside it once they differ, and that of held
@@ -164,11 +165,11 @@ class Compressor {
     for (size_t chunk = 0; chunk < mixed.chunks.size(); ++chunk) {
       const at::Tensor x = calibration_.read(chunk), inner = mixed.read(chunk);
       at::Tensor error;
-      if (is_apart()) error = dense_.read(chunk) - leave_half(kAttentionHalf, read, inner, x);
-      moment.add(inner, error, x);
+      if (is_apart()) error = dense_.read(chunk) - leave_half(kAttentionHalf, read, step.context, inner, x);
+      moment.add(seen_inside(kAttentionHalf, read, step.context, inner), error, x);
     }
     const std::string where = mixed_in(step.index());
-    HeadElimination heads(moment.take(where), output.weight.t(),
+    HeadElimination heads(moment.take(where), seen_writer(kAttentionHalf, step.layer),
                           sensitivity_.directions(step.index(), StreamPlace::kInside, device), options_.ridge,
                           {read.shape.num_attention_heads, read.shape.num_key_value_heads}, walk_.config().head_dim,
                           where);
@@ -181,7 +182,7 @@ class Compressor {
     calibration_.transform([&](const at::Tensor& x) {
       const at::Tensor inner = mixed.read(chunk++);
       if (kept.numel() == 0) return x;
-      return leave_half(kAttentionHalf, now, all ? inner : inner.index_select(-1, kept), x);
+      return leave_half(kAttentionHalf, now, step.context, all ? inner : inner.index_select(-1, kept), x);
     });
   }
 
@@ -200,7 +201,7 @@ class Compressor {
     const at::Device device = walk_.options().device;
     at::Tensor second = moment.take(inside(step.index())), chosen;
     if (options_.choice == NeuronChoice::kLeverage) chosen = largest_leverage(second, wanted);
-    Elimination elimination(std::move(second), step.layer.down_proj.weight.t(),
+    Elimination elimination(std::move(second), seen_writer(kMlpHalf, step.layer),
                             sensitivity_.directions(step.index(), StreamPlace::kLeaving, device), options_.ridge,
                             inside(step.index()));
     if (chosen.defined()) {
@@ -220,8 +221,8 @@ class Compressor {
     const auto add = [&](const at::Tensor& x, const at::Tensor& ahead) {
       const at::Tensor z = half_inner(kMlpHalf, read, step.context, x);
       at::Tensor error;
-      if (compares) error = ahead - leave_half(kMlpHalf, read, z, x);
-      moment.add(z, error, x);
+      if (compares) error = ahead - leave_half(kMlpHalf, read, step.context, z, x);
+      moment.add(seen_inside(kMlpHalf, read, step.context, z), error, x);
     };
     if (!towards_dense()) {
       calibration_.visit([&](const at::Tensor& x) { add(x, {}); });

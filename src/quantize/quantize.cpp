@@ -80,7 +80,9 @@ class GptqWalk {
     step.transform(mixed, inner, 8);
     fit(step, half.writes, [](const at::Tensor& x) { return x; }, mixed, "what is inside " + name, 0, sink);
     size_t chunk = 0;
-    step.transform(stream_, [&](const at::Tensor& x) { return leave_half(half, layer_, mixed.read(chunk++), x); }, 8);
+    step.transform(
+        stream_, [&](const at::Tensor& x) { return leave_half(half, layer_, step.context, mixed.read(chunk++), x); },
+        8);
   }
 
   // Quantizes one linear by what it reads of the stream.

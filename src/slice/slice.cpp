@@ -306,6 +306,12 @@ void check_sliceable(const Checkpoint& checkpoint) {
     throw_error(ErrorKind::kUsage, checkpoint.path().string(),
                 ": is sliced already; slice the dense model it was made from, by a larger ratio");
   }
+  if (checkpoint.config().has_branch_norms()) {
+    throw_error(
+        ErrorKind::kUsage, checkpoint.path().string(), ": ", checkpoint.config().model_type,
+        " norms what attention and MLP write, over the whole width, so that no basis of the stream can be cut; ",
+        "use --method modular, which removes neurons and heads, or depth drop");
+  }
   if (!checkpoint.config().has_whole_layers()) {
     throw_error(ErrorKind::kUsage, checkpoint.path().string(),
                 ": has a layer that is an MLP alone (of depth streamline --replace ffn or swiglu), which cannot be "

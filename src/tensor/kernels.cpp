@@ -168,6 +168,17 @@ DYNSLICE_MULTIVERSION void silu_mul_row(const T* gate, const T* up, T* y, int64_
   for (int64_t i = 0; i < width; ++i) store(y[i], load(gate[i]) / (1.0F + fast_exp(-load(gate[i]))) * load(up[i]));
 }
 
+// (1 + tanh u) / 2 = 1 / (1 + exp(-2u)).
+template <typename T>
+DYNSLICE_MULTIVERSION void gelu_mul_row(const T* gate, const T* up, T* y, int64_t width) {
+  constexpr float kSlope = 1.5957691216F, kCubic = 0.044715F;  // 2 √(2/π)
+#pragma omp simd
+  for (int64_t i = 0; i < width; ++i) {
+    const float x = load(gate[i]);
+    store(y[i], x / (1.0F + fast_exp(-kSlope * (x + kCubic * x * x * x))) * load(up[i]));
+  }
+}
+
 // Sums of up to 4096 exponentials in fp32 lanes, those sums in fp64.
 template <typename Value>
 inline double logsumexp(const Value* x, int64_t width) {
@@ -303,10 +314,14 @@ void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at
   });
 }
 
-at::Tensor silu_mul(const at::Tensor& gate_up) {
+at::Tensor act(const at::Tensor& x, Activation activation) {
+  return activation == Activation::kSilu ? at::silu(x) : at::gelu(x, "tanh");
+}
+
+at::Tensor act_mul(const at::Tensor& gate_up, Activation activation) {
   const int64_t width = gate_up.size(-1) / 2;
   if (!has_loops(gate_up)) {
-    return at::silu(gate_up.narrow(-1, 0, width)).mul_(gate_up.narrow(-1, width, width));
+    return act(gate_up.narrow(-1, 0, width), activation).mul_(gate_up.narrow(-1, width, width));
   }
   auto sizes = gate_up.sizes().vec();
   sizes.back() = width;
@@ -317,7 +332,11 @@ at::Tensor silu_mul(const at::Tensor& gate_up) {
     at::parallel_for(0, gate_up.numel() / (2 * width), grain(width), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const T* gate = source + row * 2 * width;
-        silu_mul_row(gate, gate + width, target + row * width, width);
+        if (activation == Activation::kSilu) {
+          silu_mul_row(gate, gate + width, target + row * width, width);
+        } else {
+          gelu_mul_row(gate, gate + width, target + row * width, width);
+        }
       }
     });
   });

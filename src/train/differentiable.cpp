@@ -113,20 +113,26 @@ struct RopeFunction : torch::autograd::Function<RopeFunction> {
   }
 };
 
-struct SiluMulFunction : torch::autograd::Function<SiluMulFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& gate_up) {
+at::Tensor act_backward(const at::Tensor& gradient, const at::Tensor& x, Activation activation) {
+  return activation == Activation::kSilu ? at::silu_backward(gradient, x) : at::gelu_backward(gradient, x, "tanh");
+}
+
+struct ActMulFunction : torch::autograd::Function<ActMulFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& gate_up, int64_t activation) {
     context->saved_data["gate_up"] = gate_up;
-    return kernels::silu_mul(gate_up);
+    context->saved_data["activation"] = activation;
+    return kernels::act_mul(gate_up, static_cast<Activation>(activation));
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const at::Tensor gate_up = kept(context, "gate_up");
+    const auto activation = static_cast<Activation>(context->saved_data["activation"].toInt());
     const int64_t width = gate_up.size(-1) / 2;
     const at::Tensor gate = gate_up.narrow(-1, 0, width), up = gate_up.narrow(-1, width, width);
     const at::Tensor result = at::empty_like(gate_up);
-    result.narrow(-1, 0, width).copy_(at::silu_backward(gradients[0] * up, gate));
-    result.narrow(-1, width, width).copy_(at::silu(gate).mul_(gradients[0]));
-    return {result};
+    result.narrow(-1, 0, width).copy_(act_backward(gradients[0] * up, gate, activation));
+    result.narrow(-1, width, width).copy_(kernels::act(gate, activation).mul_(gradients[0]));
+    return {result, {}};
   }
 };
 
@@ -144,6 +150,8 @@ at::Tensor rope(const at::Tensor& qkv, int64_t heads, const at::Tensor& cos, con
   return RopeFunction::apply(qkv, heads, cos, sin);
 }
 
-at::Tensor silu_mul(const at::Tensor& gate_up) { return SiluMulFunction::apply(gate_up); }
+at::Tensor act_mul(const at::Tensor& gate_up, Activation activation) {
+  return ActMulFunction::apply(gate_up, static_cast<int64_t>(activation));
+}
 
 }  // namespace dynslice::differentiable

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "dynslice/tensor/activation.h"
+
 namespace dynslice::differentiable {
 
 // x weightᵀ (+ bias) [..., out] in `dtype`; x and weight may be of another one (parameters are fp32), and so are their
@@ -19,7 +21,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divis
 // qkv [B, T, total, head_dim] with its first `heads` heads rotated; cos, sin [T, head_dim / 2] fp32.
 at::Tensor rope(const at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin);
 
-// gate_up [..., 2n] → silu(gate) * up [..., n].
-at::Tensor silu_mul(const at::Tensor& gate_up);
+// gate_up [..., 2n] → act(gate) * up [..., n].
+at::Tensor act_mul(const at::Tensor& gate_up, Activation activation);
 
 }  // namespace dynslice::differentiable

@@ -73,7 +73,7 @@ class DifferentiableOps {
     const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
     const at::Tensor qkv =
         differentiable::rope(heads_normed(packed.view({batch, length, heads + 2 * kv, context_.head_dim})), heads + kv,
-                             context_.cos, context_.sin);
+                             context_.rotary_of(layer_).cos, context_.rotary_of(layer_).sin);
     const auto head_major = [&](int64_t first, int64_t count) {
       at::Tensor part = qkv.narrow(2, first, count).transpose(1, 2);
       if (part.device().is_cpu()) part = part.to(at::kFloat);  // LibTorch's attention is slow in bf16 there
@@ -101,7 +101,14 @@ class DifferentiableOps {
   }
 
   at::Tensor activate(const at::Tensor& read) const {
-    return layer_.shape.is_gated ? differentiable::silu_mul(read) : at::silu(read);
+    return layer_.shape.is_gated ? differentiable::act_mul(read, context_.activation)
+                                 : kernels::act(read, context_.activation);
+  }
+
+  at::Tensor behind(const HalfLayer& half, const at::Tensor& branch) const {
+    const at::Tensor& weight = layer_.*half.branch_norm;
+    if (!weight.defined()) return branch;
+    return differentiable::rms_norm(branch.to(at::kFloat), weight, context_.hidden_size, context_.rms_norm_eps, dtype_);
   }
 
   // branch + shortcut(x) in fp32.

@@ -95,6 +95,11 @@ void LayerWalk::check_ids(const TokenWindows& windows) const {
   }
 }
 
+void scale_embedding_(at::Tensor& rows, const ModelConfig& config, at::ScalarType dtype) {
+  if (config.embedding_scale == 1) return;
+  rows.mul_(at::scalar_tensor(config.embedding_scale, dtype).item<double>());
+}
+
 ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
   check_ids(windows);
   const int64_t vocab = config().vocab_size, columns = config().embedding_columns();
@@ -130,6 +135,7 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
         ids.push_back(windows.ids[static_cast<size_t>(*next)] - begin);
       }
       at::Tensor found = rows.index_select(0, at::tensor(ids).to(options_.device));
+      scale_embedding_(found, config(), options_.dtype);
       if (rotation.defined()) found = kernels::linear(found, rotation, {});
       const at::Tensor& home = stream.chunks[static_cast<size_t>(chunk)];
       home.view({-1, width}).index_copy_(0, at::tensor(places).to(home.device()), found.to(home.device()));

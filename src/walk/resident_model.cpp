@@ -113,7 +113,8 @@ at::Tensor ResidentModel::embed(const at::Tensor& ids) const {
     throw_error(ErrorKind::kBadInput, "token id ", largest.item<int64_t>(), ": the model's vocabulary has ",
                 config_.vocab_size, " entries");
   }
-  const at::Tensor x = at::embedding(embedding_, ids.to(options_.device)).to(at::kFloat);
+  at::Tensor x = at::embedding(embedding_, ids.to(options_.device)).to(at::kFloat);
+  scale_embedding_(x, config_, options_.dtype);
   return embedding_rotation_.defined() ? kernels::linear(x, embedding_rotation_, {}) : x;
 }
 

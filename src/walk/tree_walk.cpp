@@ -26,8 +26,8 @@ class TreeLayer {
     at::Tensor qkv = packed.view({1, packed.size(0), heads + 2 * kv, positions_.head_dim});
     norm_heads_(layer, positions_, qkv);
     const at::Tensor position = at::tensor(slice.positions).to(packed.device());
-    kernels::apply_rope_(qkv, heads + kv, positions_.cos.index_select(0, position),
-                         positions_.sin.index_select(0, position));
+    const RotaryTable& rotary = positions_.rotary_of(layer);
+    kernels::apply_rope_(qkv, heads + kv, rotary.cos.index_select(0, position), rotary.sin.index_select(0, position));
     qkv = qkv.squeeze(0);
     if (!path_.keys.defined()) {
       path_.keys = at::empty({longest_, kv, positions_.head_dim}, qkv.options());

@@ -36,7 +36,8 @@ void dump_tensors(const std::filesystem::path& path, const std::filesystem::path
 void dump_checkpoint(const std::filesystem::path& path, const std::filesystem::path& out, uint64_t max_shard_bytes) {
   const auto checkpoint = open_checkpoint(path);
   std::vector<OutputTensor> announced;
-  for (const TensorInfo& info : checkpoint->tensors()) announced.push_back({info.name, info.shape, at::kFloat});
+  for (const TensorInfo& info : checkpoint->tensors())
+    announced.push_back({info.name, info.shape, at::kFloat, stored_tensor(checkpoint->config(), info.name)});
   CheckpointWriter writer(out, announced, false, max_shard_bytes);
   for (const OutputTensor& tensor : announced)
     writer.write(tensor.name, checkpoint->load(tensor.name, tensor.shape, at::kFloat));

@@ -98,6 +98,7 @@ MODELS = {
     "mistral": ("mistral", {"sliding_window": None}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 24}),
+    "gemma3_text": ("gemma3_text", {"head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}),
     "qwen2_window": ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
 }
 
@@ -111,7 +112,8 @@ def test_what_is_written_is_the_same_model_to_transformers(name, tmp_path, dump)
     assert (tmp_path / "out" / "model.safetensors.index.json").exists()
     again = reload(tmp_path / "out")
     assert again.config.model_type == model_type
-    assert torch.equal(logits(again), logits(model))
+    # A norm that is stored without the one that is added to it is rounded once.
+    assert torch.allclose(logits(again), logits(model), rtol=0, atol=1e-4 if "gemma" in model_type else 0)
 
 
 def test_bfloat16_and_half_weights_are_read_exactly(tmp_path, dump):

@@ -7,7 +7,7 @@ import gguf
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_export import llama_cpp_perplexity, our_perplexity
+from test_export import llama_cpp_perplexity, our_perplexity, same_values
 from transformers import AutoConfig, AutoModelForCausalLM
 
 FAMILIES = {
@@ -16,6 +16,7 @@ FAMILIES = {
     "mistral": ("mistral", {}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
+    "gemma3": ("gemma3_text", {}),
 }
 
 
@@ -49,7 +50,7 @@ def is_the_same_model(run, run_command, helper, text_file, tmp_path, llama_perpl
         assert our_perplexity(run, file, text_file, 4, 128) == pytest.approx(our_perplexity(run, out, text_file, 4, 128), rel=1e-5)
         run_command([helper("dequantize_main"), "checkpoint", file, tmp_path / "again"])
         before, after = load_file(out / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
-        assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+        assert before.keys() == after.keys() and all(same_values(out, before[key], after[key]) for key in before)
 
     return check
 
@@ -74,11 +75,11 @@ def test_other_sizes_load_with_the_modeling_code(name, allocate, compress, our_l
 
 
 @pytest.mark.parametrize("name, allocate", [*itertools.product(["llama", "llama, tied", "mistral"], ["constant", "loss", "heads"]),
-                                            ("qwen3", "constant")])  # fmt: skip
+                                            ("qwen3", "constant"), ("gemma3", "constant")])  # fmt: skip
 def test_llama_cpp_runs_both(name, allocate, compress, run, tmp_path, is_the_same_model):
     out, file = compress(name, allocate), tmp_path / "m.gguf"
     shown = run("export", out, "--gguf", "-o", file, "--json").json()
-    assert shown["architecture"] == (("qwen3" if name == "qwen3" else "llama") if allocate == "constant" else "deci")
+    assert shown["architecture"] == ((name if name in ("qwen3", "gemma3") else "llama") if allocate == "constant" else "deci")
     is_the_same_model(out, file)
 
 
@@ -93,7 +94,7 @@ def test_gguf_names_the_sizes_layer_by_layer(compress, run, tmp_path):
     assert reader.fields["deci.attention.head_count_kv"].contents() == [2, 2, 1, 0]
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_qwen_of_other_sizes_has_no_place_in_gguf(family, compress, run, tmp_path):
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma3"])
+def test_what_llama_cpp_knows_with_one_size_alone_of_other_sizes_has_no_place_in_gguf(family, compress, run, tmp_path):
     done = run("export", compress(family, "loss"), "--gguf", "-o", tmp_path / "m.gguf", expect=3)
     assert "llama.cpp has room for" in done.stderr

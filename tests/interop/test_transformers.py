@@ -119,6 +119,9 @@ LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
         ("qwen3", {}),
         ("qwen3", {"tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 1}),
         ("qwen3", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2}),
+        ("gemma3_text", {}),
+        ("gemma3_text", {"tie_word_embeddings": False, "query_pre_attn_scalar": 40, "num_key_value_heads": 1, "rope_parameters": {
+            "full_attention": {**LINEAR_ROPE, "rope_theta": 1e5}, "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain",
 )

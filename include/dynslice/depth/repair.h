@@ -18,6 +18,10 @@ struct RepairOptions {
   double ridge = 1e-3;     // pull towards the identity, in units of the mean diagonal of the second moment
 };
 
+// Throws kUsage where no repair can be folded into the layers: for a sliced model, and one whose layers norm what they
+// write.
+void check_repairable(const Checkpoint& checkpoint);
+
 // For every start s of `starts`, whose `count` layers s ... s + count - 1 would go, the map A that minimizes
 // Σ_t w_t ‖y_t + A m_t - x_{s+count,t}‖² + λ ‖A - I‖² (ReplaceMe, arXiv 2505.02819, section 3), m being what the MLP of
 // layer s - 1 adds to the stream y; on the stream Σ_t w_t ‖A x_{s,t} - x_{s+count,t}‖² + λ ‖A - I‖². Tokens weigh

@@ -22,21 +22,26 @@ enum class Role {
   kQueryNorm,
   kKeyNorm,
   kOutput,
+  kAttentionBranchNorm,
   kMlpNorm,
   kGate,
   kUp,
   kDown,
+  kMlpBranchNorm,
 };
 
 enum class Half { kAttention, kMlp };
 
-// Of a half layer: the norm in front of it, what reads the stream, what works inside, what writes to the stream.
-enum class PartSide { kNorm, kReads, kInside, kWrites };
+// Of a half layer: the norm in front of it, what reads the stream, what works inside, what writes to the stream, and
+// the norm of what is written.
+enum class PartSide { kNorm, kReads, kInside, kWrites, kBehind };
 
 struct LayerPart {
   Role role;
-  std::string_view module;  // "self_attn.q_proj": its tensors are module + ".weight" and, with a bias, ".bias"
-  std::string_view gguf;    // "attn_q"
+  // "self_attn.q_proj": its tensors are module + ".weight" and, with a bias, ".bias". These names are ours: Llama's,
+  // and GLM-4's for what Llama lacks. An architecture's row says where a checkpoint of it has others.
+  std::string_view module;
+  std::string_view gguf;  // "attn_q"
   Half half;
   PartSide side;
   int64_t (*rows)(const LayerShape& shape, int64_t head_dim);
@@ -72,6 +77,13 @@ enum class WindowRule {
   kNone,
   kAllLayers,  // sliding_window is that of every layer
   kByLayer,    // with use_sliding_window, of those that layer_types or max_window_layers names
+  kByPattern,  // of those that layer_types names, else of all but every window_period-th
+};
+
+// A module that an architecture's checkpoints have under another name.
+struct Renaming {
+  std::string_view ours;    // of a LayerPart
+  std::string_view theirs;  // "pre_feedforward_layernorm"
 };
 
 struct Architecture {
@@ -79,27 +91,42 @@ struct Architecture {
   std::string_view class_name;  // transformers': "LlamaForCausalLM"
   std::string_view gguf;        // general.architecture of its GGUF files
   // The architecture that llama.cpp knows with sizes of its own for every layer; empty: none.
-  std::string_view gguf_of_unequal_layers;
+  std::string_view gguf_of_unequal_layers = "";
   // What transformers assumes where config.json is silent; 0: what the other sizes imply.
-  int64_t max_position_embeddings;
-  int64_t num_key_value_heads;
-  int64_t head_dim;
-  BiasRule biases;
-  WindowRule window;
-  bool has_query_key_norm;  // RMS norm of every query and key head, between projection and rotation
+  int64_t max_position_embeddings = 0;
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;
+  double rope_theta = 10000;
+  int64_t query_pre_attn_scalar = 0;  // scores are multiplied by its root's inverse; 0: there is no such key
+  bool tie_word_embeddings = false;
+  BiasRule biases = BiasRule::kNone;
+  WindowRule window = WindowRule::kNone;
+  int64_t window_period = 0;        // of kByPattern: every such layer sees all
+  double sliding_rope_theta = 0;    // of the layers that slide, which rotate in another way; 0: all rotate alike
+  bool has_query_key_norm = false;  // RMS norm of every query and key head, between projection and rotation
+  bool has_branch_norms = false;    // RMS norms of what attention and MLP write, before it is added to the stream
+  Activation activation = Activation::kSilu;
+  std::string_view activation_key = "hidden_act";  // config.json's
+  bool scales_embedding = false;                   // rows of the embedding are multiplied by √hidden_size
+  // What a checkpoint's norm weights lack of the factor that they stand for: Gemma's are w of 1 + w.
+  double norm_offset = 0;
+  std::span<const Renaming> names = {};
   // Of llama.cpp's own: whether the two rows of a rotary pair lie side by side in the file, whether the heads together
   // must be as wide as the stream, whether frequencies may be divided pair by pair (rope_freqs.weight), and whether
   // attention's output may have a bias.
-  bool pairs_rotary_rows;
-  bool heads_fill_stream;
-  bool has_rope_divisors;
-  bool has_output_bias;
+  bool pairs_rotary_rows = false;
+  bool heads_fill_stream = false;
+  bool has_rope_divisors = false;
+  bool has_output_bias = false;
 };
 
 [[nodiscard]] std::span<const Architecture> architectures();
 
 // Null for a model type that is not supported.
 [[nodiscard]] const Architecture* find_architecture(std::string_view model_type);
+
+// transformers' name of an activation: "silu".
+[[nodiscard]] std::string_view name_of(Activation activation);
 
 // Of a configuration that was read, so that it is known.
 [[nodiscard]] const Architecture& architecture_of(const ModelConfig& config);

@@ -10,6 +10,7 @@
 #include "dynslice/formats/gguf/gguf_file.h"
 #include "dynslice/formats/safetensors/weight_packing.h"
 #include "dynslice/support/json.h"
+#include "dynslice/tensor/activation.h"
 
 namespace dynslice {
 
@@ -55,7 +56,8 @@ struct LayerShape {
   ShortcutShape mlp_shortcut;   // middle_width → output_width
   bool has_norm_weights = true;
   bool has_query_key_norm = false;  // every query and key head is normed before it is rotated
-  bool is_gated = true;             // down(silu(gate x) * up x); else down(silu(up x))
+  bool has_branch_norms = false;    // what attention and MLP write is normed before it is added to the stream
+  bool is_gated = true;             // down(act(gate x) * up x); else down(act(up x))
   [[nodiscard]] bool has_attention() const { return num_attention_heads > 0; }
   [[nodiscard]] int64_t read_rows() const {
     return (is_gated ? 2 : 1) * intermediate_size;
@@ -70,7 +72,11 @@ struct ModelConfig {
   int64_t head_dim = 0;
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
+  Activation activation = Activation::kSilu;
+  double attention_scale = 0;  // what scores are multiplied by; 0: head_dim^(-1/2)
+  double embedding_scale = 1;  // what rows of the embedding are multiplied by, rounded to the dtype of the forward
   RopeConfig rope;
+  std::optional<RopeConfig> sliding_rope;  // of the layers that slide, where it is another one
   bool tie_word_embeddings = false;
   bool qkv_bias = false;  // qwen2; llama with attention_bias
   bool o_bias = false;    // llama with attention_bias
@@ -101,6 +107,8 @@ struct ModelConfig {
   [[nodiscard]] bool is_ordinary() const;
   // True when every layer has attention and a gated MLP, as those of the dense model.
   [[nodiscard]] bool has_whole_layers() const;
+  // True when what attention and MLP write is normed before it is added to the stream.
+  [[nodiscard]] bool has_branch_norms() const { return layers.front().has_branch_norms; }
   // True when the stream is narrower somewhere, or passes through shortcut matrices: the layers' bases differ.
   [[nodiscard]] bool is_sliced() const;
 };

@@ -33,16 +33,18 @@ struct Shortcut {
 // Linears that read the same input are packed into one matrix, so that one product serves them.
 struct DecoderLayer {
   LayerShape shape;
-  at::Tensor input_norm;            // [input_width]; undefined when folded into qkv
-  Linear qkv;                       // rows: query heads, key heads, value heads; undefined without attention
-  at::Tensor query_norm, key_norm;  // [head_dim], shared by all heads; undefined without such norms
-  Linear o_proj;                    // [middle_width, heads * head_dim]
-  at::Tensor post_attention_norm;   // [middle_width]; undefined when folded into gate_up
-  Linear gate_up;                   // rows: gate (of a gated MLP), up; [read_rows(), middle_width]
-  Linear down_proj;                 // [output_width, intermediate_size]
-  Shortcut attn_shortcut;           // input_width → middle_width
-  Shortcut mlp_shortcut;            // middle_width → output_width
-  bool is_sliding = false;          // attention sees the last `sliding_window` tokens only
+  at::Tensor input_norm;             // [input_width]; undefined when folded into qkv
+  Linear qkv;                        // rows: query heads, key heads, value heads; undefined without attention
+  at::Tensor query_norm, key_norm;   // [head_dim], shared by all heads; undefined without such norms
+  Linear o_proj;                     // [middle_width, heads * head_dim]
+  at::Tensor attention_branch_norm;  // [middle_width]; undefined without such norms
+  at::Tensor post_attention_norm;    // [middle_width]; undefined when folded into gate_up
+  Linear gate_up;                    // rows: gate (of a gated MLP), up; [read_rows(), middle_width]
+  Linear down_proj;                  // [output_width, intermediate_size]
+  at::Tensor mlp_branch_norm;        // [output_width]; undefined without such norms
+  Shortcut attn_shortcut;            // input_width → middle_width
+  Shortcut mlp_shortcut;             // middle_width → output_width
+  bool is_sliding = false;           // attention sees the last `sliding_window` tokens only
 };
 
 // A half layer: the parts that norm, read and write its stream. Whoever treats attention and MLP alike takes it as an
@@ -53,18 +55,25 @@ struct HalfLayer {
   at::Tensor DecoderLayer::* norm;  // undefined when folded into `reads`
   Linear DecoderLayer::* reads;
   Linear DecoderLayer::* writes;
+  at::Tensor DecoderLayer::* branch_norm;  // of what is written; undefined in most architectures
   Shortcut DecoderLayer::* shortcut;
 
   // Whether a layer of this shape has it.
   bool is_in(const LayerShape& shape) const { return which == Half::kMlp || shape.has_attention(); }
 };
-inline constexpr HalfLayer kAttentionHalf{Half::kAttention,   "attention",           &DecoderLayer::input_norm,
-                                          &DecoderLayer::qkv, &DecoderLayer::o_proj, &DecoderLayer::attn_shortcut};
+inline constexpr HalfLayer kAttentionHalf{Half::kAttention,
+                                          "attention",
+                                          &DecoderLayer::input_norm,
+                                          &DecoderLayer::qkv,
+                                          &DecoderLayer::o_proj,
+                                          &DecoderLayer::attention_branch_norm,
+                                          &DecoderLayer::attn_shortcut};
 inline constexpr HalfLayer kMlpHalf{Half::kMlp,
                                     "MLP",
                                     &DecoderLayer::post_attention_norm,
                                     &DecoderLayer::gate_up,
                                     &DecoderLayer::down_proj,
+                                    &DecoderLayer::mlp_branch_norm,
                                     &DecoderLayer::mlp_shortcut};
 // In the order of the forward.
 inline constexpr std::array kHalfLayers = {kAttentionHalf, kMlpHalf};
@@ -100,7 +109,7 @@ void for_each_tensor(Layer& layer, Visitor visit) {
   const auto parts = [&](Half half, bool writes) {
     Linear DecoderLayer::* last = nullptr;
     for (const LayerPart& part : layer_parts()) {
-      if (part.half != half || (part.side == PartSide::kWrites) != writes) continue;
+      if (part.half != half || (part.side >= PartSide::kWrites) != writes) continue;
       Linear DecoderLayer::* const matrix = matrix_member(part.role);
       if (matrix == nullptr) {
         visit(layer.*norm_member(part.role));

@@ -12,15 +12,26 @@
 
 namespace dynslice {
 
+// How far the pairs of a head turn at every position, times the root of what the model scales scores by beyond
+// head_dim^(-1/2): queries and keys take half of that each.
+struct RotaryTable {
+  at::Tensor cos, sin;  // [T, head_dim / 2], fp32
+};
+
 // What all layers of a model share during a walk over windows of one length.
 struct LayerContext {
   int64_t hidden_size = 0;  // the original one: the norms' divisor, whatever the width
   int64_t head_dim = 0;
   double rms_norm_eps = 0;
-  at::Tensor sliding_mask;     // [T, S] fp32, additive, S positions seen; undefined when no window is shorter than S
-  at::Tensor causal_mask;      // the same for layers that do not slide; undefined where S is T or T is 1
-  at::Tensor cos, sin;         // [T, head_dim / 2], fp32
-  int64_t sliding_window = 0;  // tokens a position of a sliding layer sees at most, itself included; 0: all
+  at::Tensor sliding_mask;  // [T, S] fp32, additive, S positions seen; undefined when no window is shorter than S
+  at::Tensor causal_mask;   // the same for layers that do not slide; undefined where S is T or T is 1
+  RotaryTable rotary, sliding_rotary;  // of layers that see all, and of those that slide
+  int64_t sliding_window = 0;          // tokens a position of a sliding layer sees at most, itself included; 0: all
+  Activation activation = Activation::kSilu;
+
+  [[nodiscard]] const RotaryTable& rotary_of(const DecoderLayer& layer) const {
+    return layer.is_sliding ? sliding_rotary : rotary;
+  }
 };
 
 // Keys (rotated) and values of the tokens that a layer has seen, for tokens that come later.
@@ -51,7 +62,8 @@ at::Tensor half_branch(const HalfLayer& half, const DecoderLayer& layer, const L
                        const at::Tensor& x);
 
 // branch + shortcut(x) in fp32 for what half_inner gave; `inner` [B, T, ...] may be a part of it that suits `writes`.
-at::Tensor leave_half(const HalfLayer& half, const DecoderLayer& layer, const at::Tensor& inner, const at::Tensor& x);
+at::Tensor leave_half(const HalfLayer& half, const DecoderLayer& layer, const LayerContext& context,
+                      const at::Tensor& inner, const at::Tensor& x);
 
 // x [B, T, in] fp32 → the stream that leaves the half layer [B, T, out] fp32: x itself where the layer has no such
 // half.

@@ -26,6 +26,7 @@ inline at::Tensor tapped(const std::function<void(const at::Tensor&)>& tap, at::
 //   linear(matrix, x)    x through a matrix of the layer, a Linear DecoderLayer::*
 //   mix_tokens(packed)   queries, keys and values side by side → the heads' outputs
 //   activate(read)       what the MLP multiplies by its last matrix
+//   behind(half, branch) what is added to the stream, of what the last matrix gave
 //   add(branch, x, half) branch + shortcut(x), fp32
 // What `writes` multiplies, of what `reads` gave.
 template <typename Ops>
@@ -42,7 +43,7 @@ at::Tensor half_inner_by(const Ops& ops, const HalfLayer& half, const at::Tensor
 
 template <typename Ops>
 at::Tensor half_branch_by(const Ops& ops, const HalfLayer& half, const at::Tensor& x, const Taps& taps = {}) {
-  return ops.linear(half.writes, tapped(taps.inner, half_inner_by(ops, half, x, taps)));
+  return ops.behind(half, ops.linear(half.writes, tapped(taps.inner, half_inner_by(ops, half, x, taps))));
 }
 
 template <typename Ops>

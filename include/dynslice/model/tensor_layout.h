@@ -13,11 +13,25 @@
 
 namespace dynslice {
 
+// How a tensor of ours is stored in a checkpoint of this configuration. What dynslice alone reads has our own names and
+// values; so has what llama.cpp reads.
+struct StoredTensor {
+  std::string name;
+  double offset = 0;  // what the stored values lack of ours
+};
+[[nodiscard]] StoredTensor stored_tensor(const ModelConfig& config, const std::string& name);
+
+// The name that the tensor `stored` has with us; itself where it is none of ours.
+[[nodiscard]] std::string name_of_stored(const ModelConfig& config, const std::string& stored);
+
 // A tensor that is to be written.
 struct OutputTensor {
   std::string name;
   std::vector<int64_t> shape;
   at::ScalarType dtype = at::ScalarType::BFloat16;  // or Float, Half; Int or Long of packed weights and their shapes
+  StoredTensor stored = {};                         // nameless: as it is
+
+  [[nodiscard]] const std::string& stored_name() const { return stored.name.empty() ? name : stored.name; }
 };
 
 // Values, and bytes, of a tensor.

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "dynslice/tensor/activation.h"
+
 namespace dynslice::kernels {
 
 // y = x weightᵀ (+ bias); x is converted to weight's dtype. On the CPU in fp32 the faster of MKL and oneDNN
@@ -32,8 +34,11 @@ namespace dynslice::kernels {
 // real and imaginary parts (Hugging Face's layout). cos, sin [T, head_dim / 2] fp32.
 void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin);
 
-// gate_up [..., 2n] → silu(gate) * up [..., n].
-[[nodiscard]] at::Tensor silu_mul(const at::Tensor& gate_up);
+// gate_up [..., 2n] → act(gate) * up [..., n].
+[[nodiscard]] at::Tensor act_mul(const at::Tensor& gate_up, Activation activation);
+
+// act(x), of x's dtype.
+[[nodiscard]] at::Tensor act(const at::Tensor& x, Activation activation);
 
 // branch + fit(x) (+ correction) in fp32, where fit cuts x to branch's width or fills it up with zeros, and correction
 // [..., at most that width] is of branch's dtype. An fp32 `branch` is used up.

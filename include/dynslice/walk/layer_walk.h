@@ -95,4 +95,8 @@ class LayerWalk {
 // Walks the stream through all layers of the checkpoint as they are.
 void run_dense(const LayerWalk& walk, const std::string& task, ResidualStream& stream, const WalkSpan& span = {});
 
+// Rows of the embedding in fp32, times what the model multiplies them by, in place; that factor is rounded to the dtype
+// of the forward, as in training.
+void scale_embedding_(at::Tensor& rows, const ModelConfig& config, at::ScalarType dtype);
+
 }  // namespace dynslice

@@ -1,14 +1,15 @@
 """Configuration of a sliced model that dynslice wrote (checkpoint format 2), for transformers.
 
-A sliced model is a Llama, Mistral, Qwen2 or Qwen3 whose residual stream has a width of its own at every layer. config.json
-keeps the keys of the original model; the widths are in its "dynslice" object. This file travels with the checkpoint.
+A sliced model is a Llama, Mistral, Qwen or Gemma whose layers have shapes of their own. config.json keeps the keys of the
+original model; the widths are in its "dynslice" object. This file travels with the checkpoint.
 """
 
 from transformers import PretrainedConfig
 
 FORMAT = 2
 # What sets the original models apart, and what their own configuration classes assume where config.json is silent.
-# Biases: "flags" are attention_bias and mlp_bias, "attention" the first of them alone. Windows: of all layers, or some.
+# Biases: "flags" are attention_bias and mlp_bias, "attention" the first of them alone. Windows: of all layers, of some,
+# or "types", of those that layer_types names.
 BASE_MODELS = {
     "llama": {"max_position_embeddings": 2048, "biases": "flags"},
     "mistral": {"max_position_embeddings": 131072, "window": "all"},
@@ -20,6 +21,22 @@ BASE_MODELS = {
         "head_dim": 128,
         "head_norms": True,  # of queries and keys, before the rotation
     },
+    "gemma3_text": {
+        "max_position_embeddings": 131072,
+        "biases": "attention",
+        "window": "types",
+        "window_period": 6,
+        "head_dim": 256,
+        "head_norms": True,
+        "branch_norms": True,  # of what attention and MLP write
+        "activation": "gelu_pytorch_tanh",
+        "activation_key": "hidden_activation",
+        "scaled_embedding": True,  # by the root of hidden_size
+        "rope_theta": 1000000.0,
+        "sliding_rope_theta": 10000.0,  # of the layers that slide
+        "query_pre_attn_scalar": 256,
+        "tie_word_embeddings": True,
+    },
 }
 SLIDING_WINDOW = 4096
 MAX_WINDOW_LAYERS = 28
@@ -30,7 +47,7 @@ class DynsliceConfig(PretrainedConfig):
     has_no_defaults_at_init = True  # every model has shapes of its own
     keys_to_ignore_at_inference = ["past_key_values"]
 
-    def __init__(self, dynslice=None, base_model_type="llama", tie_word_embeddings=False, **kwargs):
+    def __init__(self, dynslice=None, base_model_type="llama", tie_word_embeddings=None, **kwargs):
         shapes = dynslice or {}
         if shapes.get("format") != FORMAT:
             raise ValueError(
@@ -52,16 +69,22 @@ class DynsliceConfig(PretrainedConfig):
         self.head_dim = kwargs.pop("head_dim", None) or base.get("head_dim") or self.hidden_size // self.num_attention_heads
         self.max_position_embeddings = kwargs.pop("max_position_embeddings", base["max_position_embeddings"])
         self.rms_norm_eps = kwargs.pop("rms_norm_eps", 1e-6)
-        self.hidden_act = kwargs.pop("hidden_act", "silu")
+        self.hidden_act = kwargs.pop(base.get("activation_key", "hidden_act"), base.get("activation", "silu"))
+        setattr(self, base.get("activation_key", "hidden_act"), self.hidden_act)
+        self.attention_scale = kwargs.pop("query_pre_attn_scalar", base.get("query_pre_attn_scalar", self.head_dim)) ** -0.5
+        if "query_pre_attn_scalar" in base:
+            self.query_pre_attn_scalar = self.attention_scale**-2
         self.attention_bias = kwargs.pop("attention_bias", False)
         self.mlp_bias = kwargs.pop("mlp_bias", False)
         self.attention_dropout = kwargs.pop("attention_dropout", 0.0)
         self.initializer_range = kwargs.pop("initializer_range", 0.02)
         self.use_cache = kwargs.pop("use_cache", True)
-        if self.hidden_act != "silu":
-            raise ValueError(f"config.json: hidden_act is {self.hidden_act!r}; only 'silu' is known")
+        if self.hidden_act != base.get("activation", "silu"):
+            raise ValueError(f"config.json: activation {self.hidden_act!r}: only {base.get('activation', 'silu')!r} is known")
         self._read_window(kwargs)
         self._read_rope(kwargs)
+        if tie_word_embeddings is None:
+            tie_word_embeddings = base.get("tie_word_embeddings", False)
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
     def _read_window(self, kwargs):
@@ -75,6 +98,9 @@ class DynsliceConfig(PretrainedConfig):
         rule = BASE_MODELS[self.base_model_type].get("window")
         if rule == "all":
             slides = [window is not None] * count
+        elif rule == "types":
+            period = kwargs.pop("sliding_window_pattern", BASE_MODELS[self.base_model_type]["window_period"])
+            slides = [types[i] == "sliding_attention" if types else (i + 1) % period != 0 for i in range(count)]
         elif rule == "some" and enabled and window is not None:
             slides = [types[i] == "sliding_attention" if types else i >= first for i in range(count)]
         self.sliding_window = window if any(slides) else None
@@ -83,10 +109,24 @@ class DynsliceConfig(PretrainedConfig):
         self.layer_types = ["sliding_attention" if slide else "full_attention" for slide in slides]
 
     def _read_rope(self, kwargs):
-        """One dictionary for what transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters) write."""
-        theta = kwargs.pop("rope_theta", None) or 10000.0
+        """One dictionary for what transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters) write, and one more
+        where the layers that slide rotate in a way of their own."""
+        base = BASE_MODELS[self.base_model_type]
+        theta = kwargs.pop("rope_theta", None) or base.get("rope_theta", 10000.0)
+        local_theta = kwargs.pop("rope_local_base_freq", None) or base.get("sliding_rope_theta")
         scaling = kwargs.pop("rope_scaling", None)
-        rope = dict(kwargs.pop("rope_parameters", None) or scaling or {})
+        parameters = kwargs.pop("rope_parameters", None) or {}
+        if local_theta is not None:
+            sliding = parameters.get("sliding_attention") or {}
+            self.rope_parameters = {
+                "full_attention": self._complete(parameters.get("full_attention") or scaling or {}, theta, kwargs),
+                "sliding_attention": self._complete(sliding, local_theta, kwargs),
+            }
+        else:
+            self.rope_parameters = self._complete(parameters or scaling or {}, theta, kwargs)
+
+    def _complete(self, rope, theta, kwargs):
+        rope = dict(rope)
         old_name = rope.pop("type", None)
         rope.setdefault("rope_type", old_name or "default")
         rope.setdefault("rope_theta", theta)
@@ -96,7 +136,7 @@ class DynsliceConfig(PretrainedConfig):
             rope["original_max_position_embeddings"] = kwargs.get(
                 "original_max_position_embeddings", self.max_position_embeddings
             )
-        self.rope_parameters = rope
+        return rope
 
     @property
     def _biases(self):
@@ -117,6 +157,22 @@ class DynsliceConfig(PretrainedConfig):
     @property
     def head_norms(self):
         return BASE_MODELS[self.base_model_type].get("head_norms", False)
+
+    @property
+    def branch_norms(self):
+        return BASE_MODELS[self.base_model_type].get("branch_norms", False)
+
+    @property
+    def embedding_scale(self):
+        return self.hidden_size**0.5 if BASE_MODELS[self.base_model_type].get("scaled_embedding") else 1.0
+
+    def convert_rope_params_to_dict(self, **kwargs):
+        """transformers 5 would put a theta for all layers beside those by type of layer."""
+        return kwargs if "full_attention" in self.rope_parameters else super().convert_rope_params_to_dict(**kwargs)
+
+    def rope_of(self, layer_type):
+        """The rope parameters of the layers of that type."""
+        return self.rope_parameters.get(layer_type, self.rope_parameters)
 
     def to_diff_dict(self):
         """What save_pretrained writes. Readers other than this class do not know transformers' defaults."""

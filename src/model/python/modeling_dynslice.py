@@ -2,7 +2,7 @@
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
-The decoder is that of Llama, Mistral or Qwen2 with these differences: the residual stream has a width of its own at
+The decoder is that of Llama, Mistral, Qwen or Gemma with these differences: the residual stream has a width of its own at
 every layer, so that the residual paths pass through shortcuts (where the bases on both sides differ); the norms divide
 the sum of squares by the original hidden size; the embedding and the head may keep their original width, with a
 rotation beside them; a layer may be an MLP alone, gated or not. This file travels with the checkpoint.
@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
@@ -101,9 +102,9 @@ class DynsliceRMSNorm(nn.Module):
         return normed if self.weight is None else self.weight * normed
 
 
-def inverse_frequencies(config):
-    """Of the rotary pairs, fp32 [head_dim / 2], on the CPU."""
-    rope = config.rope_parameters
+def inverse_frequencies(config, layer_type):
+    """Of the rotary pairs in layers of that type, fp32 [head_dim / 2], on the CPU."""
+    rope = config.rope_of(layer_type)
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float, device="cpu") / config.head_dim
     frequencies = 1.0 / rope["rope_theta"] ** exponents
     divisors = config.dynslice.get("rope_frequency_divisors")
@@ -124,14 +125,15 @@ class DynsliceRotary(nn.Module):
     """Cosines and sines of positions. Its frequencies are no buffer: models are built without memory, and only what
     is in the checkpoint is filled in."""
 
-    def __init__(self, config):
+    def __init__(self, config, layer_type):
         super().__init__()
         self.config = config
+        self.layer_type = layer_type
         self.frequencies = {}
 
     def forward(self, x, position_ids):
         if x.device not in self.frequencies:
-            self.frequencies[x.device] = inverse_frequencies(self.config).to(x.device)
+            self.frequencies[x.device] = inverse_frequencies(self.config, self.layer_type).to(x.device)
         angles = position_ids[:, None, :, None].float() * self.frequencies[x.device]
         return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
@@ -160,7 +162,7 @@ class DynsliceAttention(nn.Module):
         self.layer_idx = index
         self.head_dim = config.head_dim
         self.num_key_value_groups = heads // kv_heads
-        self.scaling = config.head_dim**-0.5
+        self.scaling = config.attention_scale
         self.attention_dropout = config.attention_dropout
         self.is_causal = True
         self.sliding_window = config.sliding_window if config.layer_types[index] == "sliding_attention" else None
@@ -204,6 +206,7 @@ class DynsliceAttention(nn.Module):
 class DynsliceMLP(nn.Module):
     def __init__(self, config, shape):
         super().__init__()
+        self.activation = ACT2FN[config.hidden_act]
         self.gate_proj = None
         if shape.get("gated", True):
             self.gate_proj = nn.Linear(shape["middle_width"], shape["intermediate_size"], bias=config.gated_bias)
@@ -212,8 +215,8 @@ class DynsliceMLP(nn.Module):
 
     def forward(self, x):
         if self.gate_proj is None:
-            return self.down_proj(functional.silu(self.up_proj(x)))
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+            return self.down_proj(self.activation(self.up_proj(x)))
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DynsliceDecoderLayer(GradientCheckpointingLayer):
@@ -223,9 +226,14 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
         widths = shape["input_width"], shape["middle_width"], shape["output_width"]
         self.attention_type = config.layer_types[index]
         self.self_attn = None  # a layer may be an MLP alone
+        self.post_self_attn_layernorm = self.post_mlp_layernorm = nn.Identity()
+        if config.branch_norms:
+            self.post_mlp_layernorm = DynsliceRMSNorm(config, widths[2], True)
         if shape["num_attention_heads"] > 0:
             self.input_layernorm = DynsliceRMSNorm(config, widths[0], shape["norm_weights"])
             self.self_attn = DynsliceAttention(config, shape, index)
+            if config.branch_norms:
+                self.post_self_attn_layernorm = DynsliceRMSNorm(config, widths[1], True)
         self.attn_shortcut = make_shortcut(shape["attn_shortcut"], widths[0], widths[1])
         self.post_attention_layernorm = DynsliceRMSNorm(config, widths[1], shape["norm_weights"])
         self.mlp = DynsliceMLP(config, shape)
@@ -235,8 +243,9 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
         weights = None
         if self.self_attn is not None:
             attended, weights = self.self_attn(self.input_layernorm(x), **kwargs)
-            x = self.attn_shortcut(x) + attended
-        return self.mlp_shortcut(x) + self.mlp(self.post_attention_layernorm(x)), weights
+            x = self.attn_shortcut(x) + self.post_self_attn_layernorm(attended)
+        added = self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x)))
+        return self.mlp_shortcut(x) + added, weights
 
 
 class DynslicePreTrainedModel(PreTrainedModel):
@@ -265,7 +274,7 @@ class DynsliceModel(DynslicePreTrainedModel):
         self.head_rotation = nn.Identity()
         if shapes["head_rotation"]:
             self.head_rotation = nn.Linear(shapes["head_width"], config.hidden_size, bias=False)
-        self.rotary = DynsliceRotary(config)
+        self.rotary = nn.ModuleDict({kind: DynsliceRotary(config, kind) for kind in set(config.layer_types)})
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -297,13 +306,18 @@ class DynsliceModel(DynslicePreTrainedModel):
         **kwargs,
     ):
         """`last_hidden_state` is what the head reads; `hidden_states`, where asked for, has the stream before every
-        layer, each of its own width, and `last_hidden_state`. `inputs_embeds` are rows of `embed_tokens`."""
+        layer, each of its own width, and `last_hidden_state`. `inputs_embeds` are rows of `embed_tokens`, scaled where the
+        model scales them."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         use_cache = self.config.use_cache if use_cache is None else use_cache
         keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         keep_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        x = self.embed_rotation(self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+            if self.config.embedding_scale != 1:
+                inputs_embeds = inputs_embeds * torch.tensor(self.config.embedding_scale, dtype=inputs_embeds.dtype)
+        x = self.embed_rotation(inputs_embeds)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         cache_position = kwargs.pop("cache_position", None)  # given by generate() of transformers 4
@@ -313,14 +327,14 @@ class DynsliceModel(DynslicePreTrainedModel):
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)
         masks = self.make_masks(x, attention_mask, past_key_values, position_ids, cache_position)
-        position_embeddings = self.rotary(x, position_ids)
+        position_embeddings = {kind: rotary(x, position_ids) for kind, rotary in self.rotary.items()}
 
         states, attentions = (), ()
         for layer in self.layers:
             states += (x,) if keep_states else ()
             x, weights = layer(
                 x,
-                position_embeddings=position_embeddings,
+                position_embeddings=position_embeddings[layer.attention_type],
                 attention_mask=masks[layer.attention_type],
                 past_key_values=past_key_values,
                 use_cache=use_cache,

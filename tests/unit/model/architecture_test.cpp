@@ -18,7 +18,7 @@ using testing::MemoryCheckpoint;
 using testing::tiny_model;
 
 // A layer that has every part, and every bias.
-MemoryCheckpoint model_with_all_parts() { return tiny_model({.layers = 1, .all_biases = true, .head_norms = true}); }
+MemoryCheckpoint model_with_all_parts() { return tiny_model({.layers = 1, .all_biases = true, .gemma = true}); }
 
 std::set<std::string> all_tensors() {
   std::set<std::string> names;
@@ -89,6 +89,28 @@ TEST(Architecture, NamesOfPartsAreFoundAgain) {
   EXPECT_EQ(find_part("self_attn.q_proj"), nullptr);
   EXPECT_THAT(linear_names(),
               ::testing::ElementsAre("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"));
+}
+
+TEST(Architecture, StoredNamesAreFoundAgain) {
+  const ModelConfig config = model_with_all_parts().config();
+  std::set<std::string> names;
+  for (const OutputTensor& tensor : checkpoint_tensors(config, at::kFloat)) {
+    EXPECT_EQ(name_of_stored(config, tensor.stored_name()), tensor.name);
+    EXPECT_EQ(tensor.stored.offset, tensor.name.ends_with("norm.weight") ? 1 : 0) << tensor.name;
+    names.insert(tensor.stored_name());
+  }
+  for (const char* name : {"post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"}) {
+    EXPECT_TRUE(names.contains("model.layers.0." + std::string(name) + ".weight")) << name;
+  }
+}
+
+TEST(Architecture, WhatDynsliceAloneReadsIsStoredUnderItsOwnNames) {
+  ModelConfig config = tiny_model({.layers = 2, .gemma = true}).config();
+  config.layers.front().intermediate_size -= 1;
+  for (const OutputTensor& tensor : checkpoint_tensors(config, at::kFloat)) {
+    EXPECT_EQ(tensor.stored_name(), tensor.name);
+    EXPECT_EQ(tensor.stored.offset, 0);
+  }
 }
 
 TEST(Architecture, LoraUpdatesAllLinearsUnlessToldOtherwise) { EXPECT_EQ(LoraOptions{}.modules, linear_names()); }

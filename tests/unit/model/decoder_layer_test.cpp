@@ -159,7 +159,7 @@ TEST(Rope, Llama3ScalingStretchesLongWavelengthsOnly) {
   config.rope.original_max_position_embeddings = 8192;
   const LayerContext scaled = make_layer_context(config, 2, at::kCPU);
   const auto angle = [](const LayerContext& context, int64_t pair) {
-    return std::asin(context.sin[1][pair].item<double>());
+    return std::asin(context.rotary.sin[1][pair].item<double>());
   };
   EXPECT_NEAR(angle(scaled, 5), angle(plain, 5), 1e-6);              // wavelength far below 8192 / 4
   EXPECT_NEAR(angle(scaled, 31) * 8 / angle(plain, 31), 1.0, 1e-4);  // far above 8192
@@ -201,10 +201,11 @@ TEST(Kernels, ComposedOfOperatorsGiveWhatTheLoopsGive) {
   }
   const LayerContext context = make_layer_context(testing::tiny_config({}), 5, at::kCPU);
   at::Tensor qkv = at::randn({2, 5, 8, 8}), wide_qkv = wide(qkv);
-  kernels::apply_rope_(qkv, 6, context.cos, context.sin);
-  kernels::apply_rope_(wide_qkv, 6, context.cos, context.sin);
+  kernels::apply_rope_(qkv, 6, context.rotary.cos, context.rotary.sin);
+  kernels::apply_rope_(wide_qkv, 6, context.rotary.cos, context.rotary.sin);
   EXPECT_LT(largest_difference(wide_qkv, qkv), 1e-5);
-  EXPECT_LT(largest_difference(kernels::silu_mul(wide(x)), kernels::silu_mul(x)), 1e-5);
+  EXPECT_LT(largest_difference(kernels::act_mul(wide(x), Activation::kSilu), kernels::act_mul(x, Activation::kSilu)),
+            1e-5);
   for (const int64_t narrow : {24, 20, 30}) {
     const at::Tensor beside = at::randn({2, 5, narrow}), correction = at::randn({2, 5, 7});
     EXPECT_LT(largest_difference(kernels::add_fitted(wide(x), beside, wide(correction)),
@@ -217,7 +218,7 @@ TEST(Kernels, SiluAndLogSumExpAgreeWithDoublePrecisionOverTheWholeRange) {
   const at::Tensor gate = at::linspace(-120, 120, 4001).view({1, -1});
   const at::Tensor both = at::cat({gate, at::ones_like(gate)}, 1);
   const at::Tensor exact = gate.to(at::kDouble) * gate.to(at::kDouble).sigmoid();
-  EXPECT_LT(largest_difference(kernels::silu_mul(both), exact), 1e-5);
+  EXPECT_LT(largest_difference(kernels::act_mul(both, Activation::kSilu), exact), 1e-5);
 
   const at::Tensor logits = at::randn({3, 5000}) * 30;
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {

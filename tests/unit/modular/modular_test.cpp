@@ -108,7 +108,8 @@ INSTANTIATE_TEST_SUITE_P(Modular, ModularOfEveryKindOfModel,
                          ::testing::Values(Kind{"Untied", {}}, Kind{"Tied", {.tied = true}},
                                            Kind{"QkvBias", {.qkv_bias = true}},
                                            Kind{"AllBiases", {.tied = true, .all_biases = true}},
-                                           Kind{"HeadNorms", {.head_norms = true}}),
+                                           Kind{"HeadNorms", {.head_norms = true}},
+                                           Kind{"Gemma", {.tied = true, .gemma = true}}),
                          [](const auto& instance) { return instance.param.name; });
 
 TEST(Modular, IsOrdinaryWhenAllLayersKeepAsMuch) {

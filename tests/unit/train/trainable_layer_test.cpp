@@ -29,6 +29,7 @@ struct Kind {
 const Kind kKinds[] = {
     {"Dense", [](LayerShape&) {}},
     {"HeadNorms", [](LayerShape& shape) { shape.has_query_key_norm = true; }},
+    {"BranchNorms", [](LayerShape& shape) { shape.has_branch_norms = true; }},
     {"MlpAlone", [](LayerShape& shape) { shape.num_attention_heads = shape.num_key_value_heads = 0; }},
     {"Ungated",
      [](LayerShape& shape) {

@@ -75,6 +75,7 @@ TEST(ResidentModel, GivesTheWalksLogitsHoweverTheTextIsCut) {
   expect_pieces_do_not_matter(tiny_model({.tied = true}), "tied");
   expect_pieces_do_not_matter(tiny_model({.qkv_bias = true}), "qwen2's biases");
   expect_pieces_do_not_matter(tiny_model({.head_norms = true}), "qwen3's norms of heads");
+  expect_pieces_do_not_matter(tiny_model({.tied = true, .gemma = true}), "gemma3's norms, ropes and scales");
 }
 
 TEST(ResidentModel, SeesOnlyTheSlidingWindow) {

@@ -137,9 +137,10 @@ TEST(TreeAttention, ServesRunsLongerThanATask) {
 }
 
 TEST(TreeWalk, GivesEverySequenceItsOwnStream) {
-  for (const bool is_sliding : {false, true}) {
-    ModelConfig config = testing::tiny_config({.qkv_bias = true, .head_norms = is_sliding});
-    if (is_sliding) config.sliding_window = 4;
+  ModelConfig sliding = testing::tiny_config({.qkv_bias = true, .head_norms = true});
+  sliding.sliding_window = 4;
+  for (const ModelConfig& config :
+       {testing::tiny_config({.qkv_bias = true}), sliding, testing::tiny_config({.gemma = true})}) {
     const testing::MemoryCheckpoint model = testing::random_model(config);
     const Sequences sequences = branching_sequences();
     PrefixTree tree;
