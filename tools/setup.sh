@@ -338,10 +338,20 @@ provide_model() {
   fi
 }
 
+# What the tests take beside the default model.
+provide_second_model() {
+  local path
+  if path=$("$repo_root/tools/fetch_model.sh" gemma); then
+    say "second model of the tests: $path"
+  else
+    warn "the second model of the tests is not here; they are skipped"
+  fi
+}
+
 # What a first run on two cores takes; a later one has most of it.
 announce() {
   if [[ $with_tests == yes ]]; then
-    say "a first setup with tests takes about 30 minutes on two cores and 3.5 GB of disk; what is there already is kept"
+    say "a first setup with tests takes about 30 minutes on two cores and 3.8 GB of disk; what is there already is kept"
   else
     say "a first setup takes about 8 minutes on two cores and 1.7 GB of disk; what is there already is kept"
   fi
@@ -371,6 +381,7 @@ main() {
   build_dynslice
   if [[ $with_model == yes ]]; then
     provide_model
+    [[ $with_tests == no ]] || provide_second_model
   fi
   if [[ $with_tests == yes ]]; then
     say "done; next: tools/test.sh --no-setup"

@@ -19,8 +19,8 @@ usage: tools/test.sh [-L unit|integration|interop] [-R REGEX] [-k EXPRESSION] [-
   --jobs N         compilers, and tests, at a time (default: one a core, fewer when memory is short)
 
 Environment: DYNSLICE_DATA_DIR, a folder with wikitext-2-raw/ and the like: tests that need it are skipped without.
-DYNSLICE_TEST_MODEL, a GGUF file (default: the small default model). DYNSLICE_TEST_DEVICE, the device of the tests
-named Cuda… (default: cuda). DYNSLICE_NO_SKIP=1 makes a skipped test a failure, but for those that need a CUDA device
+DYNSLICE_TEST_MODEL and DYNSLICE_TEST_GEMMA, GGUF files (default: those of tools/fetch_model.sh). DYNSLICE_TEST_DEVICE,
+the device of the tests named Cuda… (default: cuda). DYNSLICE_NO_SKIP=1 makes a skipped test a failure, but for those that need a CUDA device
 where there is no NVIDIA driver. The exit code is CTest's, or 1 when tests were skipped that may not be.
 USAGE
 }
@@ -55,6 +55,10 @@ export_peers() {
     DYNSLICE_TEST_MODEL=$(model_path)
     export DYNSLICE_TEST_MODEL
   fi
+  if [[ -z ${DYNSLICE_TEST_GEMMA:-} && -f $(model_path gemma) ]]; then
+    DYNSLICE_TEST_GEMMA=$(model_path gemma)
+    export DYNSLICE_TEST_GEMMA
+  fi
   if [[ -z ${DYNSLICE_LLAMA_PERPLEXITY:-} && -x $bin/llama-perplexity ]]; then
     export DYNSLICE_LLAMA_PERPLEXITY=$bin/llama-perplexity DYNSLICE_LLAMA_QUANTIZE=$bin/llama-quantize
   fi
@@ -64,6 +68,7 @@ export_peers() {
   fi
   say "data: ${DYNSLICE_DATA_DIR:-none (DYNSLICE_DATA_DIR is not set)}"
   say "model: ${DYNSLICE_TEST_MODEL:-none (DYNSLICE_TEST_MODEL is not set, and tools/fetch_model.sh was not run)}"
+  say "second model: ${DYNSLICE_TEST_GEMMA:-none (DYNSLICE_TEST_GEMMA is not set, and tools/fetch_model.sh gemma was not run)}"
   say "older transformers: ${DYNSLICE_OLD_TRANSFORMERS:-none (tools/setup.sh --tests installs it)}"
   say "llama.cpp: ${DYNSLICE_LLAMA_PERPLEXITY:-none (tools/setup.sh --tests builds it)}"
 }

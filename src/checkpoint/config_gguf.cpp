@@ -281,7 +281,10 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   if (architecture.query_pre_attn_scalar > 0) config.attention_scale = gguf_attention_scale(config);
   config.tie_word_embeddings = !has_tensor(metadata, "output.weight");
   config.qkv_bias = has_tensor(metadata, "blk.0.attn_q.bias");
+  config.o_bias = has_tensor(metadata, "blk.0.attn_output.bias");
   config.mlp_bias = has_tensor(metadata, "blk.0.ffn_gate.bias");
+  for (int64_t i = 0; architecture.unrotated_period > 0 && i < layers; ++i)
+    config.layer_is_unrotated.push_back((i + 1) % architecture.unrotated_period == 0);
   if (architecture.window == WindowRule::kAllLayers && metadata.has("attention.sliding_window"))
     config.sliding_window = metadata.integer("attention.sliding_window");
   if (architecture.window == WindowRule::kByPattern) read_window_pattern(metadata, architecture, config);

@@ -25,15 +25,6 @@ const std::map<std::string, std::string>& model_modules() {
   return kModules;
 }
 
-const std::map<std::string, std::string>& layer_modules() {
-  static const std::map<std::string, std::string> kModules = [] {
-    std::map<std::string, std::string> modules;
-    for (const LayerPart& part : layer_parts()) modules.emplace(part.gguf, part.module);
-    return modules;
-  }();
-  return kModules;
-}
-
 std::string lookup(const std::map<std::string, std::string>& modules, const std::string& module) {
   const auto found = modules.find(module);
   return found == modules.end() ? std::string() : found->second;
@@ -79,7 +70,7 @@ void decode_rows(const RowDecoder& decoder, int64_t begin, int64_t end, int64_t 
 
 }  // namespace
 
-std::string hugging_face_name(const std::string& gguf_name) {
+std::string hugging_face_name(const Architecture& architecture, const std::string& gguf_name) {
   const size_t dot = gguf_name.rfind('.');
   if (dot == std::string::npos) return {};
   const std::string kind = gguf_name.substr(dot), module = gguf_name.substr(0, dot);
@@ -90,23 +81,21 @@ std::string hugging_face_name(const std::string& gguf_name) {
   }
   const size_t second = module.find('.', 4);
   if (second == std::string::npos) return {};
-  const std::string index = module.substr(4, second - 4), name = lookup(layer_modules(), module.substr(second + 1));
+  const std::string index = module.substr(4, second - 4);
+  const LayerPart* part = find_gguf_part(architecture, module.substr(second + 1));
   const bool is_number = !index.empty() && std::ranges::all_of(index, [](char c) { return c >= '0' && c <= '9'; });
-  return name.empty() || !is_number ? std::string() : "model.layers." + index + "." + name + kind;
+  if (part == nullptr || !is_number) return {};
+  return "model.layers." + index + "." + std::string(part->module) + kind;
 }
 
-std::string gguf_name(const std::string& hugging_face_name) {
-  constexpr std::string_view kLayers = "model.layers.";
-  const size_t dot = hugging_face_name.rfind('.');
-  std::string module = hugging_face_name.substr(0, dot), prefix;
-  const bool in_layer = module.starts_with(kLayers);
-  if (in_layer) {
-    const size_t end = module.find('.', kLayers.size());
-    prefix = "blk." + module.substr(kLayers.size(), end - kLayers.size()) + ".";
-    module = module.substr(end + 1);
+std::string gguf_name(const Architecture& architecture, const std::string& hugging_face_name) {
+  const std::string kind = hugging_face_name.substr(hugging_face_name.rfind('.'));
+  if (const auto place = split_layer_name(hugging_face_name)) {
+    if (const LayerPart* part = find_part(place->second))
+      return "blk." + std::to_string(place->first) + "." + std::string(gguf_module(architecture, *part)) + kind;
   }
-  for (const auto& [ours, theirs] : in_layer ? layer_modules() : model_modules()) {
-    if (theirs == module) return prefix + ours + hugging_face_name.substr(dot);
+  for (const auto& [ours, theirs] : model_modules()) {
+    if (theirs + kind == hugging_face_name) return ours + kind;
   }
   throw_broken_invariant("gguf_name: ", hugging_face_name, " has no place in GGUF");
 }
@@ -115,7 +104,7 @@ GgufCheckpoint::GgufCheckpoint(const std::filesystem::path& file) : file_(file) 
   path_ = file;
   config_ = read_config(file_);
   for (size_t i = 0; i < file_.tensors().size(); ++i) {
-    const std::string name = hugging_face_name(file_.tensors()[i].name);
+    const std::string name = hugging_face_name(architecture_of(config_), file_.tensors()[i].name);
     if (!name.empty()) add_tensor(i, name);
   }
 }

@@ -42,8 +42,8 @@ class GgufCheckpoint : public Checkpoint {
 };
 
 // Hugging Face's name of a GGUF tensor; empty when it has none (rope_freqs.weight).
-std::string hugging_face_name(const std::string& gguf_name);
+std::string hugging_face_name(const Architecture& architecture, const std::string& gguf_name);
 // The other way round. Throws std::logic_error for a name that GGUF has no place for.
-std::string gguf_name(const std::string& hugging_face_name);
+std::string gguf_name(const Architecture& architecture, const std::string& hugging_face_name);
 
 }  // namespace dynslice

@@ -74,6 +74,15 @@ std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
   if (!architecture.has_output_bias && config.o_bias) {
     return "attention's output has a bias (self_attn.o_proj.bias); " + runtime + " has no place for it";
   }
+  if (!architecture.has_mlp_bias && config.mlp_bias) {
+    return "the MLPs have biases (mlp.up_proj.bias); " + runtime + " has no place for them";
+  }
+  for (size_t i = 0; architecture.unrotated_period > 0 && i < config.layers.size(); ++i) {
+    const bool known = (static_cast<int64_t>(i) + 1) % architecture.unrotated_period == 0;
+    if (known == (!config.layer_is_unrotated.empty() && config.layer_is_unrotated[i])) continue;
+    return "layer " + std::to_string(i) + " is " + (known ? "" : "not ") + "rotated (no_rope_layers); " + runtime +
+           " leaves out every " + std::to_string(architecture.unrotated_period) + "th only";
+  }
   if (config.attention_scale != 0 && std::abs(config.attention_scale / gguf_attention_scale(config) - 1) > 1e-6) {
     return "attention's scores are multiplied by " + std::to_string(config.attention_scale) + "; " + runtime +
            " has room for " + std::to_string(gguf_attention_scale(config)) + " only";
@@ -119,7 +128,7 @@ class GgufExporter {
       tensors_.push_back({kRopeFrequencies, {static_cast<int64_t>(divisors.size())}, GgmlType::kF32});
     }
     for (const OutputTensor& tensor : layout_) {
-      const std::string name = gguf_name(tensor.name);
+      const std::string name = gguf_name(architecture_of(checkpoint.config()), tensor.name);
       const auto given = options.types.find(tensor.name);
       const GgmlType type = given != options.types.end() ? given->second : type_of(name, tensor.shape, options.type);
       tensors_.push_back({name, tensor.shape, type});
@@ -279,7 +288,8 @@ GgufMetadata checked_tokenizer(const Checkpoint& checkpoint, const fs::path& out
 std::vector<std::string> notices_of(const ModelConfig& config, const GgufExportOptions& options,
                                     const std::vector<GgufOutputTensor>& tensors) {
   std::vector<std::string> notices;
-  if (config.sliding_window && *config.sliding_window < config.max_position_embeddings) {
+  const bool is_heeded = architecture_of(config).window == WindowRule::kByPattern;
+  if (config.sliding_window && *config.sliding_window < config.max_position_embeddings && !is_heeded) {
     notices.push_back("llama.cpp does not know this architecture's sliding window: past " +
                       std::to_string(*config.sliding_window) + " tokens of context its results differ");
   }

@@ -118,6 +118,7 @@ ModelConfig depth_config(const ModelConfig& source, const DepthPlan& plan) {
   ModelConfig config = source;
   config.layers.clear();
   config.layer_is_sliding.clear();
+  config.layer_is_unrotated.clear();
   for (const std::vector<int64_t>& layers : plan.layers) {
     for (const int64_t layer : layers) {
       if (source.layers[static_cast<size_t>(layer)] == source.layers[static_cast<size_t>(layers.front())]) continue;
@@ -128,6 +129,8 @@ ModelConfig depth_config(const ModelConfig& source, const DepthPlan& plan) {
     config.layers.push_back(source.layers[static_cast<size_t>(layers.back())]);
     if (!source.layer_is_sliding.empty())
       config.layer_is_sliding.push_back(source.layer_is_sliding[static_cast<size_t>(layers.back())]);
+    if (!source.layer_is_unrotated.empty())
+      config.layer_is_unrotated.push_back(source.layer_is_unrotated[static_cast<size_t>(layers.back())]);
     if (plan.replacement && layers.front() == plan.replacement->layer)
       config.layers.back() = plan.replacement->weights.shape;
     if (plan.repair && plan.repair->on_stream && layers.front() == plan.repair->layer)
@@ -149,6 +152,7 @@ DecoderLayer merge_layers(MergeRule rule, const std::vector<int64_t>& layers,
       if (terms[t]->defined()) add_merged(rule, count, k, *terms[t], *sums[t]);
     }
     sum.is_sliding = layer.is_sliding;
+    sum.is_rotated = layer.is_rotated;
   }
   return sum;
 }

@@ -50,6 +50,8 @@ constexpr Renaming kGemmaNames[] = {{"post_self_attn_layernorm", "post_attention
                                     {"post_attention_layernorm", "pre_feedforward_layernorm"},
                                     {"post_mlp_layernorm", "post_feedforward_layernorm"}};
 
+constexpr Renaming kSeedGgufNames[] = {{"post_attention_layernorm", "post_attention_norm"}};
+
 constexpr Architecture kArchitectures[] = {
     {.model_type = "llama",
      .class_name = "LlamaForCausalLM",
@@ -59,7 +61,8 @@ constexpr Architecture kArchitectures[] = {
      .biases = BiasRule::kFlags,
      .pairs_rotary_rows = true,
      .has_rope_divisors = true,
-     .has_output_bias = true},
+     .has_output_bias = true,
+     .has_mlp_bias = true},
     {.model_type = "mistral",
      .class_name = "MistralForCausalLM",
      .gguf = "llama",
@@ -69,7 +72,8 @@ constexpr Architecture kArchitectures[] = {
      .window = WindowRule::kAllLayers,
      .pairs_rotary_rows = true,
      .has_rope_divisors = true,
-     .has_output_bias = true},
+     .has_output_bias = true,
+     .has_mlp_bias = true},
     {.model_type = "qwen2",
      .class_name = "Qwen2ForCausalLM",
      .gguf = "qwen2",
@@ -106,6 +110,25 @@ constexpr Architecture kArchitectures[] = {
      .scales_embedding = true,
      .norm_offset = 1,
      .names = kGemmaNames},
+    {.model_type = "smollm3",
+     .class_name = "SmolLM3ForCausalLM",
+     .gguf = "smollm3",
+     .max_position_embeddings = 32768,
+     .num_key_value_heads = 4,
+     .rope_theta = 2e6,
+     .tie_word_embeddings = true,
+     .biases = BiasRule::kFlags,
+     .window = WindowRule::kByLayer,
+     .unrotated_period = 4,
+     .pairs_rotary_rows = true},
+    {.model_type = "seed_oss",
+     .class_name = "SeedOssForCausalLM",
+     .gguf = "seed_oss",
+     .max_position_embeddings = 524288,
+     .num_key_value_heads = 8,
+     .head_dim = 128,
+     .biases = BiasRule::kOutputFlag,
+     .gguf_names = kSeedGgufNames},
 };
 
 }  // namespace
@@ -134,6 +157,19 @@ std::span<const Architecture> architectures() { return kArchitectures; }
 const Architecture* find_architecture(std::string_view model_type) {
   const auto* found = std::ranges::find(kArchitectures, model_type, &Architecture::model_type);
   return found == std::end(kArchitectures) ? nullptr : found;
+}
+
+std::string_view gguf_module(const Architecture& architecture, const LayerPart& part) {
+  const auto renamed = std::ranges::find(architecture.gguf_names, part.module, &Renaming::ours);
+  return renamed == architecture.gguf_names.end() ? part.gguf : renamed->theirs;
+}
+
+const LayerPart* find_gguf_part(const Architecture& architecture, std::string_view module) {
+  const auto* found = std::ranges::find_if(kParts, [&](const LayerPart& part) {
+    const bool may_be = part.side != PartSide::kBehind || architecture.has_branch_norms;
+    return may_be && gguf_module(architecture, part) == module;
+  });
+  return found == std::end(kParts) ? nullptr : found;
 }
 
 std::string_view name_of(Activation activation) {

@@ -18,9 +18,20 @@ const Architecture& known_architecture(const std::string& model_type, const std:
   const Architecture* found = find_architecture(model_type);
   if (found != nullptr) return *found;
   std::string names;
-  for (const Architecture& row : architectures()) names += (names.empty() ? "" : ", ") + std::string(row.model_type);
+  std::string_view nearest;
+  size_t shared = 0;
+  for (const Architecture& row : architectures()) {
+    names += (names.empty() ? "" : ", ") + std::string(row.model_type);
+    const auto [here, there] = std::ranges::mismatch(row.model_type, model_type);
+    const auto alike = static_cast<size_t>(here - row.model_type.begin());
+    if (alike <= shared) continue;
+    nearest = row.model_type;
+    shared = alike;
+  }
+  const bool is_near = shared >= 4;  // letters in common at the beginning: a family
   throw_error(ErrorKind::kBadInput, where, ": key \"", key, "\" is ", Json(model_type).dump(-1, ' ', true),
-              "; supported are ", names, " and what dynslice writes");
+              "; supported are ", names, " and what dynslice writes",
+              is_near ? "; the nearest is " + std::string(nearest) : std::string());
 }
 
 double positive(const JsonReader& reader, const std::string& key, double value) {
@@ -180,6 +191,11 @@ LayerShape read_dense_shape(const JsonReader& reader, const Architecture& defaul
 void read_biases(const JsonReader& reader, ModelConfig& config) {
   const BiasRule rule = architecture_of(config).biases;
   config.qkv_bias = rule == BiasRule::kQueryKeyValue;
+  if (rule == BiasRule::kOutputFlag) {
+    config.qkv_bias = reader.boolean_or("attention_bias", true);
+    config.o_bias = reader.boolean_or("attention_out_bias", false);
+    config.mlp_bias = reader.boolean_or("mlp_bias", false);
+  }
   if (rule != BiasRule::kFlags && rule != BiasRule::kAttentionFlag) return;
   config.qkv_bias = config.o_bias = reader.boolean_or("attention_bias", false);
   if (rule == BiasRule::kFlags) config.mlp_bias = reader.boolean_or("mlp_bias", false);
@@ -205,6 +221,24 @@ std::vector<bool> read_layer_types(const JsonReader& reader, size_t count) {
     sliding.push_back(type == "sliding_attention");
   }
   return sliding;
+}
+
+// Entries of no_rope_layers are 1 where there is a rotary embedding; there may be more of them than layers.
+void read_unrotated(const JsonReader& reader, const Architecture& architecture, ModelConfig& config) {
+  const char* key = "no_rope_layers";
+  std::vector<bool> unrotated(config.layers.size());
+  if (reader.has(key)) {
+    const Json& flags = reader.raw().at(key);
+    const bool fits = flags.is_array() && flags.size() >= unrotated.size() &&
+                      std::ranges::all_of(flags, [](const Json& flag) { return flag == 0 || flag == 1; });
+    if (!fits) reader.fail(key, "a list of 0 or 1 for each of the " + std::to_string(unrotated.size()) + " layers");
+    for (size_t i = 0; i < unrotated.size(); ++i) unrotated[i] = flags[i] == 0;
+  } else {
+    int64_t period = architecture.unrotated_period;
+    if (reader.has("no_rope_layer_interval")) period = reader.integer("no_rope_layer_interval", 1, kMaxLayers);
+    for (size_t i = 0; i < unrotated.size(); ++i) unrotated[i] = (static_cast<int64_t>(i) + 1) % period == 0;
+  }
+  if (std::ranges::find(unrotated, true) != unrotated.end()) config.layer_is_unrotated = unrotated;
 }
 
 // All but every so-manieth layer slide, or those that layer_types names.
@@ -372,6 +406,7 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
     const auto usual = static_cast<double>(architecture.query_pre_attn_scalar);
     config.attention_scale = 1 / std::sqrt(positive(reader, key, reader.number_or(key, usual)));
   }
+  if (architecture.unrotated_period > 0) read_unrotated(reader, architecture, config);
   if (architecture.scales_embedding) config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
   config.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", architecture.tie_word_embeddings);
   read_biases(reader, config);

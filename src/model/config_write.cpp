@@ -88,6 +88,15 @@ void update_layer_types(const ModelConfig& config, Json& out) {
   }
 }
 
+// Which layers have rotary embeddings, where not all of them do; transformers wants an entry for every layer.
+void update_unrotated(const ModelConfig& config, Json& out) {
+  if (architecture_of(config).unrotated_period == 0) return;
+  Json flags = Json::array();
+  for (size_t i = 0; i < config.layers.size(); ++i)
+    flags.push_back(config.layer_is_unrotated.empty() || !config.layer_is_unrotated[i] ? 1 : 0);
+  out["no_rope_layers"] = flags;
+}
+
 // Which of the two keys depends on the version of transformers that wrote the source.
 void set_dtype(Json& out, const std::string& dtype_name) {
   if (out.contains("dtype")) out["dtype"] = dtype_name;
@@ -169,8 +178,13 @@ Json describe_dense_config(const ModelConfig& config) {
     out["query_pre_attn_scalar"] = 1 / (config.attention_scale * config.attention_scale);
   const bool has_flags = architecture.biases == BiasRule::kFlags;
   if (has_flags || architecture.biases == BiasRule::kAttentionFlag) out["attention_bias"] = config.qkv_bias;
-  if (has_flags) out["mlp_bias"] = config.mlp_bias;
+  if (architecture.biases == BiasRule::kOutputFlag) {
+    out["attention_bias"] = config.qkv_bias;
+    out["attention_out_bias"] = config.o_bias;
+  }
+  if (has_flags || architecture.biases == BiasRule::kOutputFlag) out["mlp_bias"] = config.mlp_bias;
   describe_window(config, out);
+  update_unrotated(config, out);
   return out;
 }
 
@@ -183,6 +197,7 @@ OrderedJson write_config(const ModelConfig& config, const std::string& dtype_nam
   out["model_type"] = config.model_type;
   update_changed(config, out);
   update_layer_types(config, out);
+  update_unrotated(config, out);
   set_dtype(out, dtype_name);
   OrderedJson ordered = out;
   if (config.is_ordinary()) return ordered;

@@ -172,6 +172,7 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
   layer.shape = shape;
   layer.is_sliding = config.sliding_window.has_value() &&
                      (config.layer_is_sliding.empty() || config.layer_is_sliding.at(static_cast<size_t>(index)));
+  layer.is_rotated = config.layer_is_unrotated.empty() || !config.layer_is_unrotated.at(static_cast<size_t>(index));
   for (const LayerPart& part : layer_parts()) {
     if (part.is_linear() || !part.is_in(shape)) continue;
     layer.*norm_member(part.role) =

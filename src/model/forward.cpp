@@ -183,13 +183,19 @@ at::Tensor forward_half(const KernelOps& ops, const HalfLayer& half, const at::T
                                                                     : forward_half_by(ops, half, x);
 }
 
+// What queries and keys are multiplied by each, beyond what the kernels of attention do to their products.
+double score_factor(const ModelConfig& config) {
+  if (config.attention_scale == 0) return 1;
+  return std::sqrt(config.attention_scale * std::sqrt(static_cast<double>(config.head_dim)));
+}
+
 // At positions 0 ... positions - 1.
 RotaryTable rotary_table(const RopeConfig& rope, const ModelConfig& config, int64_t positions, at::Device device) {
   const at::Tensor frequency = at::tensor(inverse_frequencies(rope, config.head_dim), at::kFloat);
   const at::Tensor angle = at::arange(positions, at::kFloat).view({-1, 1}) * frequency.view({1, -1});
   RotaryTable table{angle.cos().to(device), angle.sin().to(device)};
-  if (config.attention_scale != 0) {
-    const double factor = std::sqrt(config.attention_scale * std::sqrt(static_cast<double>(config.head_dim)));
+  const double factor = score_factor(config);
+  if (factor != 1) {
     table.cos.mul_(factor);
     table.sin.mul_(factor);
   }
@@ -206,6 +212,8 @@ LayerContext make_position_context(const ModelConfig& config, int64_t positions,
   context.rotary = rotary_table(config.rope, config, positions, device);
   context.sliding_rotary =
       config.sliding_rope ? rotary_table(*config.sliding_rope, config, positions, device) : context.rotary;
+  context.unrotated = {at::zeros_like(context.rotary.cos), at::zeros_like(context.rotary.sin)};
+  context.unrotated.cos.add_(score_factor(config));
   context.sliding_window = config.sliding_window.value_or(0);
   context.activation = config.activation;
   return context;
@@ -225,7 +233,7 @@ LayerContext make_layer_context(const ModelConfig& config, int64_t window_length
 LayerContext continued_context(const LayerContext& positions, int64_t first, int64_t length) {
   LayerContext context = positions;
   const int64_t end = first + length;
-  for (RotaryTable* table : {&context.rotary, &context.sliding_rotary}) {
+  for (RotaryTable* table : {&context.rotary, &context.sliding_rotary, &context.unrotated}) {
     *table = {table->cos.narrow(0, first, length), table->sin.narrow(0, first, length)};
   }
   context.sliding_mask.reset();

@@ -402,13 +402,14 @@ def with_nan(header, data):
         (lambda f: rewrite_config(f, lambda c: c.pop("hidden_size")), ["config.json", "hidden_size"]),
         (lambda f: rewrite_config(f, lambda c: c.update(hidden_size="large")), ["config.json", "hidden_size"]),
         (lambda f: rewrite_config(f, lambda c: c.update(num_attention_heads=0)), ["config.json", "num_attention_heads"]),
+        (lambda f: rewrite_config(f, lambda c: c.update(model_type="gemma4_text")), ["gemma4_text", "the nearest is gemma3_text"]),
         (lambda f: rewrite_config(f, lambda c: c.update(model_type="mamba")), ["config.json", "mamba", "llama", "mistral", "qwen2", "qwen3"]),
         (lambda f: rewrite_config(f, lambda c: c.update(vocab_size=50)), ["model.embed_tokens.weight"]),
         (lambda f: (f / "config.json").write_text("{"), ["config.json", "JSON"]),
         (lambda f: (f / "tokenizer.json").write_text("[]"), ["tokenizer.json"]),
     ],
     ids=["truncated", "cut in the header", "lying header length", "missing tensor", "wrong shape", "unknown dtype", "NaN", "missing key",
-         "wrong type", "zero heads", "unknown architecture", "vocabularies differ", "broken config", "broken tokenizer"],
+         "wrong type", "zero heads", "architecture of a known family", "unknown architecture", "vocabularies differ", "broken config", "broken tokenizer"],
 )
 def test_bad_input_is_exit_code_3_and_leaves_nothing(run, tiny_model, text_file, tmp_path, damage, words):
     folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")

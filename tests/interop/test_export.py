@@ -23,6 +23,8 @@ MODELS = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "qwen3, tied": ("qwen3", {"tie_word_embeddings": True}),
+    "smollm3": ("smollm3", {"no_rope_layer_interval": 4}),
+    "seed_oss": ("seed_oss", {}),
     "gemma3": ("gemma3_text", {}),
     "gemma3, linear": ("gemma3_text", {"tie_word_embeddings": False, "rope_parameters": {
         "full_attention": {**LINEAR, "rope_theta": 1e5}, "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
@@ -266,7 +268,8 @@ def test_sliced_shapes_are_refused_by_name(run, tiny_model, text_file, tmp_path)
 
 
 @pytest.mark.parametrize("family, changes, word", [("qwen2", {"head_dim": 32}, "heads together"), ("qwen2", {"rope_parameters": LLAMA3}, "rope_freqs.weight"),
-                                                   ("qwen3", {"rope_parameters": LLAMA3}, "rope_freqs.weight"), ("qwen3", {"attention_bias": True}, "o_proj.bias"), ("gemma3_text", {"query_pre_attn_scalar": 30}, "scores are multiplied")])
+                                                   ("qwen3", {"rope_parameters": LLAMA3}, "rope_freqs.weight"), ("qwen3", {"attention_bias": True}, "o_proj.bias"), ("gemma3_text", {"query_pre_attn_scalar": 30}, "scores are multiplied"),
+                                                   ("smollm3", {"no_rope_layer_interval": 2}, "no_rope_layers"), ("smollm3", {"no_rope_layer_interval": 4, "mlp_bias": True}, "mlp.up_proj.bias")])
 def test_what_only_the_llama_architecture_can_say_is_refused(family, changes, word, run, tiny_model, tmp_path):
     result = run("export", tiny_model(family, **changes), "--gguf", "-o", tmp_path / "m.gguf", expect=3)
     assert word in result.stderr and family.removesuffix("_text") in result.stderr and not list(tmp_path.iterdir())

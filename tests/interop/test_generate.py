@@ -60,6 +60,8 @@ def test_an_answer_of_the_real_model_is_transformers(real, run, model):
     ("qwen2", {}),
     ("qwen3", {}),
     ("gemma3_text", {}),
+    ("smollm3", {}),
+    ("seed_oss", {}),
 ])
 def test_200_tokens_of_tiny_models_are_transformers(run, tiny_model, tiny_tokenizer, family, options):
     folder = tiny_model(family, **options)

@@ -17,6 +17,8 @@ FAMILIES = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "gemma3": ("gemma3_text", {}),
+    "smollm3": ("smollm3", {"no_rope_layer_interval": 4}),
+    "seed_oss": ("seed_oss", {}),
 }
 
 
@@ -75,11 +77,11 @@ def test_other_sizes_load_with_the_modeling_code(name, allocate, compress, our_l
 
 
 @pytest.mark.parametrize("name, allocate", [*itertools.product(["llama", "llama, tied", "mistral"], ["constant", "loss", "heads"]),
-                                            ("qwen3", "constant"), ("gemma3", "constant")])  # fmt: skip
+                                            ("qwen3", "constant"), ("gemma3", "constant"), ("smollm3", "constant"), ("seed_oss", "constant")])  # fmt: skip
 def test_llama_cpp_runs_both(name, allocate, compress, run, tmp_path, is_the_same_model):
     out, file = compress(name, allocate), tmp_path / "m.gguf"
     shown = run("export", out, "--gguf", "-o", file, "--json").json()
-    assert shown["architecture"] == ((name if name in ("qwen3", "gemma3") else "llama") if allocate == "constant" else "deci")
+    assert shown["architecture"] == ((name if name in ("qwen3", "gemma3", "smollm3", "seed_oss") else "llama") if allocate == "constant" else "deci")
     is_the_same_model(out, file)
 
 
@@ -98,3 +100,21 @@ def test_gguf_names_the_sizes_layer_by_layer(compress, run, tmp_path):
 def test_what_llama_cpp_knows_with_one_size_alone_of_other_sizes_has_no_place_in_gguf(family, compress, run, tmp_path):
     done = run("export", compress(family, "loss"), "--gguf", "-o", tmp_path / "m.gguf", expect=3)
     assert "llama.cpp has room for" in done.stderr
+
+
+def test_a_model_that_norms_its_branches_has_no_basis_to_cut_nor_a_matrix_to_fold(run, tiny_model, text_file, tmp_path):
+    source, text = tiny_model("gemma3_text"), ["--calib", text_file, "--samples", "4", "--seqlen", "64", "-o", tmp_path / "out"]
+    for command, instead in [(["slice", source, "--avg", "25%"], "--method modular"), (["slice", source, "--avg", "25%", "--basis", "global"], "--method modular"),
+                             (["depth", "streamline", source, "--layers", "1"], "--replace layer")]:  # fmt: skip
+        refused = run(*command, *text, expect=2)
+        assert instead in refused.stderr and "gemma3_text" in refused.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("replace", ["layer", "swiglu", "ffn", "none"])
+def test_layers_of_a_model_that_norms_its_branches_are_replaced(replace, run, tiny_model, text_file, our_logits, window, tmp_path):
+    trains = [] if replace == "none" else ["--updates", "2", "--batch", "2", "--out-dtype", "fp32"]
+    run("depth", "streamline", tiny_model("gemma3_text", num_hidden_layers=5), "--layers", "1", "--replace", replace, *trains,
+        "--calib", text_file, "--samples", "6", "--seqlen", "64", "-o", tmp_path / "out")  # fmt: skip
+    ordinary = replace in ("layer", "none")
+    assert (our_logits(tmp_path / "out") - their_logits(tmp_path / "out", window, trust_remote_code=not ordinary)).abs().max() < 1e-3
+    assert bool(list((tmp_path / "out").glob("*.py"))) != ordinary

@@ -122,6 +122,10 @@ LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
         ("gemma3_text", {}),
         ("gemma3_text", {"tie_word_embeddings": False, "query_pre_attn_scalar": 40, "num_key_value_heads": 1, "rope_parameters": {
             "full_attention": {**LINEAR_ROPE, "rope_theta": 1e5}, "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
+        ("smollm3", {}),
+        ("smollm3", {"no_rope_layers": [0, 1, 1, 0], "tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}),
+        ("seed_oss", {}),
+        ("seed_oss", {"attention_bias": False, "attention_out_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain",
 )
@@ -135,7 +139,7 @@ def test_tiny_models_logits_equal_transformers(build_dir, tmp_path, tiny_model, 
 
 
 @pytest.mark.parametrize("kind, changes", [("llama", {}), ("llama", {"tie_word_embeddings": True}),
-                                           ("llama", {"attention_bias": True, "mlp_bias": True}), ("mistral", {}), ("qwen2", {}), ("qwen3", {})],
+                                           ("llama", {"attention_bias": True, "mlp_bias": True}), ("mistral", {}), ("qwen2", {}), ("qwen3", {}), ("smollm3", {}), ("seed_oss", {"attention_out_bias": True})],
                          ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain")
 def test_rotation_without_slicing_leaves_the_logits(build_dir, tmp_path, run, tiny_model, text_file, kind, changes):
     folder = tiny_model(kind, **changes)

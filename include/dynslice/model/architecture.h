@@ -71,6 +71,7 @@ enum class BiasRule {
   kQueryKeyValue,  // these three, always
   kFlags,          // attention_bias: query, key, value and output; mlp_bias: the MLP
   kAttentionFlag,  // attention_bias alone
+  kOutputFlag,     // attention_bias: query, key and value, unless false; attention_out_bias: output; mlp_bias
 };
 
 enum class WindowRule {
@@ -80,10 +81,10 @@ enum class WindowRule {
   kByPattern,  // of those that layer_types names, else of all but every window_period-th
 };
 
-// A module that an architecture's checkpoints have under another name.
+// A module that an architecture's files have under another name than a LayerPart says.
 struct Renaming {
-  std::string_view ours;    // of a LayerPart
-  std::string_view theirs;  // "pre_feedforward_layernorm"
+  std::string_view ours;    // the part's `module`
+  std::string_view theirs;  // "pre_feedforward_layernorm", in GGUF "post_attention_norm"
 };
 
 struct Architecture {
@@ -103,6 +104,7 @@ struct Architecture {
   WindowRule window = WindowRule::kNone;
   int64_t window_period = 0;        // of kByPattern: every such layer sees all
   double sliding_rope_theta = 0;    // of the layers that slide, which rotate in another way; 0: all rotate alike
+  int64_t unrotated_period = 0;     // every such layer has no rotary embedding, unless no_rope_layers says which
   bool has_query_key_norm = false;  // RMS norm of every query and key head, between projection and rotation
   bool has_branch_norms = false;    // RMS norms of what attention and MLP write, before it is added to the stream
   Activation activation = Activation::kSilu;
@@ -111,19 +113,26 @@ struct Architecture {
   // What a checkpoint's norm weights lack of the factor that they stand for: Gemma's are w of 1 + w.
   double norm_offset = 0;
   std::span<const Renaming> names = {};
+  std::span<const Renaming> gguf_names = {};
   // Of llama.cpp's own: whether the two rows of a rotary pair lie side by side in the file, whether the heads together
   // must be as wide as the stream, whether frequencies may be divided pair by pair (rope_freqs.weight), and whether
-  // attention's output may have a bias.
+  // attention's output and the MLP may have biases.
   bool pairs_rotary_rows = false;
   bool heads_fill_stream = false;
   bool has_rope_divisors = false;
   bool has_output_bias = false;
+  bool has_mlp_bias = false;
 };
 
 [[nodiscard]] std::span<const Architecture> architectures();
 
 // Null for a model type that is not supported.
 [[nodiscard]] const Architecture* find_architecture(std::string_view model_type);
+
+// The module's name in GGUF files of the architecture: "attn_q".
+[[nodiscard]] std::string_view gguf_module(const Architecture& architecture, const LayerPart& part);
+// The part that has that name there; null where there is none.
+[[nodiscard]] const LayerPart* find_gguf_part(const Architecture& architecture, std::string_view module);
 
 // transformers' name of an activation: "silu".
 [[nodiscard]] std::string_view name_of(Activation activation);

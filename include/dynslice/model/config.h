@@ -83,6 +83,7 @@ struct ModelConfig {
   bool mlp_bias = false;
   std::optional<int64_t> sliding_window;  // tokens a position sees at most, itself included
   std::vector<bool> layer_is_sliding;     // per layer; empty when all (or none) are
+  std::vector<bool> layer_is_unrotated;   // per layer: no rotary embedding; empty when all have it
   std::vector<LayerShape> layers;
   int64_t embedding_width = 0;  // D_0: width of the stream that enters layer 0
   int64_t head_width = 0;       // width of the stream that enters the final norm

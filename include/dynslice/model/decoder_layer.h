@@ -44,6 +44,7 @@ struct DecoderLayer {
   at::Tensor mlp_branch_norm;        // [output_width]; undefined without such norms
   Shortcut attn_shortcut;            // input_width → middle_width
   Shortcut mlp_shortcut;             // middle_width → output_width
+  bool is_rotated = true;            // queries and keys have rotary embeddings
   bool is_sliding = false;           // attention sees the last `sliding_window` tokens only
 };
 

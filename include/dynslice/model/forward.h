@@ -25,11 +25,12 @@ struct LayerContext {
   double rms_norm_eps = 0;
   at::Tensor sliding_mask;  // [T, S] fp32, additive, S positions seen; undefined when no window is shorter than S
   at::Tensor causal_mask;   // the same for layers that do not slide; undefined where S is T or T is 1
-  RotaryTable rotary, sliding_rotary;  // of layers that see all, and of those that slide
-  int64_t sliding_window = 0;          // tokens a position of a sliding layer sees at most, itself included; 0: all
+  RotaryTable rotary, sliding_rotary, unrotated;  // of layers that see all, of those that slide, of those without rope
+  int64_t sliding_window = 0;  // tokens a position of a sliding layer sees at most, itself included; 0: all
   Activation activation = Activation::kSilu;
 
   [[nodiscard]] const RotaryTable& rotary_of(const DecoderLayer& layer) const {
+    if (!layer.is_rotated) return unrotated;
     return layer.is_sliding ? sliding_rotary : rotary;
   }
 };

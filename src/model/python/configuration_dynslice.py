@@ -1,6 +1,6 @@
 """Configuration of a sliced model that dynslice wrote (checkpoint format 2), for transformers.
 
-A sliced model is a Llama, Mistral, Qwen or Gemma whose layers have shapes of their own. config.json keeps the keys of the
+A sliced model is one of BASE_MODELS whose layers have shapes of their own. config.json keeps the keys of the
 original model; the widths are in its "dynslice" object. This file travels with the checkpoint.
 """
 
@@ -8,7 +8,8 @@ from transformers import PretrainedConfig
 
 FORMAT = 2
 # What sets the original models apart, and what their own configuration classes assume where config.json is silent.
-# Biases: "flags" are attention_bias and mlp_bias, "attention" the first of them alone. Windows: of all layers, of some,
+# Biases: "flags" are attention_bias and mlp_bias, "attention" the first of them alone, "output" both and one of its own for
+# attention's output. Windows: of all layers, of some,
 # or "types", of those that layer_types names.
 BASE_MODELS = {
     "llama": {"max_position_embeddings": 2048, "biases": "flags"},
@@ -37,6 +38,15 @@ BASE_MODELS = {
         "query_pre_attn_scalar": 256,
         "tie_word_embeddings": True,
     },
+    "smollm3": {
+        "max_position_embeddings": 32768,
+        "biases": "flags",
+        "window": "some",
+        "rope_theta": 2000000.0,
+        "unrotated_period": 4,  # every such layer has no rotary embedding, unless no_rope_layers says which
+        "tie_word_embeddings": True,
+    },
+    "seed_oss": {"max_position_embeddings": 524288, "biases": "output", "head_dim": 128},
 }
 SLIDING_WINDOW = 4096
 MAX_WINDOW_LAYERS = 28
@@ -74,7 +84,8 @@ class DynsliceConfig(PretrainedConfig):
         self.attention_scale = kwargs.pop("query_pre_attn_scalar", base.get("query_pre_attn_scalar", self.head_dim)) ** -0.5
         if "query_pre_attn_scalar" in base:
             self.query_pre_attn_scalar = self.attention_scale**-2
-        self.attention_bias = kwargs.pop("attention_bias", False)
+        self.attention_bias = kwargs.pop("attention_bias", base.get("biases") == "output")
+        self.attention_out_bias = kwargs.pop("attention_out_bias", False)
         self.mlp_bias = kwargs.pop("mlp_bias", False)
         self.attention_dropout = kwargs.pop("attention_dropout", 0.0)
         self.initializer_range = kwargs.pop("initializer_range", 0.02)
@@ -82,6 +93,9 @@ class DynsliceConfig(PretrainedConfig):
         if self.hidden_act != base.get("activation", "silu"):
             raise ValueError(f"config.json: activation {self.hidden_act!r}: only {base.get('activation', 'silu')!r} is known")
         self._read_window(kwargs)
+        period = kwargs.pop("no_rope_layer_interval", base.get("unrotated_period"))
+        rotated = [int(period is None or (i + 1) % period != 0) for i in range(self.num_hidden_layers)]
+        self.no_rope_layers = kwargs.pop("no_rope_layers", None) or rotated  # 1: the layer has a rotary embedding
         self._read_rope(kwargs)
         if tie_word_embeddings is None:
             tie_word_embeddings = base.get("tie_word_embeddings", False)
@@ -144,15 +158,17 @@ class DynsliceConfig(PretrainedConfig):
 
     @property
     def qkv_bias(self):
-        return self._biases == "qkv" or self.o_bias
+        return self._biases == "qkv" or (self._biases in ("flags", "attention", "output") and self.attention_bias)
 
     @property
     def o_bias(self):
+        if self._biases == "output":
+            return self.attention_out_bias
         return self._biases in ("flags", "attention") and self.attention_bias
 
     @property
     def gated_bias(self):
-        return self._biases == "flags" and self.mlp_bias
+        return self._biases in ("flags", "output") and self.mlp_bias
 
     @property
     def head_norms(self):

@@ -2,7 +2,7 @@
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
-The decoder is that of Llama, Mistral, Qwen or Gemma with these differences: the residual stream has a width of its own at
+The decoder is that of the original model (configuration_dynslice.BASE_MODELS) with these differences: the residual stream has a width of its own at
 every layer, so that the residual paths pass through shortcuts (where the bases on both sides differ); the norms divide
 the sum of squares by the original hidden size; the embedding and the head may keep their original width, with a
 rotation beside them; a layer may be an MLP alone, gated or not. This file travels with the checkpoint.
@@ -164,6 +164,7 @@ class DynsliceAttention(nn.Module):
         self.num_key_value_groups = heads // kv_heads
         self.scaling = config.attention_scale
         self.attention_dropout = config.attention_dropout
+        self.is_rotated = bool(config.no_rope_layers[index])
         self.is_causal = True
         self.sliding_window = config.sliding_window if config.layer_types[index] == "sliding_attention" else None
         self.q_proj = nn.Linear(shape["input_width"], heads * self.head_dim, bias=config.qkv_bias)
@@ -179,8 +180,10 @@ class DynsliceAttention(nn.Module):
         self, x, position_embeddings, attention_mask=None, past_key_values=None, cache_position=None, **kwargs
     ):
         by_head = (*x.shape[:-1], -1, self.head_dim)
-        query = rotate(self.q_norm(self.q_proj(x).view(by_head)).transpose(1, 2), *position_embeddings)
-        key = rotate(self.k_norm(self.k_proj(x).view(by_head)).transpose(1, 2), *position_embeddings)
+        query = self.q_norm(self.q_proj(x).view(by_head)).transpose(1, 2)
+        key = self.k_norm(self.k_proj(x).view(by_head)).transpose(1, 2)
+        if self.is_rotated:
+            query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
         value = self.v_proj(x).view(by_head).transpose(1, 2)
         if past_key_values is not None:
             # A static cache of transformers 4 needs the positions; 5 counts by itself.
