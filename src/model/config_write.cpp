@@ -79,11 +79,9 @@ void update_changed(const ModelConfig& config, Json& out) {
 // transformers refuses a layer_types whose length is not the number of layers.
 void update_layer_types(const ModelConfig& config, Json& out) {
   const WindowRule rule = architecture_of(config).window;
-  if (rule == WindowRule::kByPattern) {
-    out["layer_types"] = describe_layer_types(config);
-  } else if (rule != WindowRule::kByLayer) {
+  if (rule != WindowRule::kByLayer && rule != WindowRule::kByPattern) {
     out.erase("layer_types");
-  } else if (config.sliding_window || out.contains("layer_types")) {
+  } else if (rule == WindowRule::kByPattern || config.sliding_window || out.contains("layer_types")) {
     out["layer_types"] = describe_layer_types(config);
   }
 }

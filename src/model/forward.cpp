@@ -136,8 +136,8 @@ struct KernelOps {
     if (!weight.defined()) return branch;
     return kernels::rms_norm(branch, weight, context.hidden_size, context.rms_norm_eps, branch.scalar_type());
   }
-  at::Tensor add(at::Tensor branch, const at::Tensor& x, const HalfLayer& half) const {
-    return add_residual(std::move(branch), x, layer.*half.shortcut);
+  at::Tensor add(const at::Tensor& branch, const at::Tensor& x, const HalfLayer& half) const {
+    return add_residual(branch, x, layer.*half.shortcut);
   }
 };
 
@@ -310,7 +310,7 @@ at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out) {
   return add_residual(at::zeros(sizes, x.options()), x, shortcut);
 }
 
-at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& shortcut) {
+at::Tensor add_residual(const at::Tensor& branch, const at::Tensor& x, const Shortcut& shortcut) {
   if (shortcut.kind == ShortcutKind::kMatrix) {
     return kernels::add_fitted(branch, kernels::linear(x, shortcut.weight, {}), {});
   }

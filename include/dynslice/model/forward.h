@@ -92,6 +92,6 @@ void norm_heads_(const DecoderLayer& layer, const LayerContext& context, at::Ten
 at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out);
 
 // branch + shortcut(x) in fp32; `branch` is used up.
-at::Tensor add_residual(at::Tensor branch, const at::Tensor& x, const Shortcut& shortcut);
+at::Tensor add_residual(const at::Tensor& branch, const at::Tensor& x, const Shortcut& shortcut);
 
 }  // namespace dynslice
