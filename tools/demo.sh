@@ -15,7 +15,7 @@ Installs what is missing, builds, gets SmolLM2-135M, and removes SHARE of its pa
   best       dynslice slice --preset best         neurons and heads instead of width: loses least
 Evaluates the dense model and all three, and prints a table.
 
-  --quick          8 windows of 512 tokens to calibrate and to evaluate on (default: 14 to calibrate, 10 to evaluate)
+  --quick          8 windows of 512 tokens to calibrate on (default: 14); both evaluate on 8
   --full           figures to compare: 32 windows of 1024 tokens to calibrate ('best': 128, as the preset has
                    it), the whole test split to evaluate (about an hour)
   --target SHARE   how many of the parameters to remove (default: 25%)
@@ -32,7 +32,7 @@ USAGE
 samples=14
 seqlen=512
 gradient_samples=4
-eval_samples=(--samples 10)
+eval_samples=(--samples 8)
 target=25%
 output=$repo_root/demo-out
 build_dir=$repo_root/build
@@ -43,7 +43,7 @@ setup_options=()
 parse_options() {
   while [[ $# -gt 0 ]]; do
     case $1 in
-      --quick) samples=8 && gradient_samples=2 && eval_samples=(--samples 8) ;;
+      --quick) samples=8 && gradient_samples=2 ;;
       --full) samples=32 && seqlen=1024 && eval_samples=() && full=yes ;;
       --target) needs_value "$1" "$@" && target=$2 && shift ;;
       --output) needs_value "$1" "$@" && output=$2 && shift ;;
