@@ -329,22 +329,12 @@ forget_other_libtorch() {
   fi
 }
 
-provide_model() {
+provide_model() { # NAME WHAT IF_NOT
   local path
-  if path=$("$repo_root/tools/fetch_model.sh"); then
-    say "default model: $path"
+  if path=$("$repo_root/tools/fetch_model.sh" "$1"); then
+    say "$2: $path"
   else
-    warn "the default model is not here; give dynslice a MODEL"
-  fi
-}
-
-# What the tests take beside the default model.
-provide_second_model() {
-  local path
-  if path=$("$repo_root/tools/fetch_model.sh" gemma); then
-    say "second model of the tests: $path"
-  else
-    warn "the second model of the tests is not here; they are skipped"
+    warn "the $2 is not here; $3"
   fi
 }
 
@@ -380,8 +370,8 @@ main() {
 
   build_dynslice
   if [[ $with_model == yes ]]; then
-    provide_model
-    [[ $with_tests == no ]] || provide_second_model
+    provide_model smollm2 "default model" "give dynslice a MODEL"
+    [[ $with_tests == no ]] || provide_model gemma "second model of the tests" "they are skipped"
   fi
   if [[ $with_tests == yes ]]; then
     say "done; next: tools/test.sh --no-setup"

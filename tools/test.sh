@@ -20,8 +20,8 @@ usage: tools/test.sh [-L unit|integration|interop] [-R REGEX] [-k EXPRESSION] [-
 
 Environment: DYNSLICE_DATA_DIR, a folder with wikitext-2-raw/ and the like: tests that need it are skipped without.
 DYNSLICE_TEST_MODEL and DYNSLICE_TEST_GEMMA, GGUF files (default: those of tools/fetch_model.sh). DYNSLICE_TEST_DEVICE,
-the device of the tests named Cuda… (default: cuda). DYNSLICE_NO_SKIP=1 makes a skipped test a failure, but for those that need a CUDA device
-where there is no NVIDIA driver. The exit code is CTest's, or 1 when tests were skipped that may not be.
+the device of the tests named Cuda… (default: cuda). DYNSLICE_NO_SKIP=1 makes a skipped test a failure, but for those
+that need a CUDA device where there is no NVIDIA driver. The exit code is CTest's, or 1 when tests were skipped that may not be.
 USAGE
 }
 

@@ -203,7 +203,8 @@ void read_window_pattern(const Metadata& metadata, const Architecture& architect
   } else {
     const int64_t period = is_there ? metadata.integer(suffix) : architecture.window_period;
     if (period < 1) metadata.fail(suffix, "1 or more");
-    for (size_t i = 0; i < count; ++i) sliding[i] = (static_cast<int64_t>(i) + 1) % period != 0;
+    sliding = every_nth_layer(count, period);
+    sliding.flip();
   }
   if (sliding.size() != count) metadata.fail(suffix, "a list of " + std::to_string(count) + " entries, one a layer");
   if (std::ranges::find(sliding, true) == sliding.end()) return;
@@ -283,8 +284,8 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   config.qkv_bias = has_tensor(metadata, "blk.0.attn_q.bias");
   config.o_bias = has_tensor(metadata, "blk.0.attn_output.bias");
   config.mlp_bias = has_tensor(metadata, "blk.0.ffn_gate.bias");
-  for (int64_t i = 0; architecture.unrotated_period > 0 && i < layers; ++i)
-    config.layer_is_unrotated.push_back((i + 1) % architecture.unrotated_period == 0);
+  if (architecture.unrotated_period > 0)
+    config.layer_is_unrotated = every_nth_layer(config.layers.size(), architecture.unrotated_period);
   if (architecture.window == WindowRule::kAllLayers && metadata.has("attention.sliding_window"))
     config.sliding_window = metadata.integer("attention.sliding_window");
   if (architecture.window == WindowRule::kByPattern) read_window_pattern(metadata, architecture, config);

@@ -236,7 +236,7 @@ void read_unrotated(const JsonReader& reader, const Architecture& architecture, 
   } else {
     int64_t period = architecture.unrotated_period;
     if (reader.has("no_rope_layer_interval")) period = reader.integer("no_rope_layer_interval", 1, kMaxLayers);
-    for (size_t i = 0; i < unrotated.size(); ++i) unrotated[i] = (static_cast<int64_t>(i) + 1) % period == 0;
+    unrotated = every_nth_layer(unrotated.size(), period);
   }
   if (std::ranges::find(unrotated, true) != unrotated.end()) config.layer_is_unrotated = unrotated;
 }
@@ -250,7 +250,8 @@ void read_window_by_pattern(const JsonReader& reader, ModelConfig& config) {
     const int64_t usual = architecture_of(config).window_period;
     const int64_t period =
         reader.has("sliding_window_pattern") ? reader.integer("sliding_window_pattern", 1, kMaxLayers) : usual;
-    for (size_t i = 0; i < sliding.size(); ++i) sliding[i] = (static_cast<int64_t>(i) + 1) % period != 0;
+    sliding = every_nth_layer(sliding.size(), period);
+    sliding.flip();
   }
   const auto slides = static_cast<size_t>(std::count(sliding.begin(), sliding.end(), true));
   if (slides == 0) return;
@@ -376,6 +377,12 @@ void read_sliced_shapes(const JsonReader& reader, ModelConfig& config) {
 }
 
 }  // namespace
+
+std::vector<bool> every_nth_layer(size_t count, int64_t period) {
+  std::vector<bool> chosen(count);
+  for (size_t i = 0; i < count; ++i) chosen[i] = (static_cast<int64_t>(i) + 1) % period == 0;
+  return chosen;
+}
 
 ModelConfig parse_dense_config(const Json& object, const std::string& model_type, const std::string& where) {
   const JsonReader reader(object, where);

@@ -212,8 +212,9 @@ LayerContext make_position_context(const ModelConfig& config, int64_t positions,
   context.rotary = rotary_table(config.rope, config, positions, device);
   context.sliding_rotary =
       config.sliding_rope ? rotary_table(*config.sliding_rope, config, positions, device) : context.rotary;
-  context.unrotated = {at::zeros_like(context.rotary.cos), at::zeros_like(context.rotary.sin)};
-  context.unrotated.cos.add_(score_factor(config));
+  if (!config.layer_is_unrotated.empty()) {
+    context.unrotated = {at::ones_like(context.rotary.cos) * score_factor(config), at::zeros_like(context.rotary.sin)};
+  }
   context.sliding_window = config.sliding_window.value_or(0);
   context.activation = config.activation;
   return context;
@@ -234,7 +235,7 @@ LayerContext continued_context(const LayerContext& positions, int64_t first, int
   LayerContext context = positions;
   const int64_t end = first + length;
   for (RotaryTable* table : {&context.rotary, &context.sliding_rotary, &context.unrotated}) {
-    *table = {table->cos.narrow(0, first, length), table->sin.narrow(0, first, length)};
+    if (table->cos.defined()) *table = {table->cos.narrow(0, first, length), table->sin.narrow(0, first, length)};
   }
   context.sliding_mask.reset();
   if (length == 1) return context;  // the cached range alone says what is seen

@@ -3,6 +3,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "dynslice/model/config.h"
 
@@ -18,6 +19,9 @@ namespace dynslice {
 
 // An object in Hugging Face's form that says what `config`, a dense model's, says.
 [[nodiscard]] Json describe_dense_config(const ModelConfig& config);
+
+// For each of `count` layers whether it is a `period`-th one, counted from 1.
+[[nodiscard]] std::vector<bool> every_nth_layer(size_t count, int64_t period);
 
 // Of the "dynslice" object; older ones were never released.
 inline constexpr int64_t kDynsliceFormat = 2;
