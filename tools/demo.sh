@@ -15,7 +15,7 @@ Installs what is missing, builds, gets SmolLM2-135M, and removes SHARE of its pa
   best       dynslice slice --preset best         neurons and heads instead of width: loses least
 Evaluates the dense model and all three, and prints a table.
 
-  --quick          8 windows of 512 tokens to calibrate on (default: 14); both evaluate on 8
+  --quick          8 windows of 512 tokens to calibrate on (default: 11); both evaluate on 8
   --full           figures to compare: 32 windows of 1024 tokens to calibrate ('best': 128, as the preset has
                    it), the whole test split to evaluate (about an hour)
   --target SHARE   how many of the parameters to remove (default: 25%)
@@ -29,7 +29,7 @@ Administrator's Handbook. DYNSLICE_MODEL names another model.
 USAGE
 }
 
-samples=14
+samples=11
 seqlen=512
 gradient_samples=4
 eval_samples=(--samples 8)

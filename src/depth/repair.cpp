@@ -1,4 +1,5 @@
 #include "dynslice/depth/repair.h"
+#include "dynslice/model/architecture.h"
 
 #include <algorithm>
 #include <numeric>
@@ -117,7 +118,7 @@ class RepairWalk {
 
 void check_repairable(const Checkpoint& checkpoint) {
   check_depth(checkpoint);
-  if (!checkpoint.config().has_branch_norms()) return;
+  if (architecture_of(checkpoint.config()).can_fold_maps()) return;
   throw_error(ErrorKind::kUsage, checkpoint.path().string(), ": ", checkpoint.config().model_type,
               " norms what its MLPs write, so that no matrix can be folded into them; give --replace layer, swiglu, "
               "ffn or none");

@@ -14,6 +14,7 @@
 #include "dynslice/depth/shallow_losses.h"
 #include "dynslice/jobs/depth.h"
 #include "dynslice/jobs/prepare.h"
+#include "dynslice/model/architecture.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/score/score.h"
 #include "dynslice/support/error.h"
@@ -101,7 +102,7 @@ bool recomputes_of(const StreamlineRequest& request, const ModelConfig& config, 
 
 // A layer that is trained in the place of others is repaired before, where that can be done.
 bool is_repaired(const StreamlineRequest& request, const ModelConfig& config) {
-  return is_repaired(request) && !config.has_branch_norms();
+  return is_repaired(request) && architecture_of(config).can_fold_maps();
 }
 
 class WindowSearch {

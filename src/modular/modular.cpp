@@ -174,7 +174,8 @@ class Compressor {
                           {read.shape.num_attention_heads, read.shape.num_key_value_heads}, walk_.config().head_dim,
                           where);
     heads.reduce_to(wanted);
-    keep_heads(step.layer, heads, refitted(heads.columns(), moment), walk_.config().head_dim);
+    keep_heads(step.layer, heads, refitted(kAttentionHalf, step.layer, heads.columns(), moment),
+               walk_.config().head_dim);
     const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
     const at::Tensor kept = heads.query_rows();
     const bool all = kept.numel() == read.o_proj.weight.size(1);
@@ -187,10 +188,11 @@ class Compressor {
   }
 
   // The rows that are left, with what makes up for a share of the stream's error so far.
-  at::Tensor refitted(const Elimination& elimination, const InnerMoment& moment) const {
+  at::Tensor refitted(const HalfLayer& half, const DecoderLayer& layer, const Elimination& elimination,
+                      const InnerMoment& moment) const {
     at::Tensor rows = elimination.refitted();
     if (moment.cross().defined() && rows.size(0) > 0)
-      rows.add_(elimination.solve(moment.cross()), options_.error_share);
+      rows.add_(attainable(half, layer, elimination.solve(moment.cross())), options_.error_share);
     return rows;
   }
 
@@ -209,7 +211,7 @@ class Compressor {
     } else {
       elimination.reduce_to(wanted);
     }
-    keep_neurons(step.layer, elimination.kept(), refitted(elimination, moment));
+    keep_neurons(step.layer, elimination.kept(), refitted(kMlpHalf, step.layer, elimination, moment));
   }
 
   // Lets the inside of the MLP, whole as it still is, pass on the compressed model's stream. The dense stream goes

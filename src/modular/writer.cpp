@@ -24,6 +24,13 @@ at::Tensor written_by(const HalfLayer& half, const DecoderLayer& layer, const at
   return (rows / (norm.abs().clamp_min(kLeastWeight) * sign)).t().to(at::kFloat).contiguous();
 }
 
+at::Tensor attainable(const HalfLayer& half, const DecoderLayer& layer, const at::Tensor& change) {
+  const at::Tensor& norm = layer.*half.branch_norm;
+  if (!norm.defined()) return change;
+  const at::Tensor square = norm.to(at::kDouble).square();
+  return change * (square / (square + square.mean()));
+}
+
 at::Tensor seen_inside(const HalfLayer& half, const DecoderLayer& layer, const LayerContext& context,
                        const at::Tensor& inside) {
   if (!(layer.*half.branch_norm).defined()) return inside;

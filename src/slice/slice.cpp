@@ -1,3 +1,4 @@
+#include "dynslice/model/architecture.h"
 #include "dynslice/slice/slice.h"
 
 #include <algorithm>
@@ -306,7 +307,7 @@ void check_sliceable(const Checkpoint& checkpoint) {
     throw_error(ErrorKind::kUsage, checkpoint.path().string(),
                 ": is sliced already; slice the dense model it was made from, by a larger ratio");
   }
-  if (checkpoint.config().has_branch_norms()) {
+  if (!architecture_of(checkpoint.config()).can_cut_stream()) {
     throw_error(
         ErrorKind::kUsage, checkpoint.path().string(), ": ", checkpoint.config().model_type,
         " norms what attention and MLP write, over the whole width, so that no basis of the stream can be cut; ",

@@ -218,7 +218,7 @@ def test_help_and_version_need_no_library(run_command, binary, tmp_path):
 # --- help -----------------------------------------------------------------------------------------------------
 
 VERBS = ["score", "plan", "slice", "depth drop", "depth merge", "depth streamline", "heal", "quantize", "eval", "compare", "bench",
-         "generate", "inspect", "export", "run", "completion"]  # fmt: skip
+         "generate", "inspect", "models", "export", "run", "completion"]  # fmt: skip
 GROUPS = ["What", "How much", "Training", "Sweep", "Text", "Output", "Machine", "Help"]
 
 

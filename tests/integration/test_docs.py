@@ -1,4 +1,4 @@
-"""The man page and docs/options.md, which are made from the program's definitions; and the other pages, which are not."""
+"""The man page, docs/options.md and docs/models.md, which the program makes; and the other pages, which it does not."""
 
 import pathlib
 import re
@@ -35,6 +35,11 @@ def verbs_in_help(run):
 def test_the_page_of_options_is_current(options_page):
     written = (REPOSITORY / "docs" / "options.md").read_text()
     assert written == options_page, "docs/options.md is stale: run tools/update_docs.sh and commit what it wrote"
+
+
+def test_the_page_of_models_is_current(run):
+    written = (REPOSITORY / "docs" / "models.md").read_text()
+    assert written == run("models", "--markdown").stdout, "docs/models.md is stale: run tools/update_docs.sh and commit what it wrote"
 
 
 def test_every_verb_and_option_of_help_is_in_both(run, options_page, man_page):
@@ -81,7 +86,8 @@ def test_the_man_page_is_well_formed(man_page, tmp_path):
 
 OPTION = r"(?<!\S)--[a-z][a-z_-]*"  # at the beginning of a word
 # Pages written by hand, and options in them that are not dynslice's: pip's and lm_eval's.
-PROSE = [REPOSITORY / "README.md", *sorted(path for path in (REPOSITORY / "docs").rglob("*.md") if path.name != "options.md")]
+MADE = ("options.md", "models.md")  # by the program
+PROSE = [REPOSITORY / "README.md", *sorted(path for path in (REPOSITORY / "docs").rglob("*.md") if path.name not in MADE)]
 OF_OTHER_PROGRAMS = {"--no-deps", "--no-build-isolation", "--force-reinstall", "--num_fewshot"}
 
 
@@ -167,9 +173,12 @@ def test_the_prose_tells_of_every_verb(run):
 def test_the_command_that_updates_the_page_sees_staleness(build_dir, run_command, tmp_path):
     tool = REPOSITORY / "tools" / "update_docs.sh"
     run_command([tool, "--check", "--build-dir", build_dir])
+    for name in MADE:
+        shutil.copy(REPOSITORY / "docs" / name, tmp_path)
     stale = tmp_path / "options.md"
     stale.write_text("# Every verb and option\n")
-    result = run_command([tool, "--check", "--build-dir", build_dir, "--output", stale], expect=1)
-    assert "stale" in result.stderr and stale.read_text() == "# Every verb and option\n"
-    run_command([tool, "--no-build", "--build-dir", build_dir, "--output", stale])
-    assert stale.read_text() == (REPOSITORY / "docs" / "options.md").read_text()
+    result = run_command([tool, "--check", "--build-dir", build_dir, "--folder", tmp_path], expect=1)
+    assert "options.md is stale" in result.stderr and stale.read_text() == "# Every verb and option\n"
+    run_command([tool, "--no-build", "--build-dir", build_dir, "--folder", tmp_path])
+    for name in MADE:
+        assert (tmp_path / name).read_text() == (REPOSITORY / "docs" / name).read_text()

@@ -125,9 +125,9 @@ def test_every_mark_stands_before_a_block():
 
 
 def test_commands_stand_in_fenced_blocks():
-    """A block that is only indented would not be run. docs/options.md, which the program writes, has no other."""
+    """A block that is only indented would not be run. The pages that the program writes have no other."""
     for page in PAGES:
-        if page.name != "options.md":
+        if page.name not in ("options.md", "models.md"):
             text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
             found = re.search(r"\n\n {4,}(?![-*0-9|]).*", text)
             assert not found, f"{page.name}: indented block {found and found.group(0).strip()!r}"

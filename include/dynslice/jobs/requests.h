@@ -200,6 +200,11 @@ struct InspectRequest {
   CommonOptions common;
 };
 
+struct ModelsRequest {
+  CommonOptions common;
+  bool markdown = false;  // as docs/models.md has it
+};
+
 struct ExportRequest {
   CommonOptions common;
   bool gguf = false;   // the format; the only one so far

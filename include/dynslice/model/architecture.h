@@ -122,6 +122,11 @@ struct Architecture {
   bool has_rope_divisors = false;
   bool has_output_bias = false;
   bool has_mlp_bias = false;
+
+  // A norm behind the matrix that writes runs over the whole width of the stream, and scales what comes out of it:
+  // whether a basis of the stream can be cut, and whether linear maps can be folded into the matrices that write.
+  [[nodiscard]] bool can_cut_stream() const { return !has_branch_norms; }
+  [[nodiscard]] bool can_fold_maps() const { return !has_branch_norms; }
 };
 
 [[nodiscard]] std::span<const Architecture> architectures();

@@ -20,7 +20,7 @@ struct RunOptions {
 };
 
 using Command = std::variant<ScoreRequest, PlanRequest, SliceRequest, EvalRequest, CompareRequest, BenchRequest,
-                             GenerateRequest, InspectRequest, ExportRequest, DropRequest, MergeRequest,
+                             GenerateRequest, InspectRequest, ModelsRequest, ExportRequest, DropRequest, MergeRequest,
                              StreamlineRequest, HealRequest, QuantizeRequest, RunOptions>;
 
 }  // namespace dynslice::cli

@@ -26,6 +26,7 @@ struct Definitions {
   BenchRequest bench;
   GenerateRequest generate;
   InspectRequest inspect;
+  ModelsRequest models;
   ExportRequest export_;
   DropRequest drop;
   MergeRequest merge;
@@ -96,6 +97,12 @@ void define_slice(CLI::App& app, SliceRequest& options) {
 void define_inspect(CLI::App& app, InspectRequest& options) {
   CLI::App* verb = app.add_subcommand("inspect", "Architecture, shapes, parameters and bytes of a checkpoint");
   add_model(*verb, options.common);
+  add_common(*verb, options.common, false);
+}
+
+void define_models(CLI::App& app, ModelsRequest& options) {
+  CLI::App* verb = app.add_subcommand("models", "Which architectures are supported, and what loads their results");
+  verb->add_flag("--markdown", options.markdown, "as the page docs/models.md")->group(advanced(Group::kOutput));
   add_common(*verb, options.common, false);
 }
 
@@ -205,6 +212,7 @@ constexpr std::array kVerbs = {
     verb_row<define_bench, &Definitions::bench>("bench"),
     verb_row<define_generate, &Definitions::generate>("generate"),
     verb_row<define_inspect, &Definitions::inspect>("inspect"),
+    verb_row<define_models, &Definitions::models>("models"),
     verb_row<define_export, &Definitions::export_>("export"),
     verb_row<define_run, &Definitions::run>("run"),
 };

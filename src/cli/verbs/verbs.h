@@ -17,6 +17,7 @@ void run(const CompareRequest& options, TerminalProgress& progress, std::ostream
 void run(const BenchRequest& options, TerminalProgress& progress, std::ostream& out);
 void run(const GenerateRequest& options, TerminalProgress& progress, std::ostream& out);
 void run(const InspectRequest& options, TerminalProgress& progress, std::ostream& out);
+void run(const ModelsRequest& options, TerminalProgress& progress, std::ostream& out);
 void run(const ExportRequest& options, TerminalProgress& progress, std::ostream& out);
 void run(const DropRequest& options, TerminalProgress& progress, std::ostream& out);
 void run(const MergeRequest& options, TerminalProgress& progress, std::ostream& out);

@@ -112,6 +112,26 @@ INSTANTIATE_TEST_SUITE_P(Modular, ModularOfEveryKindOfModel,
                                            Kind{"Gemma", {.tied = true, .gemma = true}}),
                          [](const auto& instance) { return instance.param.name; });
 
+// Gemma 3's norms behind MLPs have weights from 0 to 200 in one layer.
+TEST(Modular, ARefitTowardsTheDenseStreamBearsNormsWithWeightsThatAreNextToNothing) {
+  MemoryCheckpoint model = tiny_model({.hidden_size = 32, .layers = 3, .gemma = true});
+  for (const int64_t layer : {1, 2}) {  // behind one that leaves errors in all channels
+    at::Tensor& weights = model.at(layer_tensor_name(layer, "post_mlp_layernorm.weight"));
+    weights.narrow(0, 0, 12).mul_(1e-3);
+    weights.narrow(0, 0, 1).zero_();
+  }
+  const TokenWindows windows = random_windows(64, 16, 61);
+  const at::Tensor before = logits_of(model, windows);
+  const SlicePlan plan = plan_of_sizes(model.config(), {72, 72, 72});
+  const auto error = [&](ModularRefit refit) {
+    const MemoryCheckpoint smaller = compress(model, plan, windows, {.refit = refit});
+    return (logits_of(smaller, windows) - before).square().mean().item<double>();
+  };
+  const double self = error(ModularRefit::kSelf);
+  EXPECT_LT(error(ModularRefit::kDense), 1.1 * self);
+  EXPECT_LT(error(ModularRefit::kAll), 1.1 * self);
+}
+
 TEST(Modular, IsOrdinaryWhenAllLayersKeepAsMuch) {
   const ModelConfig config = tiny_model().config();
   EXPECT_TRUE(sliced_config(config, plan_of_sizes(config, {64, 64, 64})).is_ordinary());

@@ -1,0 +1,32 @@
+// Which models dynslice takes, and what it does with them, as `dynslice models` tells it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "dynslice/jobs/outcome.h"
+#include "dynslice/jobs/requests.h"
+#include "dynslice/support/json.h"
+#include "dynslice/support/progress.h"
+
+namespace dynslice {
+
+// What holds for some architectures only; every verb that is not told of here takes all of them.
+struct SupportedModel {
+  std::string model_type;  // config.json's
+  std::string class_name;  // transformers': ordinary results load there, in vLLM, and as `gguf` in llama.cpp
+  std::string gguf;        // general.architecture of its GGUF files, in and out
+  std::string gguf_of_unequal_layers;  // the same of results whose layers differ in size; empty: llama.cpp has none
+  bool cuts_stream = false;            // slice --method slice
+  bool folds_maps = false;             // depth streamline --replace linear and linear-stream
+};
+
+struct ModelsResult {
+  std::vector<SupportedModel> models;  // in the order of model/architecture.h
+};
+// As --json prints it.
+[[nodiscard]] OrderedJson to_json(const ModelsResult& result);
+
+[[nodiscard]] Outcome<ModelsResult> run(const ModelsRequest& request, ProgressSink& progress);
+
+}  // namespace dynslice

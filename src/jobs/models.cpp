@@ -1,0 +1,35 @@
+#include "dynslice/jobs/models.h"
+
+#include "dynslice/model/architecture.h"
+
+namespace dynslice {
+
+OrderedJson to_json(const ModelsResult& result) {
+  OrderedJson json;
+  json["models"] = OrderedJson::array();
+  for (const SupportedModel& model : result.models) {
+    const std::string& unequal = model.gguf_of_unequal_layers;
+    json["models"].push_back({{"model_type", model.model_type},
+                              {"class", model.class_name},
+                              {"gguf", model.gguf},
+                              {"gguf_of_unequal_layers", unequal.empty() ? OrderedJson(nullptr) : OrderedJson(unequal)},
+                              {"slice", model.cuts_stream},
+                              {"streamline_linear", model.folds_maps}});
+  }
+  return json;
+}
+
+Outcome<ModelsResult> run(const ModelsRequest&, ProgressSink&) {
+  ModelsResult result;
+  for (const Architecture& row : architectures()) {
+    result.models.push_back({.model_type = std::string(row.model_type),
+                             .class_name = std::string(row.class_name),
+                             .gguf = std::string(row.gguf),
+                             .gguf_of_unequal_layers = std::string(row.gguf_of_unequal_layers),
+                             .cuts_stream = row.can_cut_stream(),
+                             .folds_maps = row.can_fold_maps()});
+  }
+  return result;
+}
+
+}  // namespace dynslice

@@ -1,0 +1,59 @@
+"""`dynslice models`: every cell of its table is what the program does."""
+
+import pathlib
+import re
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+MODEL_TYPES = re.findall(r'\.model_type = "(\w+)"', (REPOSITORY / "src" / "model" / "architecture.cpp").read_text())
+CALIBRATION = ["--samples", "4", "--seqlen", "32"]
+EXPORTABLE = {"smollm3": {"no_rope_layer_interval": 4}}  # llama.cpp knows no other
+DONE, REFUSED, NO_FORM = 0, 2, 3
+
+
+@pytest.fixture(scope="module")
+def table(run):
+    return {row["model_type"]: row for row in run("models", "--json").json()["models"]}
+
+
+def architecture_of_gguf(path):
+    from gguf import GGUFReader
+
+    return GGUFReader(path).get_field("general.architecture").contents()
+
+
+def test_the_table_has_a_row_for_every_architecture(run, table):
+    assert list(table) == MODEL_TYPES
+    shown = run("models").stdout
+    assert all(re.search(rf"^{name} +{row['class']} +{row['gguf']} ", shown, re.MULTILINE) for name, row in table.items())
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_every_cell_is_what_the_program_does(run, tiny_model, text_file, tmp_path, table, model_type):
+    row, model, text = table[model_type], tiny_model(model_type, **EXPORTABLE.get(model_type, {})), ["--calib", text_file, *CALIBRATION]
+    assert row["class"] in (model / "config.json").read_text()
+
+    done = run("slice", model, "--avg", "25%", *text, "-o", tmp_path / "slice", expect=None)
+    assert done.code == (DONE if row["slice"] else REFUSED)
+    done = run("depth", "streamline", model, "--layers", "1", "--replace", "linear", *text, "-o", tmp_path / "linear", expect=None)
+    assert done.code == (DONE if row["streamline_linear"] else REFUSED)
+
+    run("export", model, "--gguf", "-o", tmp_path / "model.gguf")
+    assert architecture_of_gguf(tmp_path / "model.gguf") == row["gguf"]
+    assert run("inspect", tmp_path / "model.gguf", "--json").json()["layers"] == 4
+
+    run("slice", model, "--method", "modular", "--avg", "25%", "--allocate", "loss", "--attention", "keep", "--round-to", "8",
+        *text, "-o", tmp_path / "unequal")
+    shapes = run("inspect", tmp_path / "unequal", "--json").json()["shapes"]
+    assert len({shape["intermediate_size"] for shape in shapes}) > 1
+    unequal = row["gguf_of_unequal_layers"]
+    done = run("export", tmp_path / "unequal", "--gguf", "-o", tmp_path / "unequal.gguf", expect=None)
+    assert done.code == (NO_FORM if unequal is None else DONE)
+    assert unequal is None or architecture_of_gguf(tmp_path / "unequal.gguf") == unequal
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
+def test_what_pages_name_is_what_is_supported(table, page):
+    listed = re.search(r"\(?(?:by )?`model_type`\)?(?: \||:) (.*?),? and what dynslice wrote", (REPOSITORY / page).read_text(), re.DOTALL)
+    assert listed and re.split(r",\s+", listed.group(1)) == list(table)
