@@ -43,7 +43,7 @@ while [[ $# -gt 0 ]]; do
   shift
 done
 
-[[ -x $build_dir/bin/dynslice ]] || die 2 "$build_dir/bin/dynslice is not there; run tools/setup.sh"
+[[ -x $build_dir/bin/dynslice ]] || die 4 "$build_dir/bin/dynslice is not there; run tools/setup.sh"
 [[ -f $model ]] || die 4 "$model is not there; run tools/fetch_model.sh"
 text=${DYNSLICE_DATA_DIR:-}/wikitext-2-raw/wiki.test.raw
 [[ -f $text ]] || die 4 "DYNSLICE_DATA_DIR must be a folder with wikitext-2-raw/wiki.test.raw"

@@ -93,6 +93,9 @@ def windows_of(tokenizer, text, args):
     half = len(tokens) // 2
 
     def cut(part, count):
+        if len(part) < count * args.seqlen:
+            sys.exit(f"bench_slicegpt: half of {text} has {len(part)} tokens; {count} windows of {args.seqlen} need "
+                     f"{count * args.seqlen}: give fewer of them")
         whole = part[: count * args.seqlen].view(-1, args.seqlen) if count else torch.empty(0, args.seqlen)
         return whole
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import pathlib
 import resource
+import sys
 import time
 
 
@@ -29,6 +30,9 @@ def main():
     lines = args.text.read_text(encoding="utf-8").splitlines(keepends=True)
     tokens = tokenizer("\n\n".join("" if line.isspace() else line for line in lines), return_tensors="pt",
                        add_special_tokens=False).input_ids[0]
+    if len(tokens) < args.samples * args.seqlen:
+        sys.exit(f"bench_transformers: {args.text} has {len(tokens)} tokens; {args.samples} windows of {args.seqlen} need "
+                 f"{args.samples * args.seqlen}: give fewer --samples")
     windows = tokens[: args.samples * args.seqlen].view(-1, args.seqlen)
     with torch.inference_mode():
         model(windows[:1, :64])  # warm-up: code and pages

@@ -90,7 +90,7 @@ check_tidy() {
     return
   fi
   libtorch=$(sed -n 's/^LibTorch_INCLUDE_DIR:[A-Z]*=//p' "$build_dir/CMakeCache.txt" 2>/dev/null) ||
-    die 2 "$build_dir is not configured; run tools/setup.sh --tests"
+    die 4 "$build_dir is not configured; run tools/setup.sh --tests"
   quietly lint cmake -S . -B "$build_dir/lint" -G Ninja -DDYNSLICE_PRECOMPILED_HEADERS=OFF -DDYNSLICE_TESTS=ON \
     "-DLIBTORCH_ROOT=${libtorch%/include}" || die 3 "CMake could not configure $build_dir/lint"
   mapfile -t units < <(units_of "${sources[@]}")

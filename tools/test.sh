@@ -102,7 +102,7 @@ main() {
     "$repo_root/tools/setup.sh" --tests --build-dir "$build_dir" --jobs "$jobs" "${setup_options[@]}"
   fi
   set_up=$SECONDS
-  [[ -f $build_dir/CTestTestfile.cmake ]] || die 2 "$build_dir has no tests; run tools/setup.sh --tests, or tools/test.sh without --no-setup"
+  [[ -f $build_dir/CTestTestfile.cmake ]] || die 4 "$build_dir has no tests; run tools/setup.sh --tests, or tools/test.sh without --no-setup"
   export_peers
 
   rm -rf "$build_dir/junit"

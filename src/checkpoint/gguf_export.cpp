@@ -19,6 +19,7 @@
 #include "dynslice/model/config_json.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/support/error.h"
+#include "dynslice/support/format.h"
 #include "dynslice/text/tokenizer/gguf_vocabulary.h"
 #include "dynslice/text/tokenizer/tokenizer.h"
 
@@ -77,15 +78,22 @@ std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
   if (!architecture.has_mlp_bias && config.mlp_bias) {
     return "the MLPs have biases (mlp.up_proj.bias); " + runtime + " has no place for them";
   }
-  for (size_t i = 0; architecture.unrotated_period > 0 && i < config.layers.size(); ++i) {
-    const bool known = (static_cast<int64_t>(i) + 1) % architecture.unrotated_period == 0;
-    if (known == (!config.layer_is_unrotated.empty() && config.layer_is_unrotated[i])) continue;
-    return "layer " + std::to_string(i) + " is " + (known ? "" : "not ") + "rotated (no_rope_layers); " + runtime +
-           " leaves out every " + std::to_string(architecture.unrotated_period) + "th only";
+  if (architecture.unrotated_period > 0) {
+    const std::vector<bool> known = every_nth_layer(config.layers.size(), architecture.unrotated_period);
+    for (size_t i = 0; i < known.size(); ++i) {
+      if (known[i] == (!config.layer_is_unrotated.empty() && config.layer_is_unrotated[i])) continue;
+      return "layer " + std::to_string(i) + " is " + (known[i] ? "" : "not ") + "rotated (no_rope_layers); " + runtime +
+             " leaves out every " + std::to_string(architecture.unrotated_period) + "th only";
+    }
   }
   if (config.attention_scale != 0 && std::abs(config.attention_scale / gguf_attention_scale(config) - 1) > 1e-6) {
     return "attention's scores are multiplied by " + std::to_string(config.attention_scale) + "; " + runtime +
            " has room for " + std::to_string(gguf_attention_scale(config)) + " only";
+  }
+  const RopeConfig usual, &rope = config.rope;
+  if (rope.beta_fast != usual.beta_fast || rope.beta_slow != usual.beta_slow || rope.truncates != usual.truncates) {
+    return "rope is scaled by yarn with a beta_fast, beta_slow or truncate of its own; " + runtime + " has " +
+           format_fixed(usual.beta_fast, 0) + ", " + format_fixed(usual.beta_slow, 0) + " and true only";
   }
   if (!architecture.has_rope_divisors && !gguf_rope_divisors(config).empty()) {
     return std::string("the rotary frequencies are divided pair by pair (") + kRopeFrequencies + "); " + runtime +

@@ -45,6 +45,14 @@ int64_t file_type(GgmlType type) {
   throw_broken_invariant("gguf_model_metadata: no file type for this tensor type");
 }
 
+template <typename Add>
+void add_yarn(const RopeConfig& rope, const Add& add) {
+  add("rope.scaling.type", std::string("yarn"));
+  add("rope.scaling.factor", rope.factor);
+  add("rope.scaling.original_context_length", rope.original_max_position_embeddings);
+  add("rope.scaling.attn_factor", rope.attention_factor / yarn_attention_factor(rope.factor));
+}
+
 }  // namespace
 
 std::string gguf_architecture(const ModelConfig& config) {
@@ -96,6 +104,8 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
     add("rope.scaling.type", std::string("linear"));
     add("rope.scaling.factor", config.rope.factor);
   }
+  if (config.rope.scaling == RopeScalingKind::kYarn && config.rope.frequency_divisors.empty())
+    add_yarn(config.rope, add);
   // llama.cpp does not heed it for this architecture; readers that know Mistral do.
   if (architecture_of(config).window == WindowRule::kAllLayers && config.sliding_window)
     add("attention.sliding_window", *config.sliding_window);

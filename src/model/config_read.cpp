@@ -3,6 +3,7 @@
 
 #include "dynslice/model/architecture.h"
 #include "dynslice/model/config_json.h"
+#include "dynslice/model/rope.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice {
@@ -76,6 +77,32 @@ void read_llama3_scaling(const JsonReader& config, const JsonReader& scaling, Ro
   rope.original_max_position_embeddings = holder.integer(key, 1, kMaxPositions);
 }
 
+void read_yarn_scaling(const JsonReader& config, const JsonReader& scaling, RopeConfig& rope) {
+  const auto number = [&](const char* key, double otherwise) {
+    return positive(scaling, key, scaling.number_or(key, otherwise));
+  };
+  rope.scaling = RopeScalingKind::kYarn;
+  rope.factor = positive(scaling, "factor", scaling.number("factor"));
+  rope.beta_fast = number("beta_fast", rope.beta_fast);
+  rope.beta_slow = number("beta_slow", rope.beta_slow);
+  if (rope.beta_fast < rope.beta_slow) scaling.fail("beta_fast", "beta_slow or more");
+  rope.truncates = scaling.boolean_or("truncate", true);
+  std::string key = "original_max_position_embeddings";
+  const JsonReader& holder = scaling.has(key) ? scaling : config;
+  if (!holder.has(key)) key = "max_position_embeddings";
+  rope.original_max_position_embeddings = holder.integer(key, 1, kMaxPositions);
+  if (rope.theta <= 1) config.fail("rope_theta", "above 1 where rope is scaled by yarn");
+  rope.attention_factor = yarn_attention_factor(rope.factor);
+  if (scaling.has("attention_factor")) {
+    rope.attention_factor = number("attention_factor", 1);
+  } else if (scaling.number_or("mscale", 0) != 0 && scaling.number_or("mscale_all_dim", 0) != 0) {
+    const auto share = [&](const char* scale) {
+      return 1 + number(scale, 1) * (yarn_attention_factor(rope.factor) - 1);
+    };
+    rope.attention_factor = share("mscale") / share("mscale_all_dim");
+  }
+}
+
 // `scaling` is rope_scaling of transformers 4 or rope_parameters of transformers 5.
 void read_rope_scaling(const JsonReader& config, const JsonReader& scaling, RopeConfig& rope) {
   const std::string type_key = scaling.has("rope_type") ? "rope_type" : "type";
@@ -86,8 +113,10 @@ void read_rope_scaling(const JsonReader& config, const JsonReader& scaling, Rope
     rope.factor = positive(scaling, "factor", scaling.number("factor"));
   } else if (type == "llama3") {
     read_llama3_scaling(config, scaling, rope);
+  } else if (type == "yarn") {
+    read_yarn_scaling(config, scaling, rope);
   } else if (type != "default") {
-    scaling.fail(type_key, "one of the supported rope scalings default, linear, llama3");
+    scaling.fail(type_key, "one of the supported rope scalings default, linear, llama3, yarn");
   }
 }
 

@@ -18,6 +18,14 @@ Json describe_rope_scaling(const RopeConfig& rope) {
               {"low_freq_factor", rope.low_freq_factor},
               {"high_freq_factor", rope.high_freq_factor},
               {"original_max_position_embeddings", rope.original_max_position_embeddings}};
+    case RopeScalingKind::kYarn:
+      return {{"rope_type", "yarn"},
+              {"factor", rope.factor},
+              {"beta_fast", rope.beta_fast},
+              {"beta_slow", rope.beta_slow},
+              {"truncate", rope.truncates},
+              {"attention_factor", rope.attention_factor},
+              {"original_max_position_embeddings", rope.original_max_position_embeddings}};
   }
   return nullptr;
 }

@@ -194,7 +194,7 @@ RotaryTable rotary_table(const RopeConfig& rope, const ModelConfig& config, int6
   const at::Tensor frequency = at::tensor(inverse_frequencies(rope, config.head_dim), at::kFloat);
   const at::Tensor angle = at::arange(positions, at::kFloat).view({-1, 1}) * frequency.view({1, -1});
   RotaryTable table{angle.cos().to(device), angle.sin().to(device)};
-  const double factor = score_factor(config);
+  const double factor = score_factor(config) * rope.attention_factor;
   if (factor != 1) {
     table.cos.mul_(factor);
     table.sin.mul_(factor);

@@ -391,7 +391,7 @@ def test_a_skipped_test_fails_where_none_may_be_skipped(tool, scratch_tests):
 
 
 def test_tests_need_a_build_folder(tool, tmp_path):
-    result = tool("test.sh", "--no-setup", "--build-dir", tmp_path, expect=2)
+    result = tool("test.sh", "--no-setup", "--build-dir", tmp_path, expect=4)
     assert "has no tests; run tools/setup.sh --tests" in last_line(result.stderr)
 
 
@@ -510,7 +510,7 @@ def test_lint_finds_and_mends_what_is_not_formatted(run_command, tmp_path):
     run_command([lint, "--fix"])
     assert (tmp_path / "src" / "a.cpp").read_text() == "int f() { return 1; }\n"
     assert "1 files are as" in run_command([lint, "--format-only"]).stderr
-    assert "is not configured" in run_command([lint, "--since", "HEAD"], expect=2).stderr
+    assert "is not configured" in run_command([lint, "--since", "HEAD"], expect=4).stderr
 
 
 # ---- demo_text.py and make_sparse_model.py ---------------------------------------------------------------------
@@ -682,7 +682,7 @@ def rotate_and_slice(adapter, batches, scheduler):
     (["--only", "slice,speed"], 2, "--only takes slice, eval, score, decode"),
     (["--repeats", "0"], 2, "the counts must be at least 1"),
     (["--model", "nothing.gguf"], 4, "nothing.gguf is not there; run tools/fetch_model.sh"),
-    (["--build-dir", "nothing"], 2, "nothing/bin/dynslice is not there; run tools/setup.sh"),
+    (["--build-dir", "nothing"], 4, "nothing/bin/dynslice is not there; run tools/setup.sh"),
 ])
 def test_bench_says_what_it_cannot_do(options, code, said, tool, build_dir, data, text_file):
     everything = ["--build-dir", build_dir, "--model", text_file]

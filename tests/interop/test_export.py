@@ -14,6 +14,7 @@ from test_tokenizers import LLAMA3_PATTERN, POSSESSIVE_PATTERN, QWEN2_PATTERN, T
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 20000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 MODELS = {
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
@@ -21,7 +22,8 @@ MODELS = {
     "llama, linear, wide heads": ("llama", {"rope_parameters": LINEAR, "head_dim": 32}),
     "mistral": ("mistral", {"sliding_window": 256}),
     "qwen2": ("qwen2", {}),
-    "qwen3": ("qwen3", {}),
+    "qwen2, yarn": ("qwen2", {"rope_parameters": {**YARN, "attention_factor": 1.3}}),
+    "qwen3": ("qwen3", {"rope_parameters": YARN}),
     "qwen3, tied": ("qwen3", {"tie_word_embeddings": True}),
     "smollm3": ("smollm3", {"no_rope_layer_interval": 4}),
     "seed_oss": ("seed_oss", {}),
@@ -269,6 +271,7 @@ def test_sliced_shapes_are_refused_by_name(run, tiny_model, text_file, tmp_path)
 
 @pytest.mark.parametrize("family, changes, word", [("qwen2", {"head_dim": 32}, "heads together"), ("qwen2", {"rope_parameters": LLAMA3}, "rope_freqs.weight"),
                                                    ("qwen3", {"rope_parameters": LLAMA3}, "rope_freqs.weight"), ("qwen3", {"attention_bias": True}, "o_proj.bias"), ("gemma3_text", {"query_pre_attn_scalar": 30}, "scores are multiplied"),
+                                                   ("qwen3", {"rope_parameters": {**YARN, "beta_fast": 8.0}}, "beta_fast"), ("qwen3", {"rope_parameters": {**YARN, "truncate": False}}, "truncate"),
                                                    ("smollm3", {"no_rope_layer_interval": 2}, "no_rope_layers"), ("smollm3", {"no_rope_layer_interval": 4, "mlp_bias": True}, "mlp.up_proj.bias")])
 def test_what_only_the_llama_architecture_can_say_is_refused(family, changes, word, run, tiny_model, tmp_path):
     result = run("export", tiny_model(family, **changes), "--gguf", "-o", tmp_path / "m.gguf", expect=3)

@@ -153,7 +153,7 @@ def test_the_model_can_be_trained(found):
 
 
 def test_what_the_code_cannot_read_is_refused(made, tmp_path):
-    for key, value, word in [("format", 3, "format"), ("base", "gpt2", "base_model_type"), ("rope", "yarn", "rope_type")]:
+    for key, value, word in [("format", 3, "format"), ("base", "gpt2", "base_model_type"), ("rope", "longrope", "rope_type")]:
         folder = tmp_path / key
         shutil.copytree(made / "llama", folder)
         config = json.loads((folder / "config.json").read_text())

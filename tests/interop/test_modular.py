@@ -7,13 +7,13 @@ import gguf
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_export import llama_cpp_perplexity, our_perplexity, same_values
+from test_export import YARN, llama_cpp_perplexity, our_perplexity, same_values
 from transformers import AutoConfig, AutoModelForCausalLM
 
 FAMILIES = {
     "llama": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
-    "mistral": ("mistral", {}),
+    "mistral": ("mistral", {"rope_parameters": YARN}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "gemma3": ("gemma3_text", {}),

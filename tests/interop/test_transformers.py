@@ -99,6 +99,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
 
@@ -111,6 +112,9 @@ LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
         ("llama", {"attention_bias": True, "mlp_bias": True}),
         ("llama", {"rope_parameters": LLAMA3_ROPE}),
         ("llama", {"rope_parameters": LINEAR_ROPE}),
+        ("llama", {"rope_parameters": YARN_ROPE}),
+        ("llama", {"rope_parameters": {**YARN_ROPE, "attention_factor": 1.3, "beta_fast": 8.0, "beta_slow": 2.0, "truncate": False}}),
+        ("llama", {"rope_parameters": {**YARN_ROPE, "mscale": 0.7, "mscale_all_dim": 1.2}}),
         ("llama", {"head_dim": 32}),
         ("mistral", {"sliding_window": 24}),
         ("mistral", {"sliding_window": None}),

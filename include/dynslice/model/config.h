@@ -14,7 +14,7 @@
 
 namespace dynslice {
 
-enum class RopeScalingKind { kNone, kLinear, kLlama3 };
+enum class RopeScalingKind { kNone, kLinear, kLlama3, kYarn };
 
 // Rotary position embedding: inverse frequency of pair j is theta^(-2j/head_dim), then scaled.
 struct RopeConfig {
@@ -23,7 +23,10 @@ struct RopeConfig {
   double factor = 1.0;
   double low_freq_factor = 1.0;                  // llama3
   double high_freq_factor = 4.0;                 // llama3
-  int64_t original_max_position_embeddings = 0;  // llama3
+  int64_t original_max_position_embeddings = 0;  // llama3, yarn
+  double beta_fast = 32, beta_slow = 1;          // yarn: turns within that length between which is interpolated
+  bool truncates = true;                         // yarn: to whole pairs
+  double attention_factor = 1;                   // yarn: what queries and keys are multiplied by, each
   // When not empty (GGUF's rope_freqs.weight): head_dim/2 divisors of the inverse frequencies, which then
   // carry the whole scaling.
   std::vector<double> frequency_divisors;

@@ -71,14 +71,15 @@ void TerminalProgress::draw(bool last) {
   const double rate = seconds > 0 ? static_cast<double>(done_ - skipped_) / seconds : 0;
   const double share = total_ > 0 ? std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_)) : 0;
   std::string figures;
-  if (total_ > 0) figures += format_percent(share, 0);
-  if (done_ > skipped_) figures += ", " + format_rate(rate, unit_);
+  const auto add = [&](const std::string& figure) { figures += (figures.empty() ? "" : ", ") + figure; };
+  if (total_ > 0) add(format_percent(share, 0));
+  if (done_ > skipped_) add(format_rate(rate, unit_));
   if (last) {
-    figures += ", " + format_duration(seconds);
+    add(format_duration(seconds));
   } else if (done_ > skipped_ && total_ > done_) {
-    figures += ", " + format_duration(static_cast<double>(total_ - done_) / rate) + " left";
+    add(format_duration(static_cast<double>(total_ - done_) / rate) + " left");
   }
-  if (!note_.empty()) figures += ", " + note_;
+  if (!note_.empty()) add(note_);
   if (!terminal_) {
     std::cerr << task_ + ": " + figures + '\n';
     return;

@@ -144,9 +144,9 @@ class DynsliceConfig(PretrainedConfig):
         old_name = rope.pop("type", None)
         rope.setdefault("rope_type", old_name or "default")
         rope.setdefault("rope_theta", theta)
-        if rope["rope_type"] not in ("default", "linear", "llama3"):
-            raise ValueError(f"config.json: rope_type is {rope['rope_type']!r}; known are default, linear, llama3")
-        if rope["rope_type"] == "llama3" and "original_max_position_embeddings" not in rope:
+        if rope["rope_type"] not in ("default", "linear", "llama3", "yarn"):
+            raise ValueError(f"config.json: rope_type is {rope['rope_type']!r}; known are default, linear, llama3, yarn")
+        if rope["rope_type"] in ("llama3", "yarn") and "original_max_position_embeddings" not in rope:
             rope["original_max_position_embeddings"] = kwargs.get(
                 "original_max_position_embeddings", self.max_position_embeddings
             )

@@ -118,7 +118,36 @@ def inverse_frequencies(config, layer_type):
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         smooth = ((turns - low) / (high - low)).clamp(0, 1)
         return (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
+    if rope["rope_type"] == "yarn":
+        low, high = (pair_that_turns(config, rope, rope.get(key) or turns) for key, turns in (("beta_fast", 32), ("beta_slow", 1)))
+        if rope.get("truncate", True):
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, config.head_dim - 1)
+        pairs = torch.arange(config.head_dim // 2, dtype=torch.float, device="cpu")
+        stretched = ((pairs - low) / (high - low if high != low else 0.001)).clamp(0, 1)
+        return frequencies / rope["factor"] * stretched + frequencies * (1 - stretched)
     return frequencies
+
+
+def pair_that_turns(config, rope, turns):
+    """The rotary pair that turns so often within the length that the model was trained for, in fractions."""
+    length = rope["original_max_position_embeddings"]
+    return config.head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(rope["rope_theta"]))
+
+
+def attention_factor(rope):
+    """What yarn multiplies queries and keys by."""
+    if rope["rope_type"] != "yarn":
+        return 1.0
+    if rope.get("attention_factor"):
+        return rope["attention_factor"]
+
+    def scale(share):
+        return 0.1 * share * math.log(rope["factor"]) + 1.0 if rope["factor"] > 1 else 1.0
+
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return scale(rope["mscale"]) / scale(rope["mscale_all_dim"])
+    return scale(1)
 
 
 class DynsliceRotary(nn.Module):
@@ -135,7 +164,8 @@ class DynsliceRotary(nn.Module):
         if x.device not in self.frequencies:
             self.frequencies[x.device] = inverse_frequencies(self.config, self.layer_type).to(x.device)
         angles = position_ids[:, None, :, None].float() * self.frequencies[x.device]
-        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        factor = attention_factor(self.config.rope_of(self.layer_type))
+        return (angles.cos() * factor).to(x.dtype), (angles.sin() * factor).to(x.dtype)
 
 
 def rotate(x, cos, sin):

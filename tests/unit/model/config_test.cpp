@@ -145,8 +145,8 @@ TEST_F(Config, NamesEveryNeededKeyThatIsMissing) {
 
 TEST_F(Config, ListsWhatIsSupportedWhenItMeetsSomethingElse) {
   expect_refused(tiny("gemma2"), {"gemma2", "llama, mistral, qwen2"});
-  expect_llama_refused({{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}}},
-                       {"yarn", "default, linear, llama3"});
+  expect_llama_refused({{"rope_scaling", {{"rope_type", "longrope"}, {"factor", 4.0}}}},
+                       {"longrope", "default, linear, llama3, yarn"});
   expect_llama_refused({{"hidden_act", "gelu"}}, {"hidden_act", "silu", "gelu"});
   expect_llama_refused({{"partial_rotary_factor", 0.5}}, {"partial_rotary_factor"});
   expect_llama_refused({{"quantization_config", {{"quant_method", "gptq"}}}}, {"quantization_config"});
@@ -182,6 +182,18 @@ TEST_F(Config, RefusesIncompleteLlama3Scaling) {
   expect_llama_refused({{"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}}},
                        {"rope_scaling", "low_freq_factor"});
   expect_llama_refused({{"rope_scaling", {{"rope_type", "linear"}}}}, {"rope_scaling", "factor"});
+}
+
+TEST_F(Config, RefusesYarnThatCannotBe) {
+  const auto yarn = [](const char* key, const Json& value) {
+    Json scaling = {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 64}};
+    scaling[key] = value;
+    return Json{{"rope_scaling", scaling}};
+  };
+  for (const char* key : {"factor", "beta_fast", "beta_slow", "attention_factor", "original_max_position_embeddings"})
+    expect_llama_refused(yarn(key, -1), {"rope_scaling", key});
+  expect_llama_refused(yarn("beta_slow", 64), {"rope_scaling", "beta_fast"});
+  expect_llama_refused(yarn("factor", nullptr), {"rope_scaling", "factor"});
 }
 
 TEST_F(Config, RefusesAFileCutAnywhere) {
@@ -468,8 +480,10 @@ TEST_F(GgufConfig, RefusesWhatIsNotSupported) {
   expect_gguf_refused(gguf_metadata("gemma2"), {"m.gguf", "gemma2", "llama, deci, qwen2"});
   GgufBuilder experts = gguf_metadata("llama");
   expect_gguf_refused(experts.number("llama.expert_count", 8), {"llama.expert_count", "experts"});
+  GgufBuilder scaled = gguf_metadata("qwen2");
+  expect_gguf_refused(scaled.text("qwen2.rope.scaling.type", "longrope"), {"qwen2.rope.scaling.type", "linear"});
   GgufBuilder yarn = gguf_metadata("qwen2");
-  expect_gguf_refused(yarn.text("qwen2.rope.scaling.type", "yarn"), {"qwen2.rope.scaling.type", "linear"});
+  expect_gguf_refused(yarn.text("qwen2.rope.scaling.type", "yarn"), {"qwen2.rope.scaling.factor", "yarn"});
   GgufBuilder partial = gguf_metadata("llama");
   expect_gguf_refused(partial.number("llama.rope.dimension_count", 4), {"llama.rope.dimension_count", "8"});
   expect_gguf_refused(with_divisors(std::vector<float>(16, 1.0F)), {"rope_freqs.weight", "32 values"});
