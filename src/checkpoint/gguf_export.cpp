@@ -95,6 +95,9 @@ std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
     return "rope is scaled by yarn with a beta_fast, beta_slow or truncate of its own; " + runtime + " has " +
            format_fixed(usual.beta_fast, 0) + ", " + format_fixed(usual.beta_slow, 0) + " and true only";
   }
+  if (rope.scaling == RopeScalingKind::kYarn && config.sliding_rope) {
+    return "rope is scaled by yarn, and not that of the layers that slide; " + runtime + " scales both";
+  }
   if (!architecture.has_rope_divisors && !gguf_rope_divisors(config).empty()) {
     return std::string("the rotary frequencies are divided pair by pair (") + kRopeFrequencies + "); " + runtime +
            " has no place for that";

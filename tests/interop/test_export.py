@@ -272,6 +272,7 @@ def test_sliced_shapes_are_refused_by_name(run, tiny_model, text_file, tmp_path)
 @pytest.mark.parametrize("family, changes, word", [("qwen2", {"head_dim": 32}, "heads together"), ("qwen2", {"rope_parameters": LLAMA3}, "rope_freqs.weight"),
                                                    ("qwen3", {"rope_parameters": LLAMA3}, "rope_freqs.weight"), ("qwen3", {"attention_bias": True}, "o_proj.bias"), ("gemma3_text", {"query_pre_attn_scalar": 30}, "scores are multiplied"),
                                                    ("qwen3", {"rope_parameters": {**YARN, "beta_fast": 8.0}}, "beta_fast"), ("qwen3", {"rope_parameters": {**YARN, "truncate": False}}, "truncate"),
+                                                   ("gemma3_text", {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}, "layers that slide"),
                                                    ("smollm3", {"no_rope_layer_interval": 2}, "no_rope_layers"), ("smollm3", {"no_rope_layer_interval": 4, "mlp_bias": True}, "mlp.up_proj.bias")])
 def test_what_only_the_llama_architecture_can_say_is_refused(family, changes, word, run, tiny_model, tmp_path):
     result = run("export", tiny_model(family, **changes), "--gguf", "-o", tmp_path / "m.gguf", expect=3)
