@@ -1,10 +1,10 @@
 #include "dynslice/depth/repair.h"
-#include "dynslice/model/architecture.h"
 
 #include <algorithm>
 #include <numeric>
 
 #include "aten.h"
+#include "dynslice/model/architecture.h"
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/inverse_norms.h"
 #include "dynslice/tensor/ridge_fit.h"

@@ -1,9 +1,9 @@
-#include "dynslice/model/architecture.h"
 #include "dynslice/slice/slice.h"
 
 #include <algorithm>
 
 #include "aten.h"
+#include "dynslice/model/architecture.h"
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/kernels.h"
 #include "dynslice/walk/head.h"
@@ -37,7 +37,7 @@ Shortcut as_shortcut(const Turn& turn, at::ScalarType dtype) {
 // A turn of columns [d, n] in the stream's coordinates → [out, n].
 at::Tensor turn_columns(const Turn& turn, int64_t out, const at::Tensor& columns) {
   if (turn.weight.defined()) return kernels::matmul(turn.weight.to(at::kFloat), columns);
-  const at::Tensor passed = columns.narrow(0, 0, out);
+  at::Tensor passed = columns.narrow(0, 0, out);
   if (!turn.down.defined()) return passed;
   return kernels::matmul(turn.up.to(at::kFloat), kernels::matmul(turn.down.to(at::kFloat), columns)).add_(passed);
 }
