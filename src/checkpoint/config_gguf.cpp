@@ -155,26 +155,26 @@ void recognise_llama3(const std::vector<double>& divisors, RopeConfig& rope) {
   if (guess.original_max_position_embeddings > 0) rope = guess;
 }
 
+double positive(const Metadata& metadata, const std::string& key, double otherwise) {
+  const double value = metadata.has(key) ? metadata.number(key) : otherwise;
+  if (!std::isfinite(value) || value <= 0) metadata.fail(key, "a positive number");
+  return value;
+}
+
 // What the file says of beta_fast and beta_slow llama.cpp heeds in other architectures only.
 void read_yarn(const Metadata& metadata, RopeConfig& rope) {
-  const auto number = [&](const char* key, double otherwise) {
-    const double value = metadata.has(key) ? metadata.number(key) : otherwise;
-    if (!std::isfinite(value) || value <= 0) metadata.fail(key, "a positive number");
-    return value;
-  };
   rope.scaling = RopeScalingKind::kYarn;
   if (!metadata.has("rope.scaling.factor")) metadata.fail("rope.scaling.factor", "there, as yarn needs it");
-  rope.factor = number("rope.scaling.factor", 1);
+  rope.factor = positive(metadata, "rope.scaling.factor", 1);
   const bool is_said = metadata.has("rope.scaling.original_context_length");
   rope.original_max_position_embeddings =
       metadata.integer(is_said ? "rope.scaling.original_context_length" : "context_length");
-  rope.attention_factor = number("rope.scaling.attn_factor", 1) * yarn_attention_factor(rope.factor);
+  rope.attention_factor = positive(metadata, "rope.scaling.attn_factor", 1) * yarn_attention_factor(rope.factor);
 }
 
 RopeConfig read_rope(const Metadata& metadata, int64_t head_dim) {
   RopeConfig rope;
-  if (metadata.has("rope.freq_base")) rope.theta = metadata.number("rope.freq_base");
-  if (!std::isfinite(rope.theta) || rope.theta <= 0) metadata.fail("rope.freq_base", "a positive number");
+  rope.theta = positive(metadata, "rope.freq_base", rope.theta);
   const std::string type =
       metadata.has("rope.scaling.type") ? metadata.file().string(metadata.key("rope.scaling.type")) : "none";
   if (type != "none" && type != "linear" && type != "yarn") {
@@ -184,8 +184,7 @@ RopeConfig read_rope(const Metadata& metadata, int64_t head_dim) {
   if (type == "yarn") {
     read_yarn(metadata, rope);
   } else if ((type == "linear" || factor_key == "rope.scale_linear") && metadata.has(factor_key)) {
-    rope.factor = metadata.number(factor_key);
-    if (!std::isfinite(rope.factor) || rope.factor <= 0) metadata.fail(factor_key, "a positive number");
+    rope.factor = positive(metadata, factor_key, 1);
     if (rope.factor != 1.0) rope.scaling = RopeScalingKind::kLinear;
   }
   rope.frequency_divisors = read_frequency_divisors(metadata, head_dim);
@@ -199,9 +198,7 @@ RopeConfig read_rope(const Metadata& metadata, int64_t head_dim) {
 // What llama.cpp takes where the file is silent is what the first models of the architecture had.
 RopeConfig read_sliding_rope(const Metadata& metadata, const Architecture& architecture) {
   RopeConfig rope;
-  rope.theta =
-      metadata.has("rope.freq_base_swa") ? metadata.number("rope.freq_base_swa") : architecture.sliding_rope_theta;
-  if (!std::isfinite(rope.theta) || rope.theta <= 0) metadata.fail("rope.freq_base_swa", "a positive number");
+  rope.theta = positive(metadata, "rope.freq_base_swa", architecture.sliding_rope_theta);
   return rope;
 }
 

@@ -13,9 +13,9 @@ namespace dynslice {
 
 // What holds for some architectures only; every verb that is not told of here takes all of them.
 struct SupportedModel {
-  std::string model_type;  // config.json's
-  std::string class_name;  // transformers': ordinary results load there, in vLLM, and as `gguf` in llama.cpp
-  std::string gguf;        // general.architecture of its GGUF files, in and out
+  std::string model_type;              // config.json's
+  std::string class_name;              // transformers', which loads ordinary results
+  std::string gguf;                    // general.architecture of its GGUF files, in and out
   std::string gguf_of_unequal_layers;  // the same of results whose layers differ in size; empty: llama.cpp has none
   bool cuts_stream = false;            // slice --method slice
   bool folds_maps = false;             // depth streamline --replace linear and linear-stream

@@ -37,8 +37,7 @@ const std::array kColumns = {
 
 constexpr const char* kRest =
     "score, plan, slice --method modular, depth, heal, quantize, eval, compare, bench, generate, inspect and export "
-    "take "
-    "all of them.";
+    "take all of them.";
 
 std::vector<std::string> titles() {
   std::vector<std::string> titles;
