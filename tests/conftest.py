@@ -383,7 +383,10 @@ def tiny_config(family, **overrides):
 
     kinds = {"llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig, "qwen2": transformers.Qwen2Config,
              "qwen3": transformers.Qwen3Config, "gemma3_text": transformers.Gemma3TextConfig,
-             "smollm3": transformers.SmolLM3Config, "seed_oss": transformers.SeedOssConfig}
+             "smollm3": transformers.SmolLM3Config, "seed_oss": transformers.SeedOssConfig,
+             "gemma2": transformers.Gemma2Config, "ministral3": transformers.Ministral3Config,
+             "olmo2": transformers.Olmo2Config, "olmo3": transformers.Olmo3Config, "granite": transformers.GraniteConfig,
+             "exaone4": transformers.Exaone4Config, "hunyuan_v1_dense": transformers.HunYuanDenseV1Config}
     settings = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
                 "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
                 "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **overrides}
@@ -394,11 +397,24 @@ def tiny_config(family, **overrides):
     if family == "smollm3":
         settings.setdefault("no_rope_layer_interval", 3)
         settings["tie_word_embeddings"] = overrides.get("tie_word_embeddings", True)
-    if family == "gemma3_text":
+    if family in ("gemma2", "gemma3_text"):
         settings["tie_word_embeddings"] = overrides.get("tie_word_embeddings", True)
-        types = ["full_attention" if layer % 3 == 2 else "sliding_attention" for layer in range(settings["num_hidden_layers"])]
-        for name, value in {"head_dim": 24, "query_pre_attn_scalar": 24, "sliding_window": 24, "layer_types": types}.items():
-            settings.setdefault(name, value)
+    types = ["full_attention" if layer % 3 == 2 else "sliding_attention" for layer in range(settings["num_hidden_layers"])]
+    windows = {"sliding_window": 24, "layer_types": types}
+    own = {
+        "gemma3_text": {"head_dim": 24, "query_pre_attn_scalar": 24, **windows},
+        "gemma2": {"head_dim": 24, "query_pre_attn_scalar": 24, **windows, "attn_logit_softcapping": 2.0,
+                   "final_logit_softcapping": 3.0, "attn_implementation": "eager"},
+        "ministral3": {"head_dim": 24, "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+            "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}},
+        "olmo3": windows,
+        "granite": {"attention_multiplier": 0.2, "embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0},
+        "exaone4": windows,
+        "hunyuan_v1_dense": {"head_dim": 24, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 50.0}},
+    }
+    for name, value in own.get(family, {}).items():
+        settings.setdefault(name, value)
     return kinds[family](**settings)
 
 

@@ -30,6 +30,9 @@ struct TinyOptions {
   bool all_biases = false;
   bool head_norms = false;  // of queries and keys, as Qwen3 has them
   bool gemma = false;       // Gemma 3: those, norms of branches, two ropes and windows, GELU, a scaled embedding
+  bool olmo = false;        // OLMo 2: norms behind attention and MLP alone, and of all queries and keys together
+  bool granite = false;     // Granite: multipliers of scores, embedding, branches and logits
+  bool caps = false;        // Gemma 2's caps of scores and logits
   uint64_t seed = 7;
 };
 
@@ -43,8 +46,26 @@ inline void make_gemma(ModelConfig& config) {
   config.sliding_window = 5;
   for (size_t index = 0; index < config.layers.size(); ++index) {
     config.layer_is_sliding.push_back(index % 2 == 0);
-    config.layers[index].has_query_key_norm = config.layers[index].has_branch_norms = true;
+    config.layers[index].query_key_norm = QueryKeyNorm::kHead;
+    config.layers[index].has_branch_norms = true;
   }
+}
+
+inline void make_olmo(ModelConfig& config) {
+  config.model_type = "olmo2";
+  for (LayerShape& shape : config.layers) {
+    shape.query_key_norm = QueryKeyNorm::kWhole;
+    shape.has_input_norms = false;
+    shape.has_branch_norms = true;
+  }
+}
+
+inline void make_granite(ModelConfig& config) {
+  config.model_type = "granite";
+  config.attention_scale = 0.2;
+  config.embedding_scale = 1.5;
+  config.branch_scale = 0.3;
+  config.logit_scale = 0.7;
 }
 
 inline ModelConfig tiny_config(const TinyOptions& options) {
@@ -67,9 +88,15 @@ inline ModelConfig tiny_config(const TinyOptions& options) {
                          {},
                          {},
                          true,
-                         options.head_norms};
+                         options.head_norms ? QueryKeyNorm::kHead : QueryKeyNorm::kNone};
   config.layers.assign(static_cast<size_t>(options.layers), shape);
   if (options.gemma) make_gemma(config);
+  if (options.olmo) make_olmo(config);
+  if (options.granite) make_granite(config);
+  if (options.caps) {
+    config.score_cap = 1.5;
+    config.logit_cap = 2.5;
+  }
   return config;
 }
 

@@ -54,7 +54,8 @@ class Metadata {
   std::string architecture_;
 };
 
-// Several model types may go by one name in GGUF, as Mistral goes by that of Llama; what sets them apart is the window.
+// Several model types may go by one name in GGUF, as Mistral goes by that of Llama and OLMo 3 by that of OLMo 2; what
+// sets them apart is the window.
 const Architecture& architecture_of(const Metadata& metadata) {
   const std::string& name = metadata.architecture();
   const bool slides = metadata.has("attention.sliding_window");
@@ -65,7 +66,8 @@ const Architecture& architecture_of(const Metadata& metadata) {
       if (!known.empty() && std::ranges::find(names, known) == names.end()) names.push_back(known);
     }
     if (name != row.gguf && name != row.gguf_of_unequal_layers) continue;
-    if (found == nullptr || slides == (row.window == WindowRule::kAllLayers)) found = &row;
+    const bool may_slide = row.window == WindowRule::kAllLayers || row.window == WindowRule::kByPattern;
+    if (found == nullptr || slides == may_slide) found = &row;
   }
   if (found == nullptr) {
     std::string list;
@@ -170,6 +172,20 @@ void read_yarn(const Metadata& metadata, RopeConfig& rope) {
   rope.original_max_position_embeddings =
       metadata.integer(is_said ? "rope.scaling.original_context_length" : "context_length");
   rope.attention_factor = positive(metadata, "rope.scaling.attn_factor", 1) * yarn_attention_factor(rope.factor);
+  const char* share = "rope.scaling.yarn_log_multiplier";
+  if (metadata.has(share) && metadata.number(share) != 0)
+    rope.attention_factor /= 1 + positive(metadata, share, 1) * (yarn_attention_factor(rope.factor) - 1);
+  if (metadata.has("attention.temperature_scale"))
+    rope.query_growth = positive(metadata, "attention.temperature_scale", 1);
+}
+
+// Granite's multipliers; logits are divided by the one that llama.cpp calls their scale.
+void read_multipliers(const Metadata& metadata, ModelConfig& config) {
+  const double usual = 1 / std::sqrt(static_cast<double>(config.head_dim));
+  config.attention_scale = positive(metadata, "attention.scale", usual);
+  config.embedding_scale = positive(metadata, "embedding_scale", 1);
+  config.branch_scale = positive(metadata, "residual_scale", 1);
+  config.logit_scale = 1 / positive(metadata, "logit_scale", 1);
 }
 
 RopeConfig read_rope(const Metadata& metadata, int64_t head_dim) {
@@ -196,8 +212,10 @@ RopeConfig read_rope(const Metadata& metadata, int64_t head_dim) {
 }
 
 // What llama.cpp takes where the file is silent is what the first models of the architecture had.
-RopeConfig read_sliding_rope(const Metadata& metadata, const Architecture& architecture) {
+RopeConfig read_sliding_rope(const Metadata& metadata, const Architecture& architecture, double theta) {
   RopeConfig rope;
+  rope.theta = theta;
+  if (architecture.gguf_has_one_theta) return rope;
   rope.theta = positive(metadata, "rope.freq_base_swa", architecture.sliding_rope_theta);
   return rope;
 }
@@ -292,9 +310,15 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   config.max_position_embeddings = metadata.integer("context_length");
   config.rms_norm_eps = metadata.number("attention.layer_norm_rms_epsilon");
   config.rope = read_rope(metadata, config.head_dim);
-  if (architecture.sliding_rope_theta > 0) config.sliding_rope = read_sliding_rope(metadata, architecture);
+  if (architecture.sliding_rope_theta > 0)
+    config.sliding_rope = read_sliding_rope(metadata, architecture, config.rope.theta);
   config.activation = architecture.activation;
   if (architecture.query_pre_attn_scalar > 0) config.attention_scale = gguf_attention_scale(config);
+  if (architecture.has_multipliers) read_multipliers(metadata, config);
+  if (architecture.score_cap > 0) {
+    config.score_cap = positive(metadata, "attn_logit_softcapping", architecture.score_cap);
+    config.logit_cap = positive(metadata, "final_logit_softcapping", architecture.logit_cap);
+  }
   config.tie_word_embeddings = !has_tensor(metadata, "output.weight");
   config.qkv_bias = has_tensor(metadata, "blk.0.attn_q.bias");
   config.o_bias = has_tensor(metadata, "blk.0.attn_output.bias");

@@ -63,6 +63,53 @@ std::optional<std::string> shape_obstacle(const ModelConfig& config) {
   return std::nullopt;
 }
 
+// Of layers that slide.
+std::optional<std::string> window_obstacle(const ModelConfig& config, const std::string& runtime) {
+  const Architecture& architecture = architecture_of(config);
+  if (architecture.gguf_has_one_theta && config.sliding_rope && config.sliding_rope->theta != config.rope.theta) {
+    return "layers that slide have a rope_theta of their own; " + runtime + " has one for all";
+  }
+  const int64_t known = architecture.gguf_layers_that_slide;
+  if (known == 0 || config.sliding_window.has_value() == (config.num_layers() == known)) return std::nullopt;
+  return "the model has " + std::to_string(config.num_layers()) + " layers, and " +
+         (config.sliding_window ? "some" : "none") + " of them slide (sliding_window); " + runtime +
+         " lets layers slide where there are " + std::to_string(known) + ", and nowhere else";
+}
+
+// Of the output matrix and of logits.
+std::optional<std::string> head_obstacle(const ModelConfig& config, const std::string& runtime) {
+  const Architecture& architecture = architecture_of(config);
+  if (architecture.gguf_head == GgufHead::kTied && !config.tie_word_embeddings) {
+    return "the output matrix is one of its own (lm_head.weight); " + runtime + " takes the embedding for it";
+  }
+  if (architecture.gguf_head == GgufHead::kOwn && config.tie_word_embeddings) {
+    return "the embedding is the output matrix, too (tie_word_embeddings); " + runtime + " wants one of its own";
+  }
+  if (architecture.score_cap > 0 && (config.score_cap == 0 || config.logit_cap == 0)) {
+    return "scores or logits are not capped (attn_logit_softcapping, final_logit_softcapping); " + runtime +
+           " caps both";
+  }
+  return std::nullopt;
+}
+
+// Of rotary embeddings.
+std::optional<std::string> rope_obstacle(const ModelConfig& config, const std::string& runtime) {
+  const Architecture& architecture = architecture_of(config);
+  const RopeConfig usual, &rope = config.rope;
+  if (rope.beta_fast != usual.beta_fast || rope.beta_slow != usual.beta_slow || rope.truncates != usual.truncates) {
+    return "rope is scaled by yarn with a beta_fast, beta_slow or truncate of its own; " + runtime + " has " +
+           format_fixed(usual.beta_fast, 0) + ", " + format_fixed(usual.beta_slow, 0) + " and true only";
+  }
+  if (rope.scaling == RopeScalingKind::kYarn && config.sliding_rope && !architecture.gguf_has_one_theta) {
+    return "rope is scaled by yarn, and not that of the layers that slide; " + runtime + " scales both";
+  }
+  if (!architecture.has_rope_divisors && !gguf_rope_divisors(config).empty()) {
+    return std::string("the rotary frequencies are divided pair by pair (") + kRopeFrequencies + "); " + runtime +
+           " has no place for that";
+  }
+  return std::nullopt;
+}
+
 // What llama.cpp's own architecture lacks of what ours may have.
 std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
   const Architecture& architecture = architecture_of(config);
@@ -86,23 +133,15 @@ std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
              " leaves out every " + std::to_string(architecture.unrotated_period) + "th only";
     }
   }
-  if (config.attention_scale != 0 && std::abs(config.attention_scale / gguf_attention_scale(config) - 1) > 1e-6) {
+  if (const auto obstacle = window_obstacle(config, runtime)) return obstacle;
+  if (const auto obstacle = head_obstacle(config, runtime)) return obstacle;
+  const bool has_scale = architecture.has_multipliers;
+  if (!has_scale && config.attention_scale != 0 &&
+      std::abs(config.attention_scale / gguf_attention_scale(config) - 1) > 1e-6) {
     return "attention's scores are multiplied by " + std::to_string(config.attention_scale) + "; " + runtime +
            " has room for " + std::to_string(gguf_attention_scale(config)) + " only";
   }
-  const RopeConfig usual, &rope = config.rope;
-  if (rope.beta_fast != usual.beta_fast || rope.beta_slow != usual.beta_slow || rope.truncates != usual.truncates) {
-    return "rope is scaled by yarn with a beta_fast, beta_slow or truncate of its own; " + runtime + " has " +
-           format_fixed(usual.beta_fast, 0) + ", " + format_fixed(usual.beta_slow, 0) + " and true only";
-  }
-  if (rope.scaling == RopeScalingKind::kYarn && config.sliding_rope) {
-    return "rope is scaled by yarn, and not that of the layers that slide; " + runtime + " scales both";
-  }
-  if (!architecture.has_rope_divisors && !gguf_rope_divisors(config).empty()) {
-    return std::string("the rotary frequencies are divided pair by pair (") + kRopeFrequencies + "); " + runtime +
-           " has no place for that";
-  }
-  return std::nullopt;
+  return rope_obstacle(config, runtime);
 }
 
 // Embedding and head are worth six bits, as llama-quantize has it: their errors reach the logits undamped.

@@ -51,6 +51,23 @@ void add_yarn(const RopeConfig& rope, const Add& add) {
   add("rope.scaling.factor", rope.factor);
   add("rope.scaling.original_context_length", rope.original_max_position_embeddings);
   add("rope.scaling.attn_factor", rope.attention_factor / yarn_attention_factor(rope.factor));
+  if (rope.query_growth != 0) add("attention.temperature_scale", rope.query_growth);
+}
+
+// What is multiplied by numbers of the model's own, or capped.
+template <typename Add>
+void add_scales(const ModelConfig& config, const Add& add) {
+  const Architecture& architecture = architecture_of(config);
+  if (architecture.has_multipliers) {
+    add("attention.scale", config.attention_scale);
+    add("embedding_scale", config.embedding_scale);
+    add("residual_scale", config.branch_scale);
+    add("logit_scale", 1 / config.logit_scale);
+  }
+  if (architecture.score_cap > 0) {
+    add("attn_logit_softcapping", config.score_cap);
+    add("final_logit_softcapping", config.logit_cap);
+  }
 }
 
 }  // namespace
@@ -116,12 +133,12 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
     add("attention.sliding_window_pattern", std::move(slides));
   }
   if (config.sliding_rope) add("rope.freq_base_swa", config.sliding_rope->theta);
+  add_scales(config, add);
   return metadata;
 }
 
 double gguf_attention_scale(const ModelConfig& config) {
-  constexpr int64_t kLayersOf27B = 62;  // the one Gemma 3 whose heads are scaled by the stream's share of a head
-  const int64_t width = config.num_layers() == kLayersOf27B
+  const int64_t width = config.num_layers() == architecture_of(config).gguf_layers_of_27b
                             ? config.hidden_size / config.layers.front().num_attention_heads
                             : config.head_dim;
   return 1 / std::sqrt(static_cast<double>(width));

@@ -14,6 +14,7 @@ OrderedJson to_json(const ModelsResult& result) {
                               {"gguf", model.gguf},
                               {"gguf_of_unequal_layers", unequal.empty() ? OrderedJson(nullptr) : OrderedJson(unequal)},
                               {"slice", model.cuts_stream},
+                              {"heads", model.removes_heads},
                               {"streamline_linear", model.folds_maps}});
   }
   return json;
@@ -27,6 +28,7 @@ Outcome<ModelsResult> run(const ModelsRequest&, ProgressSink&) {
                              .gguf = std::string(row.gguf),
                              .gguf_of_unequal_layers = std::string(row.gguf_of_unequal_layers),
                              .cuts_stream = row.can_cut_stream(),
+                             .removes_heads = row.can_remove_heads(),
                              .folds_maps = row.can_fold_maps()});
   }
   return result;

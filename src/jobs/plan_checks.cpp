@@ -1,4 +1,5 @@
 // Which options of planning go together.
+#include "dynslice/model/architecture.h"
 #include "dynslice/modular/modular.h"
 #include "dynslice/slice/slice.h"
 #include "dynslice/support/error.h"
@@ -67,6 +68,12 @@ void check_method(const PlanningRequest& options, const Checkpoint& checkpoint) 
   if (options.is_modular()) {
     check_modular_options(options);
     check_modular(checkpoint);
+    const bool asks = options.modular.attention == AttentionChoice::kHeads;
+    if (asks && !architecture_of(checkpoint.config()).can_remove_heads()) {
+      throw_error(ErrorKind::kUsage, checkpoint.path().string(), ": ", checkpoint.config().model_type,
+                  " norms all heads of queries together, so that none can be removed; give --attention keep, which "
+                  "removes neurons alone");
+    }
     return;
   }
   if (options.modular.any_but_refit()) refuse("one of --attention, --neurons, --weigh-tokens", "modular");

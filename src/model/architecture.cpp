@@ -11,15 +11,23 @@ int64_t input_width(const LayerShape& shape, int64_t) { return shape.input_width
 int64_t middle_width(const LayerShape& shape, int64_t) { return shape.middle_width; }
 int64_t output_width(const LayerShape& shape, int64_t) { return shape.output_width; }
 int64_t inner_size(const LayerShape& shape, int64_t) { return shape.intermediate_size; }
-int64_t head_width(const LayerShape&, int64_t head_dim) { return head_dim; }
 int64_t query_width(const LayerShape& shape, int64_t head_dim) { return shape.num_attention_heads * head_dim; }
 int64_t key_width(const LayerShape& shape, int64_t head_dim) { return shape.num_key_value_heads * head_dim; }
+// Of the norms of queries and keys.
+int64_t query_norm_width(const LayerShape& shape, int64_t head_dim) {
+  return shape.query_key_norm == QueryKeyNorm::kWhole ? query_width(shape, head_dim) : head_dim;
+}
+int64_t key_norm_width(const LayerShape& shape, int64_t head_dim) {
+  return shape.query_key_norm == QueryKeyNorm::kWhole ? key_width(shape, head_dim) : head_dim;
+}
 
 bool always(const LayerShape&) { return true; }
 bool with_attention(const LayerShape& shape) { return shape.has_attention(); }
-bool with_attention_norm(const LayerShape& shape) { return shape.has_attention() && shape.has_norm_weights; }
-bool with_head_norms(const LayerShape& shape) { return shape.has_attention() && shape.has_query_key_norm; }
-bool with_mlp_norm(const LayerShape& shape) { return shape.has_norm_weights; }
+bool with_mlp_norm(const LayerShape& shape) { return shape.has_input_norms && shape.has_norm_weights; }
+bool with_attention_norm(const LayerShape& shape) { return shape.has_attention() && with_mlp_norm(shape); }
+bool with_head_norms(const LayerShape& shape) {
+  return shape.has_attention() && shape.query_key_norm != QueryKeyNorm::kNone;
+}
 bool with_attention_branch_norm(const LayerShape& shape) { return shape.has_attention() && shape.has_branch_norms; }
 bool with_mlp_branch_norm(const LayerShape& shape) { return shape.has_branch_norms; }
 bool with_gate(const LayerShape& shape) { return shape.is_gated; }
@@ -34,8 +42,8 @@ constexpr LayerPart kParts[] = {
     {Role::kQuery,               "self_attn.q_proj",         "attn_q",              Half::kAttention, PartSide::kReads,  query_width,  input_width,  with_attention,             kQkvBias,    true},
     {Role::kKey,                 "self_attn.k_proj",         "attn_k",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,             kQkvBias,    true},
     {Role::kValue,               "self_attn.v_proj",         "attn_v",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,             kQkvBias,    false},
-    {Role::kQueryNorm,           "self_attn.q_norm",         "attn_q_norm",         Half::kAttention, PartSide::kInside, head_width,   nullptr,      with_head_norms,            nullptr,     false},
-    {Role::kKeyNorm,             "self_attn.k_norm",         "attn_k_norm",         Half::kAttention, PartSide::kInside, head_width,   nullptr,      with_head_norms,            nullptr,     false},
+    {Role::kQueryNorm,           "self_attn.q_norm",         "attn_q_norm",         Half::kAttention, PartSide::kInside, query_norm_width, nullptr,      with_head_norms,            nullptr,     false},
+    {Role::kKeyNorm,             "self_attn.k_norm",         "attn_k_norm",         Half::kAttention, PartSide::kInside, key_norm_width,   nullptr,      with_head_norms,            nullptr,     false},
     {Role::kOutput,              "self_attn.o_proj",         "attn_output",         Half::kAttention, PartSide::kWrites, middle_width, query_width,  with_attention,             kOutputBias, false},
     {Role::kAttentionBranchNorm, "post_self_attn_layernorm", "post_attention_norm", Half::kAttention, PartSide::kBehind, middle_width, nullptr,      with_attention_branch_norm, nullptr,     false},
     {Role::kMlpNorm,             "post_attention_layernorm", "ffn_norm",            Half::kMlp,       PartSide::kNorm,   middle_width, nullptr,      with_mlp_norm,              nullptr,     false},
@@ -49,6 +57,13 @@ constexpr LayerPart kParts[] = {
 constexpr Renaming kGemmaNames[] = {{"post_self_attn_layernorm", "post_attention_layernorm"},
                                     {"post_attention_layernorm", "pre_feedforward_layernorm"},
                                     {"post_mlp_layernorm", "post_feedforward_layernorm"}};
+
+// Norms behind attention and MLP alone.
+constexpr Renaming kBehindNames[] = {{"post_self_attn_layernorm", "post_attention_layernorm"},
+                                     {"post_mlp_layernorm", "post_feedforward_layernorm"}};
+
+constexpr Renaming kHunyuanNames[] = {{"self_attn.q_norm", "self_attn.query_layernorm"},
+                                      {"self_attn.k_norm", "self_attn.key_layernorm"}};
 
 constexpr Renaming kSeedGgufNames[] = {{"post_attention_layernorm", "post_attention_norm"}};
 
@@ -89,7 +104,7 @@ constexpr Architecture kArchitectures[] = {
      .head_dim = 128,
      .biases = BiasRule::kAttentionFlag,
      .window = WindowRule::kByLayer,
-     .has_query_key_norm = true},
+     .query_key_norm = QueryKeyNorm::kHead},
     {.model_type = "gemma3_text",
      .class_name = "Gemma3ForCausalLM",
      .gguf = "gemma3",
@@ -103,13 +118,14 @@ constexpr Architecture kArchitectures[] = {
      .window = WindowRule::kByPattern,
      .window_period = 6,
      .sliding_rope_theta = 10000,
-     .has_query_key_norm = true,
+     .query_key_norm = QueryKeyNorm::kHead,
      .has_branch_norms = true,
      .activation = Activation::kGeluTanh,
      .activation_key = "hidden_activation",
      .scales_embedding = true,
      .norm_offset = 1,
-     .names = kGemmaNames},
+     .names = kGemmaNames,
+     .gguf_layers_of_27b = 62},
     {.model_type = "smollm3",
      .class_name = "SmolLM3ForCausalLM",
      .gguf = "smollm3",
@@ -129,6 +145,100 @@ constexpr Architecture kArchitectures[] = {
      .head_dim = 128,
      .biases = BiasRule::kOutputFlag,
      .gguf_names = kSeedGgufNames},
+    {.model_type = "gemma2",
+     .class_name = "Gemma2ForCausalLM",
+     .gguf = "gemma2",
+     .max_position_embeddings = 8192,
+     .num_key_value_heads = 4,
+     .head_dim = 256,
+     .query_pre_attn_scalar = 256,
+     .tie_word_embeddings = true,
+     .biases = BiasRule::kAttentionFlag,
+     .window = WindowRule::kByPattern,
+     .window_period = 2,
+     .has_branch_norms = true,
+     .score_cap = 50,
+     .logit_cap = 30,
+     .activation = Activation::kGeluTanh,
+     .activation_key = "hidden_activation",
+     .scales_embedding = true,
+     .norm_offset = 1,
+     .names = kGemmaNames,
+     .gguf_head = GgufHead::kTied,
+     .gguf_layers_of_27b = 46},
+    {.model_type = "ministral3",
+     .class_name = "Ministral3ForCausalLM",
+     .gguf = "mistral3",
+     .max_position_embeddings = 262144,
+     .num_key_value_heads = 8,
+     .head_dim = 128,
+     .window = WindowRule::kAllLayers,
+     .sliding_window = 0,
+     .has_query_growth = true,
+     .pairs_rotary_rows = true,
+     .has_rope_divisors = true},
+    {.model_type = "olmo2",
+     .class_name = "Olmo2ForCausalLM",
+     .gguf = "olmo2",
+     .max_position_embeddings = 2048,
+     .biases = BiasRule::kAttentionFlag,
+     .query_key_norm = QueryKeyNorm::kWhole,
+     .has_input_norms = false,
+     .has_branch_norms = true,
+     .names = kBehindNames,
+     .heads_fill_stream = true,
+     .gguf_head = GgufHead::kOwn,
+     .gguf_has_one_theta = true},
+    {.model_type = "olmo3",
+     .class_name = "Olmo3ForCausalLM",
+     .gguf = "olmo2",
+     .max_position_embeddings = 2048,
+     .rope_theta = 500000,
+     .biases = BiasRule::kAttentionFlag,
+     .window = WindowRule::kByPattern,
+     .window_period = 4,
+     .sliding_rope_theta = 500000,
+     .query_key_norm = QueryKeyNorm::kWhole,
+     .has_input_norms = false,
+     .has_branch_norms = true,
+     .names = kBehindNames,
+     .heads_fill_stream = true,
+     .gguf_head = GgufHead::kOwn,
+     .gguf_has_one_theta = true},
+    {.model_type = "granite",
+     .class_name = "GraniteForCausalLM",
+     .gguf = "granite",
+     .max_position_embeddings = 2048,
+     .biases = BiasRule::kFlags,
+     .has_multipliers = true,
+     .pairs_rotary_rows = true,
+     .heads_fill_stream = true,
+     .has_rope_divisors = true,
+     .has_output_bias = true,
+     .has_mlp_bias = true},
+    {.model_type = "exaone4",
+     .class_name = "Exaone4ForCausalLM",
+     .gguf = "exaone4",
+     .max_position_embeddings = 2048,
+     .num_key_value_heads = 32,
+     .window = WindowRule::kByPattern,
+     .window_period = 4,
+     .rotates_sliding_only = true,
+     .query_key_norm = QueryKeyNorm::kHead,
+     .has_input_norms = false,
+     .has_branch_norms = true,
+     .names = kBehindNames,
+     .heads_fill_stream = true,
+     .has_rope_divisors = true,
+     .gguf_layers_that_slide = 64},
+    {.model_type = "hunyuan_v1_dense",
+     .class_name = "HunYuanDenseV1ForCausalLM",
+     .gguf = "hunyuan-dense",
+     .max_position_embeddings = 2048,
+     .biases = BiasRule::kAttentionFlag,
+     .has_dynamic_alpha = true,
+     .query_key_norm = QueryKeyNorm::kRotatedHead,
+     .names = kHunyuanNames},
 };
 
 }  // namespace

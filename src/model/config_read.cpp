@@ -52,9 +52,10 @@ void check_activation(const JsonReader& reader, const Architecture& architecture
 }
 
 // What is computed in other models of the same type, but not here.
-void check_absent(const JsonReader& reader) {
+void check_absent(const JsonReader& reader, const Architecture& architecture) {
   for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
-    if (reader.has(key)) reader.fail(key, "null, as such caps are not supported");
+    if (architecture.score_cap == 0 && reader.has(key))
+      reader.fail(key, "null, as such caps are not supported in this architecture");
   }
   if (reader.boolean_or("use_bidirectional_attention", false))
     reader.fail("use_bidirectional_attention", "false, as only causal attention is supported");
@@ -103,6 +104,22 @@ void read_yarn_scaling(const JsonReader& config, const JsonReader& scaling, Rope
   }
 }
 
+// Queries that grow with their position; the length that they grow by is yarn's.
+void read_query_growth(const JsonReader& scaling, RopeConfig& rope) {
+  const char* key = "llama_4_scaling_beta";
+  if (!scaling.has(key)) return;
+  if (rope.scaling != RopeScalingKind::kYarn) scaling.fail(key, "absent where rope is not scaled by yarn");
+  rope.query_growth = scaling.number_or(key, 0);
+  if (!std::isfinite(rope.query_growth) || rope.query_growth < 0) scaling.fail(key, "a number from 0 on");
+}
+
+// A theta for a longer context, said by its factor alpha.
+void read_dynamic_alpha(const JsonReader& scaling, int64_t head_dim, RopeConfig& rope) {
+  const auto width = static_cast<double>(head_dim);
+  if (head_dim <= 2) scaling.fail("alpha", "absent where a head is no wider than 2");
+  rope.theta *= std::pow(positive(scaling, "alpha", scaling.number("alpha")), width / (width - 2));
+}
+
 // `scaling` is rope_scaling of transformers 4 or rope_parameters of transformers 5.
 void read_rope_scaling(const JsonReader& config, const JsonReader& scaling, RopeConfig& rope) {
   const std::string type_key = scaling.has("rope_type") ? "rope_type" : "type";
@@ -148,7 +165,19 @@ void read_two_ropes(const JsonReader& reader, const Architecture& architecture, 
   }
 }
 
-RopeConfig read_rope(const JsonReader& reader, const Architecture& architecture) {
+// Of the one rope of all layers, what read_rope_scaling does not know.
+void read_own_scaling(const JsonReader& reader, const JsonReader& scaling, const Architecture& architecture,
+                      int64_t head_dim, RopeConfig& rope) {
+  const std::string type_key = scaling.has("rope_type") ? "rope_type" : "type";
+  if (architecture.has_dynamic_alpha && scaling.string_or(type_key, "default") == "dynamic") {
+    read_dynamic_alpha(scaling, head_dim, rope);
+    return;
+  }
+  read_rope_scaling(reader, scaling, rope);
+  if (architecture.has_query_growth) read_query_growth(scaling, rope);
+}
+
+RopeConfig read_rope(const JsonReader& reader, const Architecture& architecture, int64_t head_dim) {
   RopeConfig rope;
   rope.theta = positive(reader, "rope_theta", reader.number_or("rope_theta", architecture.rope_theta));
   check_whole_rotary(reader);
@@ -158,9 +187,11 @@ RopeConfig read_rope(const JsonReader& reader, const Architecture& architecture)
       reader.fail("rope_parameters", "the same for all layers");
     }
     rope.theta = positive(parameters, "rope_theta", parameters.number_or("rope_theta", rope.theta));
-    read_rope_scaling(reader, parameters, rope);
+    read_own_scaling(reader, parameters, architecture, head_dim, rope);
   } else if (reader.has("rope_scaling")) {
-    read_rope_scaling(reader, reader.object("rope_scaling"), rope);
+    read_own_scaling(reader, reader.object("rope_scaling"), architecture, head_dim, rope);
+  } else if (architecture.has_query_growth) {
+    reader.fail("rope_parameters", "there, as this architecture scales rope by yarn");
   }
   return rope;
 }
@@ -206,14 +237,19 @@ int64_t read_head_dim(const JsonReader& reader, const Architecture& defaults, in
   return head_dim;
 }
 
+void set_norms(const Architecture& architecture, LayerShape& shape) {
+  shape.query_key_norm = architecture.query_key_norm;
+  shape.has_input_norms = architecture.has_input_norms;
+  shape.has_branch_norms = architecture.has_branch_norms;
+}
+
 LayerShape read_dense_shape(const JsonReader& reader, const Architecture& defaults, int64_t hidden_size) {
   LayerShape shape;
   shape.input_width = shape.middle_width = shape.output_width = hidden_size;
   shape.intermediate_size = reader.integer("intermediate_size", 1, kMaxIntermediate);
   shape.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxWidth);
   shape.num_key_value_heads = read_key_value_heads(reader, defaults, shape.num_attention_heads);
-  shape.has_query_key_norm = defaults.has_query_key_norm;
-  shape.has_branch_norms = defaults.has_branch_norms;
+  set_norms(defaults, shape);
   return shape;
 }
 
@@ -230,11 +266,29 @@ void read_biases(const JsonReader& reader, ModelConfig& config) {
   if (rule == BiasRule::kFlags) config.mlp_bias = reader.boolean_or("mlp_bias", false);
 }
 
+void read_multipliers(const JsonReader& reader, ModelConfig& config) {
+  const auto multiplier = [&](const char* key) { return positive(reader, key, reader.number_or(key, 1)); };
+  config.attention_scale = multiplier("attention_multiplier");
+  config.embedding_scale = multiplier("embedding_multiplier");
+  config.branch_scale = multiplier("residual_multiplier");
+  config.logit_scale = 1 / multiplier("logits_scaling");
+}
+
+// Null means no cap.
+void read_caps(const JsonReader& reader, const Architecture& architecture, ModelConfig& config) {
+  const auto cap = [&](const char* key, double usual) {
+    return is_null(reader, key) ? 0 : positive(reader, key, reader.number_or(key, usual));
+  };
+  config.score_cap = cap("attn_logit_softcapping", architecture.score_cap);
+  config.logit_cap = cap("final_logit_softcapping", architecture.logit_cap);
+}
+
 // All layers slide. Absent means transformers' default, null means no window.
 void read_common_window(const JsonReader& reader, ModelConfig& config) {
   const std::string key = "sliding_window";
   if (reader.has(key)) config.sliding_window = reader.integer(key, 1, kMaxPositions);
-  if (!reader.raw().contains(key)) config.sliding_window = 4096;
+  const int64_t usual = architecture_of(config).sliding_window;
+  if (!reader.raw().contains(key) && usual > 0) config.sliding_window = usual;
 }
 
 std::vector<bool> read_layer_types(const JsonReader& reader, size_t count) {
@@ -272,17 +326,22 @@ void read_unrotated(const JsonReader& reader, const Architecture& architecture, 
 
 // All but every so-manieth layer slide, or those that layer_types names.
 void read_window_by_pattern(const JsonReader& reader, ModelConfig& config) {
+  const Architecture& architecture = architecture_of(config);
+  if (architecture.rotates_sliding_only && is_null(reader, "sliding_window")) return;
   std::vector<bool> sliding(config.layers.size());
   if (reader.has("layer_types")) {
     sliding = read_layer_types(reader, config.layers.size());
   } else {
-    const int64_t usual = architecture_of(config).window_period;
-    const int64_t period =
-        reader.has("sliding_window_pattern") ? reader.integer("sliding_window_pattern", 1, kMaxLayers) : usual;
+    const char* key = "sliding_window_pattern";
+    const int64_t period = reader.has(key) ? reader.integer(key, 1, kMaxLayers) : architecture.window_period;
     sliding = every_nth_layer(sliding.size(), period);
     sliding.flip();
   }
   const auto slides = static_cast<size_t>(std::count(sliding.begin(), sliding.end(), true));
+  if (architecture.rotates_sliding_only && slides < sliding.size()) {
+    config.layer_is_unrotated = sliding;
+    config.layer_is_unrotated.flip();
+  }
   if (slides == 0) return;
   if (is_null(reader, "sliding_window")) reader.fail("sliding_window", "a number of tokens, as some layers slide");
   config.sliding_window = reader.has("sliding_window") ? reader.integer("sliding_window", 1, kMaxPositions) : 4096;
@@ -335,8 +394,7 @@ LayerShape read_sliced_shape(const JsonReader& reader, const ModelConfig& config
   shape.attn_shortcut = read_shortcut(reader, "attn_shortcut", shape.input_width, shape.middle_width);
   shape.mlp_shortcut = read_shortcut(reader, "mlp_shortcut", shape.middle_width, shape.output_width);
   shape.has_norm_weights = reader.boolean("norm_weights");
-  shape.has_query_key_norm = architecture_of(config).has_query_key_norm;
-  shape.has_branch_norms = architecture_of(config).has_branch_norms;
+  set_norms(architecture_of(config), shape);
   shape.is_gated = reader.boolean_or("gated", true);
   if (!shape.has_attention()) {
     if (shape.input_width != shape.middle_width || shape.attn_shortcut != ShortcutShape{})
@@ -417,7 +475,7 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   const JsonReader reader(object, where);
   const Architecture& architecture = known_architecture(model_type, where, "model_type");
   check_activation(reader, architecture);
-  check_absent(reader);
+  check_absent(reader, architecture);
   ModelConfig config;
   config.activation = architecture.activation;
   config.model_type = model_type;
@@ -435,7 +493,7 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   if (architecture.sliding_rope_theta > 0) {
     read_two_ropes(reader, architecture, config);
   } else {
-    config.rope = read_rope(reader, architecture);
+    config.rope = read_rope(reader, architecture, config.head_dim);
   }
   if (architecture.query_pre_attn_scalar > 0) {
     const char* key = "query_pre_attn_scalar";
@@ -444,6 +502,8 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   }
   if (architecture.unrotated_period > 0) read_unrotated(reader, architecture, config);
   if (architecture.scales_embedding) config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  if (architecture.has_multipliers) read_multipliers(reader, config);
+  if (architecture.score_cap > 0) read_caps(reader, architecture, config);
   config.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", architecture.tie_word_embeddings);
   read_biases(reader, config);
   if (architecture.window == WindowRule::kAllLayers) read_common_window(reader, config);

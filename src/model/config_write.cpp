@@ -18,14 +18,17 @@ Json describe_rope_scaling(const RopeConfig& rope) {
               {"low_freq_factor", rope.low_freq_factor},
               {"high_freq_factor", rope.high_freq_factor},
               {"original_max_position_embeddings", rope.original_max_position_embeddings}};
-    case RopeScalingKind::kYarn:
-      return {{"rope_type", "yarn"},
-              {"factor", rope.factor},
-              {"beta_fast", rope.beta_fast},
-              {"beta_slow", rope.beta_slow},
-              {"truncate", rope.truncates},
-              {"attention_factor", rope.attention_factor},
-              {"original_max_position_embeddings", rope.original_max_position_embeddings}};
+    case RopeScalingKind::kYarn: {
+      Json yarn = {{"rope_type", "yarn"},
+                   {"factor", rope.factor},
+                   {"beta_fast", rope.beta_fast},
+                   {"beta_slow", rope.beta_slow},
+                   {"truncate", rope.truncates},
+                   {"attention_factor", rope.attention_factor},
+                   {"original_max_position_embeddings", rope.original_max_position_embeddings}};
+      if (rope.query_growth != 0) yarn["llama_4_scaling_beta"] = rope.query_growth;
+      return yarn;
+    }
   }
   return nullptr;
 }
@@ -182,6 +185,17 @@ Json describe_dense_config(const ModelConfig& config) {
   if (config.sliding_rope) out["rope_local_base_freq"] = config.sliding_rope->theta;
   if (architecture.query_pre_attn_scalar > 0)
     out["query_pre_attn_scalar"] = 1 / (config.attention_scale * config.attention_scale);
+  if (architecture.has_multipliers) {
+    out["attention_multiplier"] = config.attention_scale;
+    out["embedding_multiplier"] = config.embedding_scale;
+    out["residual_multiplier"] = config.branch_scale;
+    out["logits_scaling"] = 1 / config.logit_scale;
+  }
+  if (architecture.score_cap > 0) {
+    const auto cap = [](double value) { return value > 0 ? Json(value) : Json(nullptr); };
+    out["attn_logit_softcapping"] = cap(config.score_cap);
+    out["final_logit_softcapping"] = cap(config.logit_cap);
+  }
   const bool has_flags = architecture.biases == BiasRule::kFlags;
   if (has_flags || architecture.biases == BiasRule::kAttentionFlag) out["attention_bias"] = config.qkv_bias;
   if (architecture.biases == BiasRule::kOutputFlag) {

@@ -170,6 +170,7 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
   const LayerLoader loader(checkpoint, index, dtype, device);
   DecoderLayer layer;
   layer.shape = shape;
+  layer.branch_scale = config.branch_scale;
   layer.is_sliding = config.sliding_window.has_value() &&
                      (config.layer_is_sliding.empty() || config.layer_is_sliding.at(static_cast<size_t>(index)));
   layer.is_rotated = config.layer_is_unrotated.empty() || !config.layer_is_unrotated.at(static_cast<size_t>(index));

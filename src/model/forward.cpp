@@ -12,6 +12,7 @@
 #include "dynslice/model/rope.h"
 #include "dynslice/support/check.h"
 #include "dynslice/tensor/attention_kernel.h"
+#include "dynslice/tensor/capped_attention.h"
 #include "dynslice/tensor/decode_kernels.h"
 #include "dynslice/tensor/kernels.h"
 
@@ -72,8 +73,13 @@ at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Ten
   const int64_t window = is_sliding && context.sliding_window > 0 ? context.sliding_window : end;
   const int64_t begin = length == 1 ? std::max<int64_t>(0, end - window) : 0;
   if (length == 1 && q.device().is_cpu()) {
-    const at::Tensor attended = kernels::attend_one(q.to(at::kFloat), cache.keys, cache.values, begin, end);
+    const at::Tensor attended =
+        kernels::attend_one(q.to(at::kFloat), cache.keys, cache.values, begin, end, context.score_cap);
     return attended.view({q.size(0), q.size(1), 1, q.size(3)});
+  }
+  if (context.score_cap != 0) {
+    const auto whole = [&](const at::Tensor& cached) { return cached.narrow(2, 0, end).to(q.scalar_type()); };
+    return kernels::capped_attention(q, whole(cache.keys), whole(cache.values), window, context.score_cap);
   }
   const at::Tensor mask = is_sliding && context.sliding_mask.defined() ? context.sliding_mask : context.causal_mask;
   if (is_first && length > 1) return attend(q, k, v, mask);
@@ -93,19 +99,20 @@ at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, co
   const int64_t batch = packed.size(0), length = packed.size(1);
   const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
   at::Tensor qkv = packed.view({batch, length, heads + 2 * kv, context.head_dim});
-  norm_heads_(layer, context, qkv);
-  const RotaryTable& rotary = context.rotary_of(layer);
-  kernels::apply_rope_(qkv, heads + kv, rotary.cos, rotary.sin);
+  place_heads_(layer, context, context.rotary_of(layer), qkv);
   const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
   const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
   const bool stands_alone = cache == nullptr || (cache->length == 0 && length > 1);
-  if (stands_alone && kernels::causal_attention_applies(qkv)) {
+  const int64_t window = layer.is_sliding ? context.sliding_window : 0;
+  if (stands_alone && context.score_cap == 0 && kernels::causal_attention_applies(qkv)) {
     if (cache != nullptr) append(*cache, k, v);
-    return kernels::causal_attention(qkv, heads, kv, layer.is_sliding ? context.sliding_window : 0);
+    return kernels::causal_attention(qkv, heads, kv, window);
   }
-  const at::Tensor attended = cache != nullptr
-                                  ? attend_cached(q, k, v, layer.is_sliding, context, *cache)
-                                  : attend(q, k, v, layer.is_sliding ? context.sliding_mask : at::Tensor());
+  const auto alone = [&] {
+    if (context.score_cap != 0) return kernels::capped_attention(q, k, v, window, context.score_cap);
+    return attend(q, k, v, layer.is_sliding ? context.sliding_mask : at::Tensor());
+  };
+  const at::Tensor attended = cache != nullptr ? attend_cached(q, k, v, layer.is_sliding, context, *cache) : alone();
   return attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
 }
 
@@ -121,6 +128,7 @@ struct KernelOps {
   LayerCache* cache = nullptr;
 
   at::Tensor norm(const HalfLayer& half, const at::Tensor& x, at::ScalarType dtype) const {
+    if (!layer.shape.has_input_norms) return x.to(dtype);
     return kernels::rms_norm(x, layer.*half.norm, context.hidden_size, context.rms_norm_eps, dtype);
   }
   at::Tensor norm(const HalfLayer& half, const at::Tensor& x) const {
@@ -133,8 +141,10 @@ struct KernelOps {
   at::Tensor activate(const at::Tensor& read) const { return activated(layer, context, read); }
   at::Tensor behind(const HalfLayer& half, at::Tensor branch) const {
     const at::Tensor& weight = layer.*half.branch_norm;
-    if (!weight.defined()) return branch;
-    return kernels::rms_norm(branch, weight, context.hidden_size, context.rms_norm_eps, branch.scalar_type());
+    if (weight.defined()) {
+      branch = kernels::rms_norm(branch, weight, context.hidden_size, context.rms_norm_eps, branch.scalar_type());
+    }
+    return layer.branch_scale == 1 ? branch : branch.mul_(layer.branch_scale);
   }
   at::Tensor add(const at::Tensor& branch, const at::Tensor& x, const HalfLayer& half) const {
     return add_residual(branch, x, layer.*half.shortcut);
@@ -158,7 +168,7 @@ at::Tensor forward_few_rows(const KernelOps& ops, const HalfLayer& half, const a
   if (shortcut.down.defined()) first.push_back({x, shortcut.down});
   const std::vector<at::Tensor> read = kernels::sums_of_few_rows(std::move(first));
   kernels::FewRowsSum written{half_inner_of(ops, half, read.front()), writes.weight, writes.bias};
-  if ((ops.layer.*half.branch_norm).defined()) {
+  if ((ops.layer.*half.branch_norm).defined() || ops.layer.branch_scale != 1) {
     return ops.add(ops.behind(half, kernels::sums_of_few_rows({std::move(written)}).front()), x, half);
   }
   if (shortcut.kind == ShortcutKind::kMatrix) {
@@ -193,16 +203,34 @@ double score_factor(const ModelConfig& config) {
 RotaryTable rotary_table(const RopeConfig& rope, const ModelConfig& config, int64_t positions, at::Device device) {
   const at::Tensor frequency = at::tensor(inverse_frequencies(rope, config.head_dim), at::kFloat);
   const at::Tensor angle = at::arange(positions, at::kFloat).view({-1, 1}) * frequency.view({1, -1});
-  RotaryTable table{angle.cos().to(device), angle.sin().to(device)};
+  RotaryTable table{angle.cos().to(device), angle.sin().to(device), {}};
   const double factor = score_factor(config) * rope.attention_factor;
   if (factor != 1) {
     table.cos.mul_(factor);
     table.sin.mul_(factor);
   }
+  if (rope.query_growth != 0 && positions > rope.original_max_position_embeddings) {
+    const at::Tensor turns = at::arange(positions, at::kLong).floor_divide(rope.original_max_position_embeddings);
+    table.query_scale = turns.to(at::kFloat).log1p().mul_(rope.query_growth).add_(1).to(device);
+  }
   return table;
 }
 
+// The norm of queries or keys [.., count, head_dim], where the layer has it.
+void norm_heads_(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& weight, at::Tensor heads) {
+  if (!weight.defined()) return;
+  const bool is_whole = layer.shape.query_key_norm == QueryKeyNorm::kWhole;
+  const at::Tensor values = is_whole ? heads.flatten(-2) : heads.contiguous();
+  const int64_t width = values.size(-1);
+  heads.copy_(kernels::rms_norm(values, weight, width, context.rms_norm_eps, heads.scalar_type()).view(heads.sizes()));
+}
+
 }  // namespace
+
+RotaryTable at_positions(const RotaryTable& table, const at::Tensor& positions) {
+  const auto rows = [&](const at::Tensor& all) { return all.defined() ? all.index_select(0, positions) : all; };
+  return {rows(table.cos), rows(table.sin), rows(table.query_scale)};
+}
 
 LayerContext make_position_context(const ModelConfig& config, int64_t positions, at::Device device) {
   LayerContext context;
@@ -213,10 +241,12 @@ LayerContext make_position_context(const ModelConfig& config, int64_t positions,
   context.sliding_rotary =
       config.sliding_rope ? rotary_table(*config.sliding_rope, config, positions, device) : context.rotary;
   if (!config.layer_is_unrotated.empty()) {
-    context.unrotated = {at::ones_like(context.rotary.cos) * score_factor(config), at::zeros_like(context.rotary.sin)};
+    context.unrotated = {
+        at::ones_like(context.rotary.cos) * score_factor(config), at::zeros_like(context.rotary.sin), {}};
   }
   context.sliding_window = config.sliding_window.value_or(0);
   context.activation = config.activation;
+  context.score_cap = config.score_cap;
   return context;
 }
 
@@ -235,7 +265,8 @@ LayerContext continued_context(const LayerContext& positions, int64_t first, int
   LayerContext context = positions;
   const int64_t end = first + length;
   for (RotaryTable* table : {&context.rotary, &context.sliding_rotary, &context.unrotated}) {
-    if (table->cos.defined()) *table = {table->cos.narrow(0, first, length), table->sin.narrow(0, first, length)};
+    const auto rows = [&](const at::Tensor& all) { return all.defined() ? all.narrow(0, first, length) : all; };
+    *table = {rows(table->cos), rows(table->sin), rows(table->query_scale)};
   }
   context.sliding_mask.reset();
   if (length == 1) return context;  // the cached range alone says what is seen
@@ -292,15 +323,15 @@ at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& cont
   return forward_half_by(MixingOps{{layer, context}, mix}, kAttentionHalf, x);
 }
 
-void norm_heads_(const DecoderLayer& layer, const LayerContext& context, at::Tensor& qkv) {
-  const int64_t heads = layer.shape.num_attention_heads, dim = qkv.dim() - 2;
-  const auto norm = [&](const at::Tensor& weight, int64_t first, int64_t count) {
-    if (!weight.defined()) return;
-    at::Tensor part = qkv.narrow(dim, first, count);
-    part.copy_(kernels::rms_norm(part.contiguous(), weight, context.head_dim, context.rms_norm_eps, qkv.scalar_type()));
-  };
-  norm(layer.query_norm, 0, heads);
-  norm(layer.key_norm, heads, layer.shape.num_key_value_heads);
+void place_heads_(const DecoderLayer& layer, const LayerContext& context, const RotaryTable& rotary, at::Tensor& qkv) {
+  const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
+  const bool is_rotated_first = layer.shape.query_key_norm == QueryKeyNorm::kRotatedHead;
+  if (is_rotated_first) kernels::apply_rope_(qkv, heads + kv, rotary.cos, rotary.sin);
+  norm_heads_(layer, context, layer.query_norm, qkv.narrow(2, 0, heads));
+  norm_heads_(layer, context, layer.key_norm, qkv.narrow(2, heads, kv));
+  if (!is_rotated_first) kernels::apply_rope_(qkv, heads + kv, rotary.cos, rotary.sin);
+  if (rotary.query_scale.defined())
+    qkv.narrow(2, 0, heads).mul_(rotary.query_scale.to(qkv.scalar_type()).view({-1, 1, 1}));
 }
 
 at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out) {

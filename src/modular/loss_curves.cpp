@@ -1,6 +1,7 @@
 #include <optional>
 
 #include "aten.h"
+#include "dynslice/model/architecture.h"
 #include "dynslice/modular/modular.h"
 #include "dynslice/tensor/elimination.h"
 #include "dynslice/tensor/inner_moment.h"
@@ -72,7 +73,8 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
     const at::Device device = walk.options().device;
     const HeadCount all{layer.shape.num_attention_heads, layer.shape.num_key_value_heads};
     std::optional<InnerMoment> mixed;
-    if (options.heads) mixed.emplace(layer.o_proj.weight.size(1), 0, options.by_norm, device);
+    if (options.heads && architecture_of(walk.config()).can_remove_heads())
+      mixed.emplace(layer.o_proj.weight.size(1), 0, options.by_norm, device);
     InnerMoment inner(layer.shape.intermediate_size, 0, options.by_norm, device);
     step.transform(stream, [&](const at::Tensor& x) {
       Taps attention;

@@ -116,11 +116,10 @@ class Compressor {
   // Lets a matrix behind a norm make of the compressed model's stream what it makes of the dense one.
   void refit_reader(LayerStep& step, const HalfLayer& half) const {
     Linear& reads = step.layer.*half.reads;
-    const at::Tensor& norm = step.layer.*half.norm;
     const int64_t width = walk_.config().hidden_size;
     InnerMoment moment(width, width, /*by_norm=*/false, walk_.options().device);
     const auto normed = [&](const at::Tensor& x) {
-      return kernels::rms_norm(x, norm, step.context.hidden_size, step.context.rms_norm_eps, at::kFloat);
+      return half_input(half, step.layer, step.context, x).to(at::kFloat);
     };
     visit_both(calibration_, dense_, [&](const at::Tensor& y, const at::Tensor& x) {
       check_interrupt();

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "dynslice/model/architecture.h"
 #include "dynslice/support/error.h"
 
 namespace dynslice {
@@ -49,6 +50,11 @@ void check_heads(const SlicePlan& plan, const ModelConfig& config, const std::st
   for (size_t i = 0; i < plan.heads.size(); ++i) {
     const HeadCount& left = plan.heads[i];
     const LayerShape& shape = config.layers[i];
+    if (!architecture_of(config).can_remove_heads()) {
+      if (left == fewest_heads(config, i)) continue;
+      throw_error(ErrorKind::kBadInput, where, ": layer ", i, " is to lose heads; ", config.model_type,
+                  " norms them together, so that all must stay");
+    }
     const bool may_be_none = fewest_heads(config, i) == HeadCount{};
     const bool none = may_be_none && left == HeadCount{};
     const bool some = left.kv_heads >= 1 && left.kv_heads <= shape.num_key_value_heads && left.heads >= left.kv_heads &&
@@ -99,6 +105,8 @@ E read_choice(const JsonReader& reader, const std::string& key, E otherwise) {
 }  // namespace
 
 HeadCount fewest_heads(const ModelConfig& config, size_t layer) {
+  const LayerShape& shape = config.layers.at(layer);
+  if (!architecture_of(config).can_remove_heads()) return {shape.num_attention_heads, shape.num_key_value_heads};
   return layer > 0 && !config.o_bias ? HeadCount{} : HeadCount{1, 1};
 }
 

@@ -43,11 +43,13 @@ void refit_writer(const LayerWalk& walk, const RotationRefitOptions& options, co
     check_interrupt();
     const at::Tensor x = pass(streams.way, y, streams.in);
     const at::Tensor z = half_inner(half, now, context, x);
-    const at::Tensor leaving = add_residual(kernels::linear(z, writes.weight, writes.bias), x, residual);
+    const at::Tensor branch = kernels::linear(z, writes.weight, writes.bias) * layer.branch_scale;
+    const at::Tensor leaving = add_residual(branch, x, residual);
     moment.add(z, kernels::linear(ahead, turned, {}) - leaving, x);
   });
   Linear& refitted = layer.*half.writes;
-  refitted.weight = refitted.weight + moment.solve(options.ridge, where).mul_(options.error_share).t().to(at::kFloat);
+  const double share = options.error_share / layer.branch_scale;
+  refitted.weight = refitted.weight + moment.solve(options.ridge, where).mul_(share).t().to(at::kFloat);
 }
 
 }  // namespace dynslice

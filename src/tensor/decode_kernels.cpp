@@ -193,13 +193,19 @@ void compute_entries(const FewRowsSum& sum, float* y, int64_t begin, int64_t end
   if (sum.passed.defined()) add(sum.passed, sum.passed.size(-1));
 }
 
-// One head: out [head_dim] = softmax(scale * keys q) values over `count` positions; `scores` has room for them.
+// One head: out [head_dim] = softmax(scale * keys q) values over `count` positions, the scores capped where `cap` is
+// not 0; `scores` has room for them.
 DYNSLICE_MULTIVERSION
 void attend_head(const float* q, const float* keys, const float* values, float* out, float* scores, int64_t count,
-                 int64_t head_dim, float scale) {
+                 int64_t head_dim, float scale, float cap) {
   int64_t key = 0;  // keys are short: four of them share the loads of q, and still lie in one stretch of memory
   for (; key + kRowGroup <= count; key += kRowGroup) dot_four(keys + key * head_dim, q, head_dim, scores + key);
   for (; key < count; ++key) scores[key] = dot(keys + key * head_dim, q, head_dim);
+  if (cap != 0) {
+#pragma omp simd
+    for (int64_t t = 0; t < count; ++t) scores[t] = capped(scores[t] * scale, cap);
+    scale = 1;
+  }
   float top = scores[0];
 #pragma omp simd reduction(max : top)
   for (int64_t t = 0; t < count; ++t) top = std::max(top, scores[t]);
@@ -265,8 +271,8 @@ at::Tensor linear_few_rows(const at::Tensor& x, const at::Tensor& weight, const 
   return sums_of_few_rows({{x, weight, bias}}).front();
 }
 
-at::Tensor attend_one(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values, int64_t begin,
-                      int64_t end) {
+at::Tensor attend_one(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values, int64_t begin, int64_t end,
+                      double cap) {
   const int64_t batch = q.size(0), heads = q.size(1), head_dim = q.size(3);
   const int64_t kv_heads = keys.size(1), capacity = keys.size(2), count = end - begin;
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
@@ -283,7 +289,7 @@ at::Tensor attend_one(const at::Tensor& q, const at::Tensor& keys, const at::Ten
       const int64_t kv = head / heads * kv_heads + head % heads / (heads / kv_heads);
       const int64_t offset = (kv * capacity + begin) * head_dim;
       attend_head(queries + head * head_dim, cached_keys + offset, cached_values + offset, target + head * head_dim,
-                  scores.data(), count, head_dim, scale);
+                  scores.data(), count, head_dim, scale, static_cast<float>(cap));
     }
   });
   return out;

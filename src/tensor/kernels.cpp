@@ -390,6 +390,10 @@ bool all_finite(const at::Tensor& values) {
   }
 }
 
+void soft_cap_(at::Tensor& x, double cap) {
+  if (cap != 0) x.div_(cap).tanh_().mul_(cap);
+}
+
 at::Tensor logsumexp_rows(const at::Tensor& logits) {
   const bool bf16 = logits.scalar_type() == at::kBFloat16;
   if (!logits.device().is_cpu() || !(bf16 || logits.scalar_type() == at::kFloat)) {

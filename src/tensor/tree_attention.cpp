@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "aten.h"
+#include "dynslice/tensor/capped_attention.h"
 #include "dynslice/tensor/multiversion.h"
 #include "tensor/fast_exp.h"
 
@@ -58,7 +59,7 @@ inline float weigh(float* scores, int64_t first, int64_t last, int64_t begin, in
 
 // out [kQueries, dim_stride]; scores [kQueries, key_stride] is scratch.
 DYNSLICE_MULTIVERSION
-void attend_tile(const Tile& tile, const Seen& seen, float* scores, float* out) {
+void attend_tile(const Tile& tile, const Seen& seen, float cap, float* scores, float* out) {
   const int64_t first = *std::min_element(tile.begin, tile.begin + kQueries);
   const int64_t last = *std::max_element(tile.end, tile.end + kQueries);
   for (int64_t key = first / kKeyBlock * kKeyBlock; key < last; key += kKeyBlock) {
@@ -77,6 +78,13 @@ void attend_tile(const Tile& tile, const Seen& seen, float* scores, float* out) 
       float* row = scores + q * seen.key_stride + key;
       *reinterpret_cast<MemoryLanes*>(row) = sums[q][0];
       *reinterpret_cast<MemoryLanes*>(row + kLanes) = sums[q][1];
+    }
+  }
+  if (cap != 0) {
+    for (int64_t q = 0; q < kQueries; ++q) {
+      float* row = scores + q * seen.key_stride;
+#pragma omp simd
+      for (int64_t key = first; key < last; ++key) row[key] = capped(row[key], cap);
     }
   }
   float shares[kQueries];
@@ -116,6 +124,7 @@ struct Call {
   const Value* path_values;  // likewise
   Value* out;                // [n, heads, head_dim]
   int64_t heads, kv_heads, head_dim, window;
+  float cap;  // of the scores; 0: none
 };
 
 // Rows of one run for one head of keys.
@@ -188,7 +197,7 @@ void run_task(const Call<Value>& call, const Task& task, Scratch& scratch) {
       tile.begin[q] = begin_of(position) - begin;
       tile.end[q] = position + 1 - begin;
     }
-    attend_tile(tile, scratch.seen, scratch.scores.data(), scratch.out.data());
+    attend_tile(tile, scratch.seen, call.cap, scratch.scores.data(), scratch.out.data());
     for (int64_t query = first; query < std::min(first + kQueries, queries); ++query) {
       const int64_t row = task.run->first_row + task.first + query / group;
       Value* target = call.out + (row * call.heads + task.kv_head * group + query % group) * call.head_dim;
@@ -234,7 +243,7 @@ std::vector<int64_t> rows_behind_path(const TreeSlice& slice, int64_t path_lengt
 }  // namespace
 
 at::Tensor composed_tree_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_heads, int64_t window,
-                                   const TreeSlice& slice, const TreePath& path) {
+                                   const TreeSlice& slice, const TreePath& path, double cap) {
   const int64_t group = heads / kv_heads, head_dim = qkv.size(2);
   const auto whole = at::TensorOptions().dtype(at::kLong).device(qkv.device());
   const at::Tensor keys = at::cat({path.keys, qkv.narrow(1, heads, kv_heads)});
@@ -249,30 +258,37 @@ at::Tensor composed_tree_attention(const at::Tensor& qkv, int64_t heads, int64_t
     const auto seen = [&](const at::Tensor& all) {
       return all.index_select(0, chosen).transpose(0, 1).repeat_interleave(group, 0).unsqueeze(0);
     };
+    const at::Tensor q = qkv.narrow(0, run.first_row, run.rows).narrow(1, 0, heads).transpose(0, 1).unsqueeze(0);
+    at::Tensor target = out.narrow(0, run.first_row, run.rows);
+    const auto keep = [&](const at::Tensor& attended) {
+      target.copy_(attended.squeeze(0).transpose(0, 1).reshape({run.rows, -1}));
+    };
+    if (cap != 0) {
+      keep(capped_attention(q, seen(keys), seen(values), window, cap));
+      continue;
+    }
     const at::Tensor query = at::arange(run.first_position, length, whole).view({-1, 1});
     const at::Tensor key = at::arange(length, whole).view({1, -1});
     at::Tensor hidden = key.gt(query);
     if (window > 0) hidden = hidden.logical_or(key.le(query - window));
     const at::Tensor mask =
         at::zeros(hidden.sizes(), qkv.options()).masked_fill_(hidden, -std::numeric_limits<float>::infinity());
-    const at::Tensor q = qkv.narrow(0, run.first_row, run.rows).narrow(1, 0, heads).transpose(0, 1).unsqueeze(0);
-    const at::Tensor attended = at::scaled_dot_product_attention(q, seen(keys), seen(values), mask);
-    out.narrow(0, run.first_row, run.rows).copy_(attended.squeeze(0).transpose(0, 1).reshape({run.rows, -1}));
+    keep(at::scaled_dot_product_attention(q, seen(keys), seen(values), mask));
   }
   return out;
 }
 
 at::Tensor tree_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_heads, int64_t window,
-                          const TreeSlice& slice, const TreePath& path) {
+                          const TreeSlice& slice, const TreePath& path, double cap) {
   const bool has_kernel =
       qkv.device().is_cpu() && (qkv.scalar_type() == at::kFloat || qkv.scalar_type() == at::kBFloat16);
-  if (!has_kernel) return composed_tree_attention(qkv, heads, kv_heads, window, slice, path);
+  if (!has_kernel) return composed_tree_attention(qkv, heads, kv_heads, window, slice, path, cap);
   at::Tensor out = at::empty({qkv.size(0), heads * qkv.size(2)}, qkv.options());
   const auto attend = [&]<typename Value>(Value) {
     attend_all<Value>(
         {static_cast<const Value*>(qkv.const_data_ptr()), static_cast<const Value*>(path.keys.const_data_ptr()),
          static_cast<const Value*>(path.values.const_data_ptr()), static_cast<Value*>(out.mutable_data_ptr()), heads,
-         kv_heads, qkv.size(2), window},
+         kv_heads, qkv.size(2), window, static_cast<float>(cap)},
         slice);
   };
   if (qkv.scalar_type() == at::kFloat) {

@@ -83,17 +83,20 @@ class Pass {
   std::vector<Step> steps_;
 };
 
-// Rows of logits: their losses, and with `gradient` that of `scale` times their sum with respect to what the output
-// matrix reads.
+// Rows of logits, capped where `cap` is not 0: their losses, and with `gradient` that of `scale` times their sum with
+// respect to what the output matrix reads.
 double logit_rows(const at::Tensor& inputs, const at::Tensor& matrix, const at::Tensor& targets, double scale,
-                  at::Tensor* gradient) {
+                  double cap, at::Tensor* gradient) {
   at::Tensor logits = differentiable::linear(inputs, matrix, {}, matrix.scalar_type()).to(at::kFloat);
+  kernels::soft_cap_(logits, cap);
   const at::Tensor log_sum = kernels::logsumexp_rows(logits);
   const at::Tensor picked = logits.gather(1, targets.unsqueeze(1)).squeeze(1).to(at::kDouble);
   const double loss = (log_sum - picked).sum().item<double>();
   if (gradient == nullptr) return loss;
+  const at::Tensor slope = cap != 0 ? 1 - (logits / cap).square_() : at::Tensor();
   logits.sub_(log_sum.to(at::kFloat).unsqueeze(1)).exp_();
   logits.scatter_add_(1, targets.unsqueeze(1), at::full({targets.size(0), 1}, -1.0, logits.options()));
+  if (slope.defined()) logits.mul_(slope);
   *gradient = kernels::matmul(logits.mul_(scale).to(matrix.scalar_type()), matrix).to(at::kFloat);
   return loss;
 }
@@ -200,10 +203,11 @@ LossSum head_loss(const Head& head, const at::Tensor& output_matrix, const at::T
     const at::Tensor leaving = x.index_select(0, rows).detach().requires_grad_(gradient != nullptr);
     at::Tensor inputs = differentiable::rms_norm(leaving, head.norm, head.norm_divisor, head.rms_norm_eps, at::kFloat);
     if (head.rotation.defined()) inputs = differentiable::linear(inputs, head.rotation, {}, at::kFloat);
+    if (head.logit_scale != 1) inputs = inputs * head.logit_scale;
     at::Tensor of_inputs;
     {
       const c10::NoGradGuard no_gradients;
-      sum.loss += logit_rows(inputs.detach(), output_matrix, targets.index_select(0, rows), scale,
+      sum.loss += logit_rows(inputs.detach(), output_matrix, targets.index_select(0, rows), scale, head.logit_cap,
                              gradient != nullptr ? &of_inputs : nullptr);
     }
     if (gradient == nullptr) continue;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "aten.h"
+#include "dynslice/tensor/capped_attention.h"
 #include "dynslice/tensor/kernels.h"
 #include "dynslice/tensor/random.h"
 #include "train/differentiable.h"
@@ -24,6 +25,7 @@ class DifferentiableOps {
   }
 
   at::Tensor norm(const HalfLayer& half, const at::Tensor& x) const {
+    if (!layer_.shape.has_input_norms) return x.to(dtype_);
     return differentiable::rms_norm(x, layer_.*half.norm, context_.hidden_size, context_.rms_norm_eps, dtype_);
   }
 
@@ -71,30 +73,50 @@ class DifferentiableOps {
   at::Tensor mix_tokens(const at::Tensor& packed) const {
     const int64_t batch = packed.size(0), length = packed.size(1);
     const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
-    const at::Tensor qkv =
-        differentiable::rope(heads_normed(packed.view({batch, length, heads + 2 * kv, context_.head_dim})), heads + kv,
-                             context_.rotary_of(layer_).cos, context_.rotary_of(layer_).sin);
+    const at::Tensor qkv = placed(packed.view({batch, length, heads + 2 * kv, context_.head_dim}));
     const auto head_major = [&](int64_t first, int64_t count) {
       at::Tensor part = qkv.narrow(2, first, count).transpose(1, 2);
       if (part.device().is_cpu()) part = part.to(at::kFloat);  // LibTorch's attention is slow in bf16 there
       return count < heads ? part.repeat_interleave(heads / count, 1) : part;
     };
     const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
+    const int64_t window = layer_.is_sliding ? context_.sliding_window : 0;
+    if (context_.score_cap != 0) return gathered(kernels::capped_attention(q, k, v, window, context_.score_cap));
     const double scale = 1.0 / std::sqrt(static_cast<double>(context_.head_dim));
     const bool masked = layer_.is_sliding && context_.sliding_mask.defined();
     const at::Tensor attended =
         masked ? at::scaled_dot_product_attention(q, k, v, context_.sliding_mask.to(q.scalar_type()), 0.0, false, scale)
                : at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, scale);
-    return attended.transpose(1, 2).reshape({batch, length, heads * context_.head_dim});
+    return gathered(attended);
+  }
+
+  // [B, heads, T, head_dim] → [B, T, heads * head_dim]
+  static at::Tensor gathered(const at::Tensor& attended) { return attended.transpose(1, 2).flatten(2); }
+
+  // Queries and keys normed, where the layer has such norms, and rotated, in the layer's order.
+  at::Tensor placed(const at::Tensor& qkv) const {
+    const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
+    const RotaryTable& rotary = context_.rotary_of(layer_);
+    const auto rotated = [&](const at::Tensor& x) {
+      return differentiable::rope(x, heads + kv, rotary.cos, rotary.sin);
+    };
+    const bool is_rotated_first = layer_.shape.query_key_norm == QueryKeyNorm::kRotatedHead;
+    const at::Tensor result = is_rotated_first ? heads_normed(rotated(qkv)) : rotated(heads_normed(qkv));
+    if (!rotary.query_scale.defined()) return result;
+    const at::Tensor scale = rotary.query_scale.to(result.scalar_type()).view({-1, 1, 1});
+    return at::cat({result.narrow(2, 0, heads) * scale, result.narrow(2, heads, 2 * kv)}, 2);
   }
 
   // Queries and keys of every head normed, where the layer has such norms.
   at::Tensor heads_normed(const at::Tensor& qkv) const {
     if (!layer_.query_norm.defined()) return qkv;
     const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
+    const bool is_whole = layer_.shape.query_key_norm == QueryKeyNorm::kWhole;
     const auto norm = [&](int64_t first, int64_t count, const at::Tensor& weight) {
-      return differentiable::rms_norm(qkv.narrow(2, first, count).to(at::kFloat), weight, context_.head_dim,
-                                      context_.rms_norm_eps, dtype_);
+      const at::Tensor part = qkv.narrow(2, first, count).to(at::kFloat);
+      const at::Tensor values = is_whole ? part.flatten(2) : part;
+      return differentiable::rms_norm(values, weight, values.size(-1), context_.rms_norm_eps, dtype_)
+          .view(part.sizes());
     };
     return at::cat({norm(0, heads, layer_.query_norm), norm(heads, kv, layer_.key_norm), qkv.narrow(2, heads + kv, kv)},
                    2);
@@ -107,8 +129,11 @@ class DifferentiableOps {
 
   at::Tensor behind(const HalfLayer& half, const at::Tensor& branch) const {
     const at::Tensor& weight = layer_.*half.branch_norm;
-    if (!weight.defined()) return branch;
-    return differentiable::rms_norm(branch.to(at::kFloat), weight, context_.hidden_size, context_.rms_norm_eps, dtype_);
+    const at::Tensor normed = weight.defined()
+                                  ? differentiable::rms_norm(branch.to(at::kFloat), weight, context_.hidden_size,
+                                                             context_.rms_norm_eps, dtype_)
+                                  : branch;
+    return layer_.branch_scale == 1 ? normed : normed * layer_.branch_scale;
   }
 
   // branch + shortcut(x) in fp32.

@@ -18,9 +18,9 @@ struct LossState {
 };
 
 // Adds the logits of vocabulary rows [begin, begin + rows) for positions [first, first + x.size(0)).
-void accumulate(LossState& state, const at::Tensor& x, const at::Tensor& rows, const at::Tensor& targets, int64_t begin,
-                int64_t first) {
-  const at::Tensor logits = kernels::linear(x, rows, {});
+void accumulate(LossState& state, const Head& head, const at::Tensor& x, const at::Tensor& rows,
+                const at::Tensor& targets, int64_t begin, int64_t first) {
+  const at::Tensor logits = logits_of(head, x, rows);
   at::Tensor log_sum = state.log_sum.narrow(0, first, x.size(0));
   log_sum.copy_(at::logaddexp(log_sum, kernels::logsumexp_rows(logits)));
   pick_targets(state.target_logit.narrow(0, first, x.size(0)), logits, targets.narrow(0, first, x.size(0)), begin);
@@ -43,6 +43,8 @@ Head load_head(const LayerWalk& walk, std::optional<at::ScalarType> dtype) {
   head.columns = config.head_columns();
   head.norm_divisor = config.hidden_size;
   head.rms_norm_eps = config.rms_norm_eps;
+  head.logit_scale = config.logit_scale;
+  head.logit_cap = config.logit_cap;
   if (config.has_final_norm_weight) {
     head.norm = checkpoint.load("model.norm.weight", {head.width}, at::kFloat).to(walk.options().device);
   }
@@ -64,7 +66,14 @@ at::Tensor final_norm(const Head& head, const at::Tensor& x) {
 
 at::Tensor head_input(const Head& head, const at::Tensor& x) {
   const at::Tensor normed = final_norm(head, x);
-  return head.rotation.defined() ? kernels::linear(normed, head.rotation, {}) : normed;
+  at::Tensor input = head.rotation.defined() ? kernels::linear(normed, head.rotation, {}) : normed;
+  return head.logit_scale == 1 ? input : input.mul_(head.logit_scale);
+}
+
+at::Tensor logits_of(const Head& head, const at::Tensor& input, const at::Tensor& rows) {
+  at::Tensor logits = kernels::linear(input, rows, {});
+  kernels::soft_cap_(logits, head.logit_cap);
+  return logits;
 }
 
 at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualStream stream,
@@ -85,7 +94,7 @@ at::Tensor next_token_losses(const LayerWalk& walk, const Head& head, ResidualSt
       for (const at::Tensor& block : chunk.view({-1, head.columns}).split(at_once.tokens)) {
         for (int64_t row = 0; row < rows.size(0); row += at_once.columns) {
           const int64_t count = std::min(at_once.columns, rows.size(0) - row);
-          accumulate(state, block, rows.narrow(0, row, count), targets, begin + row, first);
+          accumulate(state, head, block, rows.narrow(0, row, count), targets, begin + row, first);
         }
         first += block.size(0);
         progress.advance(block.size(0));
@@ -103,7 +112,7 @@ at::Tensor logits(const Head& head, const at::Tensor& x) {
   std::vector<at::Tensor> parts;
   for (int64_t begin = 0; begin < head.vocab_size; begin += kVocabularyBlock) {
     const at::Tensor rows = head.load_rows(begin, std::min(head.vocab_size, begin + kVocabularyBlock));
-    parts.push_back(kernels::linear(input, rows, {}).to(at::kFloat));
+    parts.push_back(logits_of(head, input, rows).to(at::kFloat));
   }
   return at::cat(parts, -1);
 }

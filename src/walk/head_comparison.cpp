@@ -3,7 +3,6 @@
 
 #include "aten.h"
 #include "dynslice/tensor/distribution_pair.h"
-#include "dynslice/tensor/kernels.h"
 #include "dynslice/tensor/logit_blocks.h"
 #include "dynslice/walk/head.h"
 
@@ -24,14 +23,15 @@ at::Tensor finite_losses(const at::Tensor& log_sums, const at::Tensor& target_lo
 
 // What the comparison adds up.
 struct Sums {
+  const Head &head, &reference_head;
   DistributionPairs pairs;
   at::Tensor targets, picked, reference_picked;  // [tokens]: ids, and their logits in fp64
 
   // Some tokens from `first` on, and rows [begin, begin + rows.size(0)) of both output matrices.
   void add(const at::Tensor& x, const at::Tensor& reference_x, const at::Tensor& rows, const at::Tensor& reference_rows,
            int64_t first, int64_t begin) {
-    const at::Tensor logits = kernels::linear(x, rows, {}).to(at::kFloat);
-    const at::Tensor reference_logits = kernels::linear(reference_x, reference_rows, {}).to(at::kFloat);
+    const at::Tensor logits = logits_of(head, x, rows).to(at::kFloat);
+    const at::Tensor reference_logits = logits_of(reference_head, reference_x, reference_rows).to(at::kFloat);
     const at::Tensor wanted = targets.narrow(0, first, x.size(0));
     pick_targets(picked.narrow(0, first, x.size(0)), logits, wanted, begin);
     pick_targets(reference_picked.narrow(0, first, x.size(0)), reference_logits, wanted, begin);
@@ -46,7 +46,11 @@ NextTokenComparison compare_next_tokens(ComparedHead model, ComparedHead referen
   const at::Device device = model.walk.options().device;
   const int64_t vocab_size = model.head.vocab_size;
   const auto fp64 = at::TensorOptions().dtype(at::kDouble).device(device);
-  Sums sums{DistributionPairs(windows.tokens(), device), next_ids(windows, device), at::zeros({windows.tokens()}, fp64),
+  Sums sums{model.head,
+            reference.head,
+            DistributionPairs(windows.tokens(), device),
+            next_ids(windows, device),
+            at::zeros({windows.tokens()}, fp64),
             at::zeros({windows.tokens()}, fp64)};
   for (ComparedHead* side : {&model, &reference})
     side->stream.transform([&](const at::Tensor& x) { return head_input(side->head, x); });

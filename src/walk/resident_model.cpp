@@ -134,7 +134,7 @@ at::Tensor ResidentModel::forward(const at::Tensor& ids, KeyValueCache& cache) c
 }
 
 at::Tensor ResidentModel::logits(const at::Tensor& stream) const {
-  return kernels::linear(head_input(head_, stream), output_matrix_, {}).to(at::kFloat);
+  return logits_of(head_, head_input(head_, stream), output_matrix_).to(at::kFloat);
 }
 
 }  // namespace dynslice

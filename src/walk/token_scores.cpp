@@ -122,7 +122,7 @@ at::Tensor score_tokens(const LayerWalk& walk, const Head& head, ResidualStream 
       for (const at::Tensor& block : chunk.split(at_once.tokens)) {
         for (int64_t row = 0; row < matrix.size(0); row += at_once.columns) {
           const at::Tensor part = matrix.narrow(0, row, std::min(at_once.columns, matrix.size(0) - row));
-          scores.add(kernels::linear(block, part, {}), begin + row, first);
+          scores.add(logits_of(head, block, part), begin + row, first);
         }
         first += block.size(0);
         progress.advance(block.size(0));

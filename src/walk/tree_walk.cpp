@@ -1,7 +1,6 @@
 #include "dynslice/walk/tree_walk.h"
 
 #include "aten.h"
-#include "dynslice/tensor/kernels.h"
 #include "dynslice/tensor/tree_attention.h"
 
 namespace dynslice {
@@ -24,17 +23,15 @@ class TreeLayer {
     const DecoderLayer& layer = step_.layer;
     const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
     at::Tensor qkv = packed.view({1, packed.size(0), heads + 2 * kv, positions_.head_dim});
-    norm_heads_(layer, positions_, qkv);
     const at::Tensor position = at::tensor(slice.positions).to(packed.device());
-    const RotaryTable& rotary = positions_.rotary_of(layer);
-    kernels::apply_rope_(qkv, heads + kv, rotary.cos.index_select(0, position), rotary.sin.index_select(0, position));
+    place_heads_(layer, positions_, at_positions(positions_.rotary_of(layer), position), qkv);
     qkv = qkv.squeeze(0);
     if (!path_.keys.defined()) {
       path_.keys = at::empty({longest_, kv, positions_.head_dim}, qkv.options());
       path_.values = at::empty_like(path_.keys);
     }
     const int64_t window = layer.is_sliding ? positions_.sliding_window : 0;
-    const at::Tensor attended = kernels::tree_attention(qkv, heads, kv, window, slice, path_);
+    const at::Tensor attended = kernels::tree_attention(qkv, heads, kv, window, slice, path_, positions_.score_cap);
     extend_path(qkv, heads, kv, slice);
     return attended.unsqueeze(1);
   }

@@ -8,7 +8,8 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MODEL_TYPES = re.findall(r'\.model_type = "(\w+)"', (REPOSITORY / "src" / "model" / "architecture.cpp").read_text())
 CALIBRATION = ["--samples", "4", "--seqlen", "32"]
-EXPORTABLE = {"smollm3": {"no_rope_layer_interval": 4}}  # llama.cpp knows no other
+EXPORTABLE = {"smollm3": {"no_rope_layer_interval": 4},  # llama.cpp knows no other
+              "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 4}}  # fmt: skip
 DONE, REFUSED, NO_FORM = 0, 2, 3
 
 
@@ -38,6 +39,9 @@ def test_every_cell_is_what_the_program_does(run, tiny_model, text_file, tmp_pat
     assert done.code == (DONE if row["slice"] else REFUSED)
     done = run("depth", "streamline", model, "--layers", "1", "--replace", "linear", *text, "-o", tmp_path / "linear", expect=None)
     assert done.code == (DONE if row["streamline_linear"] else REFUSED)
+
+    done = run("slice", model, "--method", "modular", "--avg", "25%", "--allocate", "loss", "--attention", "heads", *text, "--dry-run", expect=None)
+    assert done.code == (DONE if row["heads"] else REFUSED)
 
     run("export", model, "--gguf", "-o", tmp_path / "model.gguf")
     assert architecture_of_gguf(tmp_path / "model.gguf") == row["gguf"]

@@ -16,6 +16,7 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 20000.0, "factor": 8.0, "low_freq
           "original_max_position_embeddings": 64}  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+NO_WINDOW = {"sliding_window": None, "layer_types": ["full_attention"] * 4}
 MODELS = {
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "llama, llama3, biases": ("llama", {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True}),
@@ -30,6 +31,14 @@ MODELS = {
     "gemma3": ("gemma3_text", {}),
     "gemma3, linear": ("gemma3_text", {"tie_word_embeddings": False, "rope_parameters": {
         "full_attention": {**LINEAR, "rope_theta": 1e5}, "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
+    "gemma2": ("gemma2", {}),
+    "ministral3": ("ministral3", {}),
+    "olmo2": ("olmo2", {}),
+    "olmo3": ("olmo3", {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}),
+    "granite": ("granite", {"attention_bias": True, "mlp_bias": True}),
+    "exaone4": ("exaone4", NO_WINDOW),
+    "exaone4, 64 layers": ("exaone4", {"num_hidden_layers": 64, "hidden_size": 32, "intermediate_size": 32, "layer_types": None}),
+    "hunyuan": ("hunyuan_v1_dense", {}),
 }
 
 
@@ -273,6 +282,8 @@ def test_sliced_shapes_are_refused_by_name(run, tiny_model, text_file, tmp_path)
                                                    ("qwen3", {"rope_parameters": LLAMA3}, "rope_freqs.weight"), ("qwen3", {"attention_bias": True}, "o_proj.bias"), ("gemma3_text", {"query_pre_attn_scalar": 30}, "scores are multiplied"),
                                                    ("qwen3", {"rope_parameters": {**YARN, "beta_fast": 8.0}}, "beta_fast"), ("qwen3", {"rope_parameters": {**YARN, "truncate": False}}, "truncate"),
                                                    ("gemma3_text", {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}, "layers that slide"),
+                                                   ("gemma2", {"tie_word_embeddings": False}, "lm_head.weight"), ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping"),
+                                                   ("olmo2", {"tie_word_embeddings": True}, "tie_word_embeddings"), ("olmo2", {"head_dim": 32}, "heads together"), ("exaone4", {}, "sliding_window"),
                                                    ("smollm3", {"no_rope_layer_interval": 2}, "no_rope_layers"), ("smollm3", {"no_rope_layer_interval": 4, "mlp_bias": True}, "mlp.up_proj.bias")])
 def test_what_only_the_llama_architecture_can_say_is_refused(family, changes, word, run, tiny_model, tmp_path):
     result = run("export", tiny_model(family, **changes), "--gguf", "-o", tmp_path / "m.gguf", expect=3)

@@ -62,10 +62,17 @@ def test_an_answer_of_the_real_model_is_transformers(real, run, model):
     ("gemma3_text", {}),
     ("smollm3", {}),
     ("seed_oss", {}),
+    ("gemma2", {}),
+    ("ministral3", {}),
+    ("olmo2", {}),
+    ("olmo3", {}),
+    ("granite", {}),
+    ("exaone4", {}),
+    ("hunyuan_v1_dense", {}),
 ])
 def test_200_tokens_of_tiny_models_are_transformers(run, tiny_model, tiny_tokenizer, family, options):
     folder = tiny_model(family, **options)
-    dense = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    dense = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     for prompt in PROMPTS:
         expected = theirs(dense, tiny_tokenizer, prompt, 200)
         assert ours(run, folder, prompt, 200)["ids"] == expected

@@ -29,6 +29,9 @@ SLICED = {
     "sliced qwen2": ("qwen2", {"tie_word_embeddings": True}, ["--avg", "12%", "--round-to", "1"]),
     "sliced smollm3": ("smollm3", {}, ["--avg", "25%"]),
     "sliced seed_oss": ("seed_oss", {"attention_out_bias": True, "attention_dropout": 0.0}, ["--avg", "25%"]),
+    "sliced granite": ("granite", {}, ["--avg", "25%"]),
+    "sliced ministral3": ("ministral3", {}, ["--avg", "25%"]),
+    "sliced hunyuan": ("hunyuan_v1_dense", {}, ["--avg", "25%"]),
     "sliced qwen3": ("qwen3", {"tie_word_embeddings": True}, ["--avg", "25%"]),
 }
 READ_AGAIN = ["llama_tied_rotated", "llama_llama3", "mistral_no_window", "qwen2_windows", "qwen3_biases", "sliced llama, tied, head"]

@@ -7,7 +7,7 @@ import gguf
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_export import YARN, llama_cpp_perplexity, our_perplexity, same_values
+from test_export import NO_WINDOW, YARN, llama_cpp_perplexity, our_perplexity, same_values
 from transformers import AutoConfig, AutoModelForCausalLM
 
 FAMILIES = {
@@ -19,7 +19,17 @@ FAMILIES = {
     "gemma3": ("gemma3_text", {}),
     "smollm3": ("smollm3", {"no_rope_layer_interval": 4}),
     "seed_oss": ("seed_oss", {}),
+    "gemma2": ("gemma2", {}),
+    "mistral3": ("ministral3", {}),
+    "olmo2": ("olmo2", {}),
+    "olmo3": ("olmo3", {}),
+    "granite": ("granite", {}),
+    "exaone4": ("exaone4", NO_WINDOW),
+    "hunyuan-dense": ("hunyuan_v1_dense", {}),
 }
+# Those whose norms are of all heads together keep all of them.
+OF_ONE_SIZE = ["qwen3", "gemma3", "smollm3", "seed_oss", "gemma2", "mistral3", "olmo2", "granite", "exaone4", "hunyuan-dense"]
+WITH_HEADS = [name for name in FAMILIES if not name.startswith("olmo")]
 
 
 @pytest.fixture
@@ -59,7 +69,8 @@ def is_the_same_model(run, run_command, helper, text_file, tmp_path, llama_perpl
 
 def their_logits(folder, window, **options):
     with torch.no_grad():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)(window).logits
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
+        return model(window).logits
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -69,19 +80,18 @@ def test_equal_sizes_are_an_ordinary_model_to_transformers(name, compress, our_l
     assert (our_logits(out) - their_logits(out, window)).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("allocate", ["loss", "heads"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name, allocate", [*itertools.product(FAMILIES, ["loss"]), *itertools.product(WITH_HEADS, ["heads"])])
 def test_other_sizes_load_with_the_modeling_code(name, allocate, compress, our_logits, window):
     out = compress(name, allocate)
     assert (our_logits(out) - their_logits(out, window, trust_remote_code=True)).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("name, allocate", [*itertools.product(["llama", "llama, tied", "mistral"], ["constant", "loss", "heads"]),
-                                            ("qwen3", "constant"), ("gemma3", "constant"), ("smollm3", "constant"), ("seed_oss", "constant")])  # fmt: skip
+                                            *itertools.product(OF_ONE_SIZE, ["constant"])])  # fmt: skip
 def test_llama_cpp_runs_both(name, allocate, compress, run, tmp_path, is_the_same_model):
     out, file = compress(name, allocate), tmp_path / "m.gguf"
     shown = run("export", out, "--gguf", "-o", file, "--json").json()
-    assert shown["architecture"] == ((name if name in ("qwen3", "gemma3", "smollm3", "seed_oss") else "llama") if allocate == "constant" else "deci")
+    assert shown["architecture"] == ("deci" if allocate != "constant" else name if name in OF_ONE_SIZE else "llama")
     is_the_same_model(out, file)
 
 
@@ -100,6 +110,19 @@ def test_gguf_names_the_sizes_layer_by_layer(compress, run, tmp_path):
 def test_what_llama_cpp_knows_with_one_size_alone_of_other_sizes_has_no_place_in_gguf(family, compress, run, tmp_path):
     done = run("export", compress(family, "loss"), "--gguf", "-o", tmp_path / "m.gguf", expect=3)
     assert "llama.cpp has room for" in done.stderr
+
+
+def test_heads_that_are_normed_together_stay_together(run, tiny_model, text_file, tmp_path):
+    source, out = tiny_model("olmo2"), tmp_path / "out"
+    options = ["--method", "modular", "--calib", text_file, "--samples", "4", "--seqlen", "64", "-o", out]
+    refused = run("slice", source, "--avg", "25%", "--allocate", "loss", "--attention", "heads", *options, expect=2)
+    assert "olmo2" in refused.stderr and "--attention keep" in refused.stderr and not out.exists()
+    (tmp_path / "plan.json").write_text(json.dumps({"method": "modular", "dims": [160] * 4, "heads": [4, 2, 4, 4], "kv_heads": [2] * 4}))
+    refused = run("slice", source, "--plan", tmp_path / "plan.json", *options[2:], expect=3)
+    assert "layer 1" in refused.stderr and "olmo2" in refused.stderr and not out.exists()
+    run("slice", source, "--target", "params=15%", *options, "--json")
+    shapes = run("inspect", out, "--json").json()["shapes"]
+    assert {(shape["heads"], shape["key_value_heads"]) for shape in shapes} == {(4, 2)}
 
 
 def test_a_model_that_norms_its_branches_has_no_basis_to_cut_nor_a_matrix_to_fold(run, tiny_model, text_file, tmp_path):

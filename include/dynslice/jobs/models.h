@@ -18,6 +18,7 @@ struct SupportedModel {
   std::string gguf;                    // general.architecture of its GGUF files, in and out
   std::string gguf_of_unequal_layers;  // the same of results whose layers differ in size; empty: llama.cpp has none
   bool cuts_stream = false;            // slice --method slice
+  bool removes_heads = false;          // slice --method modular --attention heads
   bool folds_maps = false;             // depth streamline --replace linear and linear-stream
 };
 

@@ -81,6 +81,9 @@ enum class WindowRule {
   kByPattern,  // of those that layer_types names, else of all but every window_period-th
 };
 
+// Which output matrix llama.cpp's own of an architecture takes.
+enum class GgufHead { kAny, kTied, kOwn };
+
 // A module that an architecture's files have under another name than a LayerPart says.
 struct Renaming {
   std::string_view ours;    // the part's `module`
@@ -102,11 +105,21 @@ struct Architecture {
   bool tie_word_embeddings = false;
   BiasRule biases = BiasRule::kNone;
   WindowRule window = WindowRule::kNone;
-  int64_t window_period = 0;        // of kByPattern: every such layer sees all
-  double sliding_rope_theta = 0;    // of the layers that slide, which rotate in another way; 0: all rotate alike
-  int64_t unrotated_period = 0;     // every such layer has no rotary embedding, unless no_rope_layers says which
-  bool has_query_key_norm = false;  // RMS norm of every query and key head, between projection and rotation
-  bool has_branch_norms = false;    // RMS norms of what attention and MLP write, before it is added to the stream
+  int64_t sliding_window = 4096;      // tokens, where config.json is silent; 0: no window
+  int64_t window_period = 0;          // of kByPattern: every such layer sees all
+  double sliding_rope_theta = 0;      // of the layers that slide, which rotate in another way; 0: all rotate alike
+  int64_t unrotated_period = 0;       // every such layer has no rotary embedding, unless no_rope_layers says which
+  bool rotates_sliding_only = false;  // where some layers slide, the others have no rotary embedding
+  bool has_dynamic_alpha = false;     // rope_type "dynamic" means a theta multiplied by alpha^(d / (d - 2))
+  bool has_query_growth = false;      // llama_4_scaling_beta, which makes queries grow with their position
+  QueryKeyNorm query_key_norm = QueryKeyNorm::kNone;
+  bool has_input_norms = true;    // RMS norms in front of attention and MLP
+  bool has_branch_norms = false;  // RMS norms of what attention and MLP write, before it is added to the stream
+  // Granite's four: attention_multiplier, embedding_multiplier, residual_multiplier, and logits_scaling, a divisor.
+  bool has_multipliers = false;
+  // What attn_logit_softcapping and final_logit_softcapping are where config.json is silent; 0: there are no such keys.
+  double score_cap = 0;
+  double logit_cap = 0;
   Activation activation = Activation::kSilu;
   std::string_view activation_key = "hidden_act";  // config.json's
   bool scales_embedding = false;                   // rows of the embedding are multiplied by √hidden_size
@@ -122,11 +135,20 @@ struct Architecture {
   bool has_rope_divisors = false;
   bool has_output_bias = false;
   bool has_mlp_bias = false;
+  GgufHead gguf_head = GgufHead::kAny;
+  // Of llama.cpp's own, too: the number of layers by which it tells the one model whose scores are scaled by the share
+  // of the stream that a head has, that of the one model whose layers slide, and whether layers that slide have the
+  // theta of the others, unscaled. 0: none, any.
+  int64_t gguf_layers_of_27b = 0;
+  int64_t gguf_layers_that_slide = 0;
+  bool gguf_has_one_theta = false;
 
   // A norm behind the matrix that writes runs over the whole width of the stream, and scales what comes out of it:
   // whether a basis of the stream can be cut, and whether linear maps can be folded into the matrices that write.
   [[nodiscard]] bool can_cut_stream() const { return !has_branch_norms; }
   [[nodiscard]] bool can_fold_maps() const { return !has_branch_norms; }
+  // A norm over all heads together would make something else of those that are left.
+  [[nodiscard]] bool can_remove_heads() const { return query_key_norm != QueryKeyNorm::kWhole; }
 };
 
 [[nodiscard]] std::span<const Architecture> architectures();

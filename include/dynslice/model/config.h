@@ -27,6 +27,8 @@ struct RopeConfig {
   double beta_fast = 32, beta_slow = 1;          // yarn: turns within that length between which is interpolated
   bool truncates = true;                         // yarn: to whole pairs
   double attention_factor = 1;                   // yarn: what queries and keys are multiplied by, each
+  // Queries at position p are multiplied by 1 + query_growth ln(1 + ⌊p / original_max_position_embeddings⌋).
+  double query_growth = 0;
   // When not empty (GGUF's rope_freqs.weight): head_dim/2 divisors of the inverse frequencies, which then
   // carry the whole scaling.
   std::vector<double> frequency_divisors;
@@ -47,6 +49,14 @@ struct ShortcutShape {
   bool operator==(const ShortcutShape&) const = default;
 };
 
+// What RMS norms queries and keys have, if any.
+enum class QueryKeyNorm {
+  kNone,
+  kHead,         // of every head, before it is rotated; one weight for all heads of a layer
+  kRotatedHead,  // the same behind the rotation
+  kWhole,        // of all heads together, before they are rotated
+};
+
 // Widths of one decoder layer. In a dense model the three stream widths are hidden_size.
 struct LayerShape {
   int64_t input_width = 0;   // of the stream that enters the layer
@@ -58,9 +68,10 @@ struct LayerShape {
   ShortcutShape attn_shortcut;  // input_width → middle_width
   ShortcutShape mlp_shortcut;   // middle_width → output_width
   bool has_norm_weights = true;
-  bool has_query_key_norm = false;  // every query and key head is normed before it is rotated
-  bool has_branch_norms = false;    // what attention and MLP write is normed before it is added to the stream
-  bool is_gated = true;             // down(act(gate x) * up x); else down(act(up x))
+  QueryKeyNorm query_key_norm = QueryKeyNorm::kNone;
+  bool has_input_norms = true;    // attention and MLP read the stream normed
+  bool has_branch_norms = false;  // what attention and MLP write is normed before it is added to the stream
+  bool is_gated = true;           // down(act(gate x) * up x); else down(act(up x))
   [[nodiscard]] bool has_attention() const { return num_attention_heads > 0; }
   [[nodiscard]] int64_t read_rows() const {
     return (is_gated ? 2 : 1) * intermediate_size;
@@ -78,6 +89,10 @@ struct ModelConfig {
   Activation activation = Activation::kSilu;
   double attention_scale = 0;  // what scores are multiplied by; 0: head_dim^(-1/2)
   double embedding_scale = 1;  // what rows of the embedding are multiplied by, rounded to the dtype of the forward
+  double branch_scale = 1;     // what attention and MLP write is multiplied by before it is added to the stream
+  double logit_scale = 1;      // what logits are multiplied by
+  double score_cap = 0;        // scores s of attention become cap tanh(s / cap) before they are masked; 0: no cap
+  double logit_cap = 0;        // the same of logits, scaled
   RopeConfig rope;
   std::optional<RopeConfig> sliding_rope;  // of the layers that slide, where it is another one
   bool tie_word_embeddings = false;
@@ -111,8 +126,6 @@ struct ModelConfig {
   [[nodiscard]] bool is_ordinary() const;
   // True when every layer has attention and a gated MLP, as those of the dense model.
   [[nodiscard]] bool has_whole_layers() const;
-  // True when what attention and MLP write is normed before it is added to the stream.
-  [[nodiscard]] bool has_branch_norms() const { return layers.front().has_branch_norms; }
   // True when the stream is narrower somewhere, or passes through shortcut matrices: the layers' bases differ.
   [[nodiscard]] bool is_sliced() const;
 };

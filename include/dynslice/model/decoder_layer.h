@@ -33,17 +33,18 @@ struct Shortcut {
 // Linears that read the same input are packed into one matrix, so that one product serves them.
 struct DecoderLayer {
   LayerShape shape;
-  at::Tensor input_norm;             // [input_width]; undefined when folded into qkv
+  at::Tensor input_norm;             // [input_width]; undefined when folded into qkv, or without such norms
   Linear qkv;                        // rows: query heads, key heads, value heads; undefined without attention
-  at::Tensor query_norm, key_norm;   // [head_dim], shared by all heads; undefined without such norms
+  at::Tensor query_norm, key_norm;   // [head_dim], shared by all heads, or as wide as all heads; undefined without
   Linear o_proj;                     // [middle_width, heads * head_dim]
   at::Tensor attention_branch_norm;  // [middle_width]; undefined without such norms
-  at::Tensor post_attention_norm;    // [middle_width]; undefined when folded into gate_up
+  at::Tensor post_attention_norm;    // [middle_width]; undefined when folded into gate_up, or without such norms
   Linear gate_up;                    // rows: gate (of a gated MLP), up; [read_rows(), middle_width]
   Linear down_proj;                  // [output_width, intermediate_size]
   at::Tensor mlp_branch_norm;        // [output_width]; undefined without such norms
   Shortcut attn_shortcut;            // input_width → middle_width
   Shortcut mlp_shortcut;             // middle_width → output_width
+  double branch_scale = 1;           // what both halves write is multiplied by before it is added to the stream
   bool is_rotated = true;            // queries and keys have rotary embeddings
   bool is_sliding = false;           // attention sees the last `sliding_window` tokens only
 };

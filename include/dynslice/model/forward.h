@@ -15,8 +15,12 @@ namespace dynslice {
 // How far the pairs of a head turn at every position, times the root of what the model scales scores by beyond
 // head_dim^(-1/2): queries and keys take half of that each.
 struct RotaryTable {
-  at::Tensor cos, sin;  // [T, head_dim / 2], fp32
+  at::Tensor cos, sin;     // [T, head_dim / 2], fp32
+  at::Tensor query_scale;  // [T] fp32: what queries are multiplied by besides; undefined where that is 1
 };
+
+// Its rows `positions`, [n] int64 on its device.
+[[nodiscard]] RotaryTable at_positions(const RotaryTable& table, const at::Tensor& positions);
 
 // What all layers of a model share during a walk over windows of one length.
 struct LayerContext {
@@ -28,6 +32,7 @@ struct LayerContext {
   RotaryTable rotary, sliding_rotary, unrotated;  // of layers that see all, of those that slide, of those without rope
   int64_t sliding_window = 0;  // tokens a position of a sliding layer sees at most, itself included; 0: all
   Activation activation = Activation::kSilu;
+  double score_cap = 0;  // of attention's scores; 0: none
 
   [[nodiscard]] const RotaryTable& rotary_of(const DecoderLayer& layer) const {
     if (!layer.is_rotated) return unrotated;
@@ -84,9 +89,9 @@ at::Tensor forward_layer(const DecoderLayer& layer, const LayerContext& context,
 at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
                              const std::function<at::Tensor(const at::Tensor&)>& mix);
 
-// Norms the heads of queries and keys in place, where the layer has such norms: qkv [.., heads + 2 kv_heads, head_dim],
-// as projected.
-void norm_heads_(const DecoderLayer& layer, const LayerContext& context, at::Tensor& qkv);
+// Norms queries and keys in place, where the layer has such norms, and rotates them, in the layer's order:
+// qkv [B, T, heads + 2 kv_heads, head_dim], as projected.
+void place_heads_(const DecoderLayer& layer, const LayerContext& context, const RotaryTable& rotary, at::Tensor& qkv);
 
 // shortcut(x) [..., out] in fp32.
 at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out);

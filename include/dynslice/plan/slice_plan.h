@@ -50,7 +50,7 @@ struct SlicePlan {
 inline constexpr double kLargestRatio = 0.95;
 
 // That a plan may leave a layer: none, unless readers take the sizes of heads from it (layer 0), or a bias of the
-// attention's output would go with the last one.
+// attention's output would go with the last one; all where the architecture norms them together.
 [[nodiscard]] HeadCount fewest_heads(const ModelConfig& config, size_t layer);
 
 [[nodiscard]] OrderedJson to_json(const SlicePlan& plan);

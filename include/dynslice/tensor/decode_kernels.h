@@ -34,8 +34,9 @@ struct FewRowsSum {
 [[nodiscard]] std::vector<at::Tensor> sums_of_few_rows(std::vector<FewRowsSum> sums);
 
 // Attention of one query a sequence over positions [begin, end) of a cache. q [B, heads, 1, head_dim] fp32; keys,
-// values [B, kv_heads, capacity, head_dim] fp32, contiguous. Returns [B, 1, heads * head_dim] fp32.
+// values [B, kv_heads, capacity, head_dim] fp32, contiguous. `cap` is that of the scores, 0 for none. Returns
+// [B, 1, heads * head_dim] fp32.
 [[nodiscard]] at::Tensor attend_one(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
-                                    int64_t begin, int64_t end);
+                                    int64_t begin, int64_t end, double cap = 0);
 
 }  // namespace dynslice::kernels

@@ -44,6 +44,9 @@ void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at
 // [..., at most that width] is of branch's dtype. An fp32 `branch` is used up.
 [[nodiscard]] at::Tensor add_fitted(const at::Tensor& branch, const at::Tensor& x, const at::Tensor& correction);
 
+// x becomes cap tanh(x / cap), in place; nothing happens where cap is 0.
+void soft_cap_(at::Tensor& x, double cap);
+
 // Whether no value is NaN or Inf. One pass over the bits on all threads, and no copy, for contiguous fp32, bf16 and
 // fp16 on the CPU.
 [[nodiscard]] bool all_finite(const at::Tensor& values);

@@ -34,14 +34,15 @@ struct TreePath {
 namespace kernels {
 
 // qkv [n, heads + 2 kv_heads, head_dim], contiguous, queries and keys rotated. A token sees the last `window` tokens,
-// itself included (0: all). → [n, heads * head_dim] in the same dtype. On the CPU in fp32 and bf16 one kernel, with
-// fp32 arithmetic, whose results do not depend on how rows are cut into chunks; else LibTorch's, run by run.
+// itself included (0: all); scores are capped where `cap` is not 0. → [n, heads * head_dim] in the same dtype. On the
+// CPU in fp32 and bf16 one kernel, with fp32 arithmetic, whose results do not depend on how rows are cut into chunks;
+// else LibTorch's, run by run.
 [[nodiscard]] at::Tensor tree_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_heads, int64_t window,
-                                        const TreeSlice& slice, const TreePath& path);
+                                        const TreeSlice& slice, const TreePath& path, double cap = 0);
 
 // The same of LibTorch's operators, whatever the device.
 [[nodiscard]] at::Tensor composed_tree_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_heads, int64_t window,
-                                                 const TreeSlice& slice, const TreePath& path);
+                                                 const TreeSlice& slice, const TreePath& path, double cap = 0);
 
 }  // namespace kernels
 }  // namespace dynslice

@@ -21,6 +21,8 @@ struct Head {
   at::Tensor rotation;       // [columns, width] fp32, between norm and output matrix; undefined when there is none
   int64_t norm_divisor = 0;  // the original hidden size
   double rms_norm_eps = 0;
+  double logit_scale = 1;  // what logits are multiplied by, and by what they are capped behind that; 0: by nothing
+  double logit_cap = 0;
   bool is_in_memory = false;  // the output matrix: load_rows gives views of it
   // Rows [begin, end) of the output matrix [vocab_size, columns], on the walk's device.
   std::function<at::Tensor(int64_t begin, int64_t end)> load_rows;
@@ -32,8 +34,13 @@ struct Head {
 // The stream after the final norm: x [..., width] → [..., width], fp32.
 [[nodiscard]] at::Tensor final_norm(const Head& head, const at::Tensor& x);
 
-// What the output matrix reads: the stream after the final norm and the rotation, x [..., width] → [..., columns] fp32.
+// What the output matrix reads: the stream after the final norm, the rotation and the scale of the logits,
+// x [..., width] → [..., columns] fp32.
 [[nodiscard]] at::Tensor head_input(const Head& head, const at::Tensor& x);
+
+// Logits of some rows of the output matrix, of what head_input gave: [n, columns] and [rows, columns] → [n, rows], in
+// the dtype of the product.
+[[nodiscard]] at::Tensor logits_of(const Head& head, const at::Tensor& input, const at::Tensor& rows);
 
 // Negative log-likelihood in nats of every next token: [windows, T - 1] fp64, on the CPU. Entry (w, t) is
 // -log p(token t+1 | tokens 0..t) of window w. `stream`, the one that leaves the last layer, is used up.

@@ -31,6 +31,8 @@ const std::array kColumns = {
            }},
     Column{"slice", "whether slice cuts the stream; --method modular takes all",
            [](const SupportedModel& model) { return yes_or_no(model.cuts_stream); }},
+    Column{"heads", "whether slice --method modular removes heads as well as neurons",
+           [](const SupportedModel& model) { return yes_or_no(model.removes_heads); }},
     Column{"linear", "whether depth streamline takes --replace linear and linear-stream; the others serve all",
            [](const SupportedModel& model) { return yes_or_no(model.folds_maps); }},
 };

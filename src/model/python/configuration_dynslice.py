@@ -20,7 +20,7 @@ BASE_MODELS = {
         "biases": "attention",
         "window": "some",
         "head_dim": 128,
-        "head_norms": True,  # of queries and keys, before the rotation
+        "head_norms": "head",  # of queries and keys, before the rotation; "rotated": behind it; "whole": of all heads together
     },
     "gemma3_text": {
         "max_position_embeddings": 131072,
@@ -28,7 +28,7 @@ BASE_MODELS = {
         "window": "types",
         "window_period": 6,
         "head_dim": 256,
-        "head_norms": True,
+        "head_norms": "head",
         "branch_norms": True,  # of what attention and MLP write
         "activation": "gelu_pytorch_tanh",
         "activation_key": "hidden_activation",
@@ -47,6 +47,55 @@ BASE_MODELS = {
         "tie_word_embeddings": True,
     },
     "seed_oss": {"max_position_embeddings": 524288, "biases": "output", "head_dim": 128},
+    "gemma2": {
+        "max_position_embeddings": 8192,
+        "biases": "attention",
+        "window": "types",
+        "window_period": 2,
+        "head_dim": 256,
+        "branch_norms": True,
+        "score_cap": 50.0,  # of attention's scores, and of the logits; null in config.json means none
+        "logit_cap": 30.0,
+        "activation": "gelu_pytorch_tanh",
+        "activation_key": "hidden_activation",
+        "scaled_embedding": True,
+        "query_pre_attn_scalar": 256,
+        "tie_word_embeddings": True,
+    },
+    "ministral3": {"max_position_embeddings": 262144, "window": "all", "sliding_window": None, "head_dim": 128},
+    "olmo2": {
+        "max_position_embeddings": 2048,
+        "biases": "attention",
+        "head_norms": "whole",
+        "input_norms": False,  # in front of attention and MLP
+        "branch_norms": True,
+    },
+    "olmo3": {
+        "max_position_embeddings": 2048,
+        "biases": "attention",
+        "window": "types",
+        "window_period": 4,
+        "rope_theta": 500000.0,
+        "sliding_rope_theta": 500000.0,
+        "head_norms": "whole",
+        "input_norms": False,
+        "branch_norms": True,
+    },
+    "granite": {
+        "max_position_embeddings": 2048,
+        "biases": "flags",
+        "multipliers": True,  # of scores, embedding and branches, and a divisor of the logits
+    },
+    "exaone4": {
+        "max_position_embeddings": 2048,
+        "window": "types",
+        "window_period": 4,
+        "rotates_sliding_only": True,  # where there is a sliding window
+        "head_norms": "head",
+        "input_norms": False,
+        "branch_norms": True,
+    },
+    "hunyuan_v1_dense": {"max_position_embeddings": 2048, "biases": "attention", "head_norms": "rotated"},
 }
 SLIDING_WINDOW = 4096
 MAX_WINDOW_LAYERS = 28
@@ -84,6 +133,7 @@ class DynsliceConfig(PretrainedConfig):
         self.attention_scale = kwargs.pop("query_pre_attn_scalar", base.get("query_pre_attn_scalar", self.head_dim)) ** -0.5
         if "query_pre_attn_scalar" in base:
             self.query_pre_attn_scalar = self.attention_scale**-2
+        self._read_scales(kwargs)
         self.attention_bias = kwargs.pop("attention_bias", base.get("biases") == "output")
         self.attention_out_bias = kwargs.pop("attention_out_bias", False)
         self.mlp_bias = kwargs.pop("mlp_bias", False)
@@ -95,16 +145,32 @@ class DynsliceConfig(PretrainedConfig):
         self._read_window(kwargs)
         period = kwargs.pop("no_rope_layer_interval", base.get("unrotated_period"))
         rotated = [int(period is None or (i + 1) % period != 0) for i in range(self.num_hidden_layers)]
+        if base.get("rotates_sliding_only") and self.has_window:
+            rotated = [int(kind == "sliding_attention") for kind in self.layer_types]
         self.no_rope_layers = kwargs.pop("no_rope_layers", None) or rotated  # 1: the layer has a rotary embedding
         self._read_rope(kwargs)
         if tie_word_embeddings is None:
             tie_word_embeddings = base.get("tie_word_embeddings", False)
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
+    def _read_scales(self, kwargs):
+        """Granite's multipliers and Gemma 2's caps; 1 and None in other models."""
+        base = BASE_MODELS[self.base_model_type]
+        self.embedding_scale = self.hidden_size**0.5 if base.get("scaled_embedding") else 1.0
+        self.branch_scale = self.logit_scale = 1.0
+        if base.get("multipliers"):
+            self.attention_multiplier = self.attention_scale = kwargs.pop("attention_multiplier", 1.0)
+            self.embedding_multiplier = self.embedding_scale = kwargs.pop("embedding_multiplier", 1.0)
+            self.residual_multiplier = self.branch_scale = kwargs.pop("residual_multiplier", 1.0)
+            self.logits_scaling = kwargs.pop("logits_scaling", 1.0)
+            self.logit_scale = 1 / self.logits_scaling
+        self.attn_logit_softcapping = kwargs.pop("attn_logit_softcapping", base.get("score_cap"))
+        self.final_logit_softcapping = kwargs.pop("final_logit_softcapping", base.get("logit_cap"))
+
     def _read_window(self, kwargs):
         """`layer_types` for every base model, and `sliding_window`, None where no layer slides."""
         count = self.num_hidden_layers
-        window = kwargs.pop("sliding_window", SLIDING_WINDOW)
+        window = kwargs.pop("sliding_window", BASE_MODELS[self.base_model_type].get("sliding_window", SLIDING_WINDOW))
         types = kwargs.pop("layer_types", None)
         first = kwargs.pop("max_window_layers", MAX_WINDOW_LAYERS)
         enabled = kwargs.pop("use_sliding_window", False)
@@ -112,11 +178,12 @@ class DynsliceConfig(PretrainedConfig):
         rule = BASE_MODELS[self.base_model_type].get("window")
         if rule == "all":
             slides = [window is not None] * count
-        elif rule == "types":
+        elif rule == "types" and window is not None:
             period = kwargs.pop("sliding_window_pattern", BASE_MODELS[self.base_model_type]["window_period"])
             slides = [types[i] == "sliding_attention" if types else (i + 1) % period != 0 for i in range(count)]
         elif rule == "some" and enabled and window is not None:
             slides = [types[i] == "sliding_attention" if types else i >= first for i in range(count)]
+        self.has_window = window is not None
         self.sliding_window = window if any(slides) else None
         self.use_sliding_window = any(slides)
         self.max_window_layers = first
@@ -144,6 +211,9 @@ class DynsliceConfig(PretrainedConfig):
         old_name = rope.pop("type", None)
         rope.setdefault("rope_type", old_name or "default")
         rope.setdefault("rope_theta", theta)
+        if rope["rope_type"] == "dynamic" and self.base_model_type == "hunyuan_v1_dense" and rope.get("alpha"):
+            theta = rope["rope_theta"] * rope["alpha"] ** (self.head_dim / (self.head_dim - 2))
+            rope = {"rope_type": "default", "rope_theta": theta}
         if rope["rope_type"] not in ("default", "linear", "llama3", "yarn"):
             raise ValueError(f"config.json: rope_type is {rope['rope_type']!r}; known are default, linear, llama3, yarn")
         if rope["rope_type"] in ("llama3", "yarn") and "original_max_position_embeddings" not in rope:
@@ -172,15 +242,19 @@ class DynsliceConfig(PretrainedConfig):
 
     @property
     def head_norms(self):
-        return BASE_MODELS[self.base_model_type].get("head_norms", False)
+        return BASE_MODELS[self.base_model_type].get("head_norms")
+
+    @property
+    def scales_given_embeddings(self):
+        return BASE_MODELS[self.base_model_type].get("multipliers", False)
+
+    @property
+    def input_norms(self):
+        return BASE_MODELS[self.base_model_type].get("input_norms", True)
 
     @property
     def branch_norms(self):
         return BASE_MODELS[self.base_model_type].get("branch_norms", False)
-
-    @property
-    def embedding_scale(self):
-        return self.hidden_size**0.5 if BASE_MODELS[self.base_model_type].get("scaled_embedding") else 1.0
 
     def convert_rope_params_to_dict(self, **kwargs):
         """transformers 5 would put a theta for all layers beside those by type of layer."""

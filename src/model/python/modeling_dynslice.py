@@ -151,7 +151,7 @@ def attention_factor(rope):
 
 
 class DynsliceRotary(nn.Module):
-    """Cosines and sines of positions. Its frequencies are no buffer: models are built without memory, and only what
+    """Cosines and sines of positions, and what queries are multiplied by there. Its frequencies are no buffer: models are built without memory, and only what
     is in the checkpoint is filled in."""
 
     def __init__(self, config, layer_type):
@@ -164,8 +164,13 @@ class DynsliceRotary(nn.Module):
         if x.device not in self.frequencies:
             self.frequencies[x.device] = inverse_frequencies(self.config, self.layer_type).to(x.device)
         angles = position_ids[:, None, :, None].float() * self.frequencies[x.device]
-        factor = attention_factor(self.config.rope_of(self.layer_type))
-        return (angles.cos() * factor).to(x.dtype), (angles.sin() * factor).to(x.dtype)
+        rope = self.config.rope_of(self.layer_type)
+        factor = attention_factor(rope)
+        scale = None  # of the queries, by position
+        if rope.get("llama_4_scaling_beta") and self.config.base_model_type == "ministral3":
+            turns = (position_ids[:, None, :, None] // rope["original_max_position_embeddings"]).float()
+            scale = (1 + rope["llama_4_scaling_beta"] * torch.log1p(turns)).to(x.dtype)
+        return (angles.cos() * factor).to(x.dtype), (angles.sin() * factor).to(x.dtype), scale
 
 
 def rotate(x, cos, sin):
@@ -173,10 +178,12 @@ def rotate(x, cos, sin):
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, softcap=None, **kwargs):
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
         scores = scores + attention_mask[..., : key.shape[-2]]
     weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
@@ -196,31 +203,36 @@ class DynsliceAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.is_rotated = bool(config.no_rope_layers[index])
         self.is_causal = True
+        self.score_cap = config.attn_logit_softcapping
         self.sliding_window = config.sliding_window if config.layer_types[index] == "sliding_attention" else None
         self.q_proj = nn.Linear(shape["input_width"], heads * self.head_dim, bias=config.qkv_bias)
         self.k_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
         self.v_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
         self.o_proj = nn.Linear(heads * self.head_dim, shape["middle_width"], bias=config.o_bias)
         self.q_norm = self.k_norm = nn.Identity()
+        self.norms_whole, self.rotates_first = config.head_norms == "whole", config.head_norms == "rotated"
         if config.head_norms:
-            self.q_norm = DynsliceRMSNorm(config, self.head_dim, True, divisor=self.head_dim)
-            self.k_norm = DynsliceRMSNorm(config, self.head_dim, True, divisor=self.head_dim)
+            widths = [self.head_dim * (count if self.norms_whole else 1) for count in (heads, kv_heads)]
+            self.q_norm, self.k_norm = (DynsliceRMSNorm(config, width, True, divisor=width) for width in widths)
 
     def forward(
         self, x, position_embeddings, attention_mask=None, past_key_values=None, cache_position=None, **kwargs
     ):
         by_head = (*x.shape[:-1], -1, self.head_dim)
-        query = self.q_norm(self.q_proj(x).view(by_head)).transpose(1, 2)
-        key = self.k_norm(self.k_proj(x).view(by_head)).transpose(1, 2)
-        if self.is_rotated:
-            query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+        cos, sin, query_scale = position_embeddings
+        query = self.place(self.q_proj(x), self.q_norm, by_head, cos, sin)
+        key = self.place(self.k_proj(x), self.k_norm, by_head, cos, sin)
+        if query_scale is not None:
+            query = query * query_scale
         value = self.v_proj(x).view(by_head).transpose(1, 2)
         if past_key_values is not None:
             # A static cache of transformers 4 needs the positions; 5 counts by itself.
             place = {"cache_position": cache_position}
             key, value = past_key_values.update(key, value, self.layer_idx, cache_kwargs=place)
         attend = eager_attention
-        if self.config._attn_implementation != "eager":
+        if self.score_cap is not None:  # others would leave the cap out without a word
+            kwargs["softcap"] = self.score_cap
+        elif self.config._attn_implementation != "eager":
             attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
         attended, weights = attend(
             self,
@@ -234,6 +246,17 @@ class DynsliceAttention(nn.Module):
             **kwargs,
         )
         return self.o_proj(attended.reshape(*x.shape[:-1], -1)), weights
+
+
+    def place(self, x, norm, by_head, cos, sin):
+        """Queries or keys by head, normed and rotated in the model's order."""
+        x = norm(x).view(by_head) if self.norms_whole else x.view(by_head)
+        if not self.norms_whole and not self.rotates_first:
+            x = norm(x)
+        x = x.transpose(1, 2)
+        if self.is_rotated:
+            x = rotate(x, cos, sin)
+        return norm(x) if self.rotates_first else x
 
 
 class DynsliceMLP(nn.Module):
@@ -259,16 +282,20 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
         widths = shape["input_width"], shape["middle_width"], shape["output_width"]
         self.attention_type = config.layer_types[index]
         self.self_attn = None  # a layer may be an MLP alone
+        self.branch_scale = config.branch_scale
         self.post_self_attn_layernorm = self.post_mlp_layernorm = nn.Identity()
+        self.input_layernorm = self.post_attention_layernorm = nn.Identity()
         if config.branch_norms:
             self.post_mlp_layernorm = DynsliceRMSNorm(config, widths[2], True)
         if shape["num_attention_heads"] > 0:
-            self.input_layernorm = DynsliceRMSNorm(config, widths[0], shape["norm_weights"])
+            if config.input_norms:
+                self.input_layernorm = DynsliceRMSNorm(config, widths[0], shape["norm_weights"])
             self.self_attn = DynsliceAttention(config, shape, index)
             if config.branch_norms:
                 self.post_self_attn_layernorm = DynsliceRMSNorm(config, widths[1], True)
         self.attn_shortcut = make_shortcut(shape["attn_shortcut"], widths[0], widths[1])
-        self.post_attention_layernorm = DynsliceRMSNorm(config, widths[1], shape["norm_weights"])
+        if config.input_norms:
+            self.post_attention_layernorm = DynsliceRMSNorm(config, widths[1], shape["norm_weights"])
         self.mlp = DynsliceMLP(config, shape)
         self.mlp_shortcut = make_shortcut(shape["mlp_shortcut"], widths[1], widths[2])
 
@@ -276,9 +303,9 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
         weights = None
         if self.self_attn is not None:
             attended, weights = self.self_attn(self.input_layernorm(x), **kwargs)
-            x = self.attn_shortcut(x) + self.post_self_attn_layernorm(attended)
+            x = self.attn_shortcut(x) + self.post_self_attn_layernorm(attended) * self.branch_scale
         added = self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x)))
-        return self.mlp_shortcut(x) + added, weights
+        return self.mlp_shortcut(x) + added * self.branch_scale, weights
 
 
 class DynslicePreTrainedModel(PreTrainedModel):
@@ -340,16 +367,17 @@ class DynsliceModel(DynslicePreTrainedModel):
     ):
         """`last_hidden_state` is what the head reads; `hidden_states`, where asked for, has the stream before every
         layer, each of its own width, and `last_hidden_state`. `inputs_embeds` are rows of `embed_tokens`, scaled where the
-        model scales them."""
+        model's own embedding scales them (Gemma's does; Granite scales what comes out of it)."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         use_cache = self.config.use_cache if use_cache is None else use_cache
         keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         keep_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        is_scaled = inputs_embeds is not None and not self.config.scales_given_embeddings
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-            if self.config.embedding_scale != 1:
-                inputs_embeds = inputs_embeds * torch.tensor(self.config.embedding_scale, dtype=inputs_embeds.dtype)
+        if self.config.embedding_scale != 1 and not is_scaled:
+            inputs_embeds = inputs_embeds * torch.tensor(self.config.embedding_scale, dtype=inputs_embeds.dtype)
         x = self.embed_rotation(inputs_embeds)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -420,7 +448,10 @@ class DynsliceForCausalLM(DynslicePreTrainedModel, GenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
+        logits = self.lm_head(outputs.last_hidden_state[:, kept, :]) * self.config.logit_scale
+        cap = self.config.final_logit_softcapping
+        if cap is not None:
+            logits = torch.tanh(logits / cap) * cap
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

@@ -144,7 +144,7 @@ TEST_F(Config, NamesEveryNeededKeyThatIsMissing) {
 }
 
 TEST_F(Config, ListsWhatIsSupportedWhenItMeetsSomethingElse) {
-  expect_refused(tiny("gemma2"), {"gemma2", "llama, mistral, qwen2"});
+  expect_refused(tiny("gemma4"), {"gemma4", "llama, mistral, qwen2"});
   expect_llama_refused({{"rope_scaling", {{"rope_type", "longrope"}, {"factor", 4.0}}}},
                        {"longrope", "default, linear, llama3, yarn"});
   expect_llama_refused({{"hidden_act", "gelu"}}, {"hidden_act", "silu", "gelu"});
@@ -194,6 +194,53 @@ TEST_F(Config, RefusesYarnThatCannotBe) {
     expect_llama_refused(yarn(key, -1), {"rope_scaling", key});
   expect_llama_refused(yarn("beta_slow", 64), {"rope_scaling", "beta_fast"});
   expect_llama_refused(yarn("factor", nullptr), {"rope_scaling", "factor"});
+}
+
+TEST_F(Config, ReadsWhatArchitecturesHaveOfTheirOwn) {
+  const ModelConfig granite = read_changed(tiny("granite"), {{"residual_multiplier", 0.22}, {"logits_scaling", 8.0}});
+  EXPECT_EQ(granite.branch_scale, 0.22);
+  EXPECT_EQ(granite.logit_scale, 0.125);
+  EXPECT_EQ(granite.attention_scale, 1);  // transformers' default, not head_dim^(-1/2)
+
+  Json gemma = tiny("gemma2");
+  gemma.erase("hidden_act");
+  EXPECT_EQ(read(gemma).score_cap, 50);
+  EXPECT_EQ(read(gemma).logit_cap, 30);
+  EXPECT_EQ(read(gemma).layer_is_sliding, (std::vector<bool>{true, false, true}));
+  EXPECT_EQ(read_changed(gemma, {{"attn_logit_softcapping", nullptr}}).score_cap, 0);
+
+  const ModelConfig exaone = read_changed(tiny("exaone4"), {{"sliding_window_pattern", 2}});
+  EXPECT_EQ(exaone.layer_is_sliding, (std::vector<bool>{true, false, true}));
+  EXPECT_EQ(exaone.layer_is_unrotated, (std::vector<bool>{false, true, false}));
+  EXPECT_TRUE(read_changed(tiny("exaone4"), {{"sliding_window", nullptr}}).layer_is_unrotated.empty());
+
+  const ModelConfig olmo = read(tiny("olmo3"));
+  EXPECT_EQ(olmo.layers.front().query_key_norm, QueryKeyNorm::kWhole);
+  EXPECT_FALSE(olmo.layers.front().has_input_norms);
+  EXPECT_EQ(olmo.sliding_rope->theta, 500000);
+
+  const Json dynamic = {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 1.0}, {"alpha", 1000.0}}}};
+  EXPECT_NEAR(read_changed(tiny("hunyuan_v1_dense"), dynamic).rope.theta, 1e4 * std::pow(1000, 8.0 / 6), 1);
+  EXPECT_FALSE(read(tiny("hunyuan_v1_dense")).sliding_window.has_value());
+}
+
+TEST_F(Config, RefusesWhatArchitecturesCannotHaveOfTheirOwn) {
+  const auto changed = [](const char* model_type, const Json& changes) {
+    Json json = tiny(model_type);
+    json.update(changes);
+    return json;
+  };
+  for (const char* key : {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"})
+    expect_refused(changed("granite", {{key, 0}}), {key, "positive"});
+  expect_refused(changed("gemma2", {{"hidden_act", nullptr}, {"final_logit_softcapping", -1}}),
+                 {"final_logit_softcapping"});
+  expect_llama_refused({{"attn_logit_softcapping", 50.0}}, {"attn_logit_softcapping", "null"});
+  expect_llama_refused({{"rope_scaling", {{"rope_type", "dynamic"}, {"alpha", 50.0}}}}, {"rope_type", "yarn"});
+  expect_refused(changed("hunyuan_v1_dense", {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}}}),
+                 {"alpha"});
+  expect_refused(tiny("ministral3"), {"rope_parameters", "yarn"});
+  const Json linear = {{"rope_type", "linear"}, {"factor", 2.0}, {"llama_4_scaling_beta", 0.1}};
+  expect_refused(changed("ministral3", {{"rope_parameters", linear}}), {"llama_4_scaling_beta", "yarn"});
 }
 
 TEST_F(Config, RefusesAFileCutAnywhere) {
@@ -477,7 +524,7 @@ TEST_F(GgufConfig, KeepsDivisorsThatAreNoKnownScaling) {
 }
 
 TEST_F(GgufConfig, RefusesWhatIsNotSupported) {
-  expect_gguf_refused(gguf_metadata("gemma2"), {"m.gguf", "gemma2", "llama, deci, qwen2"});
+  expect_gguf_refused(gguf_metadata("gemma4"), {"m.gguf", "gemma4", "llama, deci, qwen2"});
   GgufBuilder experts = gguf_metadata("llama");
   expect_gguf_refused(experts.number("llama.expert_count", 8), {"llama.expert_count", "experts"});
   GgufBuilder scaled = gguf_metadata("qwen2");

@@ -24,12 +24,31 @@ constexpr int64_t kLength = 12;
 struct Kind {
   const char* name;
   std::function<void(LayerShape&)> change;
+  std::function<void(ModelConfig&)> change_model = [](ModelConfig&) {};
 };
 
 const Kind kKinds[] = {
     {"Dense", [](LayerShape&) {}},
-    {"HeadNorms", [](LayerShape& shape) { shape.has_query_key_norm = true; }},
+    {"HeadNorms", [](LayerShape& shape) { shape.query_key_norm = QueryKeyNorm::kHead; }},
+    {"RotatedHeadNorms", [](LayerShape& shape) { shape.query_key_norm = QueryKeyNorm::kRotatedHead; }},
     {"BranchNorms", [](LayerShape& shape) { shape.has_branch_norms = true; }},
+    {"NormsBehindAlone",
+     [](LayerShape& shape) {
+       shape.query_key_norm = QueryKeyNorm::kWhole;
+       shape.has_input_norms = false;
+       shape.has_branch_norms = true;
+     }},
+    {"ScaledBranches", [](LayerShape&) {}, [](ModelConfig& config) { config.branch_scale = 0.3; }},
+    {"CappedScores", [](LayerShape&) {},
+     [](ModelConfig& config) {
+       config.score_cap = 0.5;
+       config.sliding_window = 5;
+     }},
+    {"GrowingQueries", [](LayerShape&) {},
+     [](ModelConfig& config) {
+       config.rope.query_growth = 0.7;
+       config.rope.original_max_position_embeddings = 4;
+     }},
     {"MlpAlone", [](LayerShape& shape) { shape.num_attention_heads = shape.num_key_value_heads = 0; }},
     {"Ungated",
      [](LayerShape& shape) {
@@ -60,6 +79,7 @@ class TrainableLayer : public ::testing::TestWithParam<Kind> {
   static testing::MemoryCheckpoint model_of(const Kind& kind) {
     ModelConfig config = tiny_config({.layers = 1, .all_biases = true});
     kind.change(config.layers.front());
+    kind.change_model(config);
     config.head_width = config.layers.front().output_width;
     return random_model(config);
   }

@@ -216,6 +216,9 @@ class LanguageModelLoss : public ::testing::Test {
     return result;
   }
 
+  void expect_loss_of_the_walk();
+  void expect_gradients_of_differences();
+
   testing::MemoryCheckpoint model_ = tiny_model({.layers = 3, .tied = true});
   TokenWindows windows_ = random_windows(3, 16, 61);
   LayerWalk walk_{model_, {}, 16, no_progress()};
@@ -224,7 +227,18 @@ class LanguageModelLoss : public ::testing::Test {
   std::vector<at::Tensor> parameters_;
 };
 
-TEST_F(LanguageModelLoss, IsThatOfTheWalk) {
+TEST_F(LanguageModelLoss, IsThatOfTheWalk) { expect_loss_of_the_walk(); }
+
+TEST_F(LanguageModelLoss, GradientsAreThoseOfFiniteDifferences) { expect_gradients_of_differences(); }
+
+TEST_F(LanguageModelLoss, OfCappedAndScaledLogitsIsThatOfTheWalkToo) {
+  head_.logit_cap = 4;
+  head_.logit_scale = 0.6;
+  expect_loss_of_the_walk();
+  expect_gradients_of_differences();
+}
+
+void LanguageModelLoss::expect_loss_of_the_walk() {
   ResidualStream stream = walk_.embed(windows_);
   run_dense(walk_, "test", stream);
   const double expected = next_token_losses(walk_, head_, stream, windows_, "test").mean().item<double>();
@@ -234,7 +248,7 @@ TEST_F(LanguageModelLoss, IsThatOfTheWalk) {
   EXPECT_NEAR(loss.backward(all, 1, 0).mean(), expected, 1e-5);
 }
 
-TEST_F(LanguageModelLoss, GradientsAreThoseOfFiniteDifferences) {
+void LanguageModelLoss::expect_gradients_of_differences() {
   LanguageModelObjective loss = objective(examples_of(windows_));
   const std::vector<at::Tensor> found = gradients(loss, {0, 1, 2});
   for (size_t i = 0; i < parameters_.size(); ++i) {

@@ -76,6 +76,9 @@ TEST(ResidentModel, GivesTheWalksLogitsHoweverTheTextIsCut) {
   expect_pieces_do_not_matter(tiny_model({.qkv_bias = true}), "qwen2's biases");
   expect_pieces_do_not_matter(tiny_model({.head_norms = true}), "qwen3's norms of heads");
   expect_pieces_do_not_matter(tiny_model({.tied = true, .gemma = true}), "gemma3's norms, ropes and scales");
+  expect_pieces_do_not_matter(tiny_model({.gemma = true, .caps = true}), "capped scores and logits");
+  expect_pieces_do_not_matter(tiny_model({.olmo = true}), "olmo2's norms");
+  expect_pieces_do_not_matter(tiny_model({.granite = true}), "granite's multipliers");
 }
 
 TEST(ResidentModel, SeesOnlyTheSlidingWindow) {
@@ -201,6 +204,9 @@ TEST(DecodeKernels, AttendToOneQueryAsDoublePrecisionDoes) {
     const at::Tensor weights = at::matmul(q.to(at::kDouble), seen(keys).transpose(2, 3)) / std::sqrt(8.0);
     const at::Tensor expected = at::matmul(weights.softmax(-1), seen(values)).transpose(1, 2).reshape({2, 1, 48});
     EXPECT_LT(largest_difference(kernels::attend_one(q, keys, values, begin, end), expected), 1e-5);
+    const at::Tensor capped = at::matmul(((weights / 2).tanh() * 2).softmax(-1), seen(values)).transpose(1, 2);
+    EXPECT_LT(largest_difference(kernels::attend_one(q, keys, values, begin, end, 2), capped.reshape({2, 1, 48})),
+              1e-5);
   }
 }
 

@@ -86,7 +86,7 @@ TEST(PrefixTree, CutIntoChunksSeesTheSameTokens) {
 
 // Largest difference of the kernel's result from that of LibTorch's operators, in chunks of these sizes.
 double difference_from_composed(const PrefixTree& tree, const std::vector<int64_t>& chunks, at::ScalarType dtype,
-                                int64_t window, int64_t head_dim) {
+                                int64_t window, int64_t head_dim, double cap = 0) {
   constexpr int64_t kHeads = 6, kKeyHeads = 2;
   at::manual_seed(3);
   const at::Tensor all = at::randn({tree.rows(), kHeads + 2 * kKeyHeads, head_dim}).to(dtype);
@@ -97,10 +97,10 @@ double difference_from_composed(const PrefixTree& tree, const std::vector<int64_
   for (const TreeSlice& slice : slice_tree(tree, chunks)) {
     const int64_t rows = static_cast<int64_t>(slice.positions.size());
     const at::Tensor qkv = all.narrow(0, begin, rows);
-    const at::Tensor found = kernels::tree_attention(qkv, kHeads, kKeyHeads, window, slice, path);
+    const at::Tensor found = kernels::tree_attention(qkv, kHeads, kKeyHeads, window, slice, path, cap);
     const at::Tensor expected =
         kernels::composed_tree_attention(qkv.to(at::kDouble), kHeads, kKeyHeads, window, slice,
-                                         {path.keys.to(at::kDouble), path.values.to(at::kDouble)});
+                                         {path.keys.to(at::kDouble), path.values.to(at::kDouble)}, cap);
     largest = std::max(largest, (found.to(at::kDouble) - expected).abs().max().item<double>());
     if (!slice.path_rows.empty()) {
       const at::Tensor open = qkv.index_select(0, at::tensor(slice.path_rows));
@@ -134,13 +134,16 @@ TEST(TreeAttention, ServesRunsLongerThanATask) {
   const PrefixTree tree = tree_of(sequences);
   EXPECT_LT(difference_from_composed(tree, {100, 100, tree.rows() - 200}, at::kFloat, 0, 16), 1e-5);
   EXPECT_LT(difference_from_composed(tree, {100, 100, tree.rows() - 200}, at::kFloat, 33, 16), 1e-5);
+  EXPECT_LT(difference_from_composed(tree, {100, 100, tree.rows() - 200}, at::kFloat, 33, 16, 0.7), 1e-5);
 }
 
 TEST(TreeWalk, GivesEverySequenceItsOwnStream) {
   ModelConfig sliding = testing::tiny_config({.qkv_bias = true, .head_norms = true});
   sliding.sliding_window = 4;
   for (const ModelConfig& config :
-       {testing::tiny_config({.qkv_bias = true}), sliding, testing::tiny_config({.gemma = true})}) {
+       {testing::tiny_config({.qkv_bias = true}), sliding, testing::tiny_config({.gemma = true}),
+        testing::tiny_config({.gemma = true, .caps = true}), testing::tiny_config({.olmo = true}),
+        testing::tiny_config({.granite = true})}) {
     const testing::MemoryCheckpoint model = testing::random_model(config);
     const Sequences sequences = branching_sequences();
     PrefixTree tree;
