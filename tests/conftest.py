@@ -386,7 +386,8 @@ def tiny_config(family, **overrides):
              "smollm3": transformers.SmolLM3Config, "seed_oss": transformers.SeedOssConfig,
              "gemma2": transformers.Gemma2Config, "ministral3": transformers.Ministral3Config,
              "olmo2": transformers.Olmo2Config, "olmo3": transformers.Olmo3Config, "granite": transformers.GraniteConfig,
-             "exaone4": transformers.Exaone4Config, "hunyuan_v1_dense": transformers.HunYuanDenseV1Config}
+             "exaone4": transformers.Exaone4Config, "hunyuan_v1_dense": transformers.HunYuanDenseV1Config,
+             "phi3": transformers.Phi3Config, "glm4": transformers.Glm4Config}
     settings = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
                 "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
                 "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **overrides}
@@ -413,6 +414,7 @@ def tiny_config(family, **overrides):
         "exaone4": windows,
         "hunyuan_v1_dense": {"head_dim": 24, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 50.0}},
     }
+    own["glm4"] = {"head_dim": 24, "attention_bias": True}
     for name, value in own.get(family, {}).items():
         settings.setdefault(name, value)
     return kinds[family](**settings)
@@ -455,7 +457,8 @@ def tiny_model(tmp_path_factory, tiny_tokenizer):
     def make(family="llama", seed=0, dtype="float32", max_shard_size="1GB", **config):
         key = json.dumps([family, seed, dtype, max_shard_size, config], sort_keys=True)
         if key not in made:
-            made[key] = tmp_path_factory.mktemp(family)
+            # llama.cpp wants Phi-3's own tokens of a model whose name says phi3.
+            made[key] = tmp_path_factory.mktemp(family.replace("phi3", "phi"))
             save_tiny_model(made[key], tiny_tokenizer, family, seed, dtype, max_shard_size, **config)
         return made[key]
 

@@ -93,14 +93,23 @@ struct Shard {
   File file;
 };
 
+// Behind the last of the tensors from `first` on that the file has as one: their rows lie one after the other.
+size_t end_of_stored(const std::vector<OutputTensor>& tensors, size_t first) {
+  size_t end = first + 1;
+  while (end < tensors.size() && tensors[end].stored_name() == tensors[first].stored_name()) ++end;
+  return end;
+}
+
 std::vector<Shard> assign_shards(const std::vector<OutputTensor>& tensors, uint64_t max_bytes,
                                  const std::string& stem) {
   std::vector<Shard> shards(1);
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const uint64_t bytes = count_bytes(tensors[i]);
+  for (size_t i = 0; i < tensors.size();) {
+    const size_t end = end_of_stored(tensors, i);
+    uint64_t bytes = 0;
+    for (size_t part = i; part < end; ++part) bytes += count_bytes(tensors[part]);
     const uint64_t used = shards.back().bytes;
     if (used > 0 && (used > max_bytes || bytes > max_bytes - used)) shards.emplace_back();
-    shards.back().tensors.push_back(i);
+    for (; i < end; ++i) shards.back().tensors.push_back(i);
     shards.back().bytes += bytes;
   }
   for (size_t k = 0; k < shards.size(); ++k) {
@@ -200,8 +209,15 @@ std::string CheckpointWriter::Impl::lay_out(size_t k) {
     const bool is_new = places_.emplace(tensor.name, Place{index, k, offset}).second;
     DYNSLICE_CHECK(is_new, "CheckpointWriter: tensor ", tensor.name, " is announced twice");
     const uint64_t end = offset + count_bytes(tensor);
-    header[tensor.stored_name()] = {
-        {"dtype", file_dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
+    OrderedJson& entry = header[tensor.stored_name()];
+    if (tensor.stored.first_row == 0) {
+      entry = {{"dtype", file_dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
+    } else {
+      DYNSLICE_CHECK(entry.is_object() && entry["shape"][0] == tensor.stored.first_row, "CheckpointWriter: tensor ",
+                     tensor.name, " is not announced behind those that it shares a tensor with");
+      entry["shape"][0] = tensor.stored.first_row + tensor.shape.front();
+      entry["data_offsets"][1] = end;
+    }
     offset = end;
   }
   std::string text = header.dump();

@@ -104,27 +104,37 @@ int64_t read_first_size(const Metadata& metadata, const std::string& suffix) {
   return sizes.front();
 }
 
+[[noreturn]] void fail_width(const Metadata& metadata, const std::string& key, int64_t head_dim) {
+  metadata.fail(
+      key, "the width of a head (" + std::to_string(head_dim) + "); found " + std::to_string(metadata.integer(key)));
+}
+
 int64_t read_head_dim(const Metadata& metadata, int64_t hidden_size, int64_t heads) {
   const bool is_said = metadata.has("attention.key_length");
   const int64_t head_dim = is_said ? read_size(metadata, "attention.key_length") : hidden_size / heads;
-  for (const char* suffix : {"attention.value_length", "rope.dimension_count"}) {
-    if (metadata.has(suffix) && metadata.integer(suffix) != head_dim) {
-      metadata.fail(suffix, "the width of a head (" + std::to_string(head_dim) + "); found " +
-                                std::to_string(metadata.integer(suffix)));
-    }
-  }
+  const char* values = "attention.value_length";
+  if (metadata.has(values) && metadata.integer(values) != head_dim) fail_width(metadata, values, head_dim);
   return head_dim;
 }
 
-std::vector<double> read_frequency_divisors(const Metadata& metadata, int64_t head_dim) {
-  const GgufTensor* tensor = metadata.file().find("rope_freqs.weight");
+// Channels of a head that are rotated: all, where the architecture does not leave some as they are.
+int64_t read_rotary_dim(const Metadata& metadata, const Architecture& architecture, int64_t head_dim) {
+  const char* key = "rope.dimension_count";
+  const int64_t channels = metadata.has(key) ? metadata.integer(key) : head_dim;
+  if (architecture.partial_rotary_factor == 0 && channels != head_dim) fail_width(metadata, key, head_dim);
+  if (channels < 2 || channels > head_dim || channels % 2 != 0)
+    metadata.fail(key, "an even number up to the width of a head (" + std::to_string(head_dim) + ")");
+  return channels;
+}
+
+std::vector<double> read_divisors(const Metadata& metadata, const std::string& name, int64_t channels) {
+  const GgufTensor* tensor = metadata.file().find(name);
   if (tensor == nullptr) return {};
   const auto fail = [&](const std::string& expected) {
-    throw_error(ErrorKind::kBadInput, metadata.file().path().string(), ": tensor \"rope_freqs.weight\" must ",
-                expected);
+    throw_error(ErrorKind::kBadInput, metadata.file().path().string(), ": tensor \"", name, "\" must ", expected);
   };
-  if (tensor->shape != std::vector<int64_t>{head_dim / 2}) fail("have " + std::to_string(head_dim / 2) + " values");
-  std::vector<float> values(static_cast<size_t>(head_dim / 2));
+  if (tensor->shape != std::vector<int64_t>{channels / 2}) fail("have " + std::to_string(channels / 2) + " values");
+  std::vector<float> values(static_cast<size_t>(channels / 2));
   dequantize(tensor->type, metadata.file().bytes(*tensor), values);
   for (const float value : values) {
     if (!std::isfinite(value) || value <= 0) fail("hold positive numbers");
@@ -188,7 +198,18 @@ void read_multipliers(const Metadata& metadata, ModelConfig& config) {
   config.logit_scale = 1 / positive(metadata, "logit_scale", 1);
 }
 
-RopeConfig read_rope(const Metadata& metadata, int64_t head_dim) {
+// Which of the two holds is decided by the length of the context.
+void read_longrope(const Metadata& metadata, int64_t channels, RopeConfig& rope) {
+  rope.scaling = RopeScalingKind::kLongRope;
+  rope.long_divisors = read_divisors(metadata, kRopeFactorsLong, channels);
+  rope.short_divisors = read_divisors(metadata, kRopeFactorsShort, channels);
+  const bool is_said = metadata.has("rope.scaling.original_context_length");
+  rope.original_max_position_embeddings =
+      metadata.integer(is_said ? "rope.scaling.original_context_length" : "context_length");
+  rope.attention_factor = positive(metadata, "rope.scaling.attn_factor", 1);
+}
+
+RopeConfig read_rope(const Metadata& metadata, int64_t channels) {
   RopeConfig rope;
   rope.theta = positive(metadata, "rope.freq_base", rope.theta);
   const std::string type =
@@ -203,7 +224,11 @@ RopeConfig read_rope(const Metadata& metadata, int64_t head_dim) {
     rope.factor = positive(metadata, factor_key, 1);
     if (rope.factor != 1.0) rope.scaling = RopeScalingKind::kLinear;
   }
-  rope.frequency_divisors = read_frequency_divisors(metadata, head_dim);
+  if (has_tensor(metadata, kRopeFactorsLong) || has_tensor(metadata, kRopeFactorsShort)) {
+    read_longrope(metadata, channels, rope);
+    return rope;
+  }
+  rope.frequency_divisors = read_divisors(metadata, kRopeFrequencies, channels);
   if (rope.frequency_divisors.empty()) return rope;
   if (rope.scaling != RopeScalingKind::kNone)
     metadata.fail(factor_key, "absent where rope_freqs.weight carries the scaling");
@@ -309,7 +334,8 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   config.layers.assign(static_cast<size_t>(layers), shape);
   config.max_position_embeddings = metadata.integer("context_length");
   config.rms_norm_eps = metadata.number("attention.layer_norm_rms_epsilon");
-  config.rope = read_rope(metadata, config.head_dim);
+  config.rotary_dim = read_rotary_dim(metadata, architecture, config.head_dim);
+  config.rope = read_rope(metadata, config.rotary_dim);
   if (architecture.sliding_rope_theta > 0)
     config.sliding_rope = read_sliding_rope(metadata, architecture, config.rope.theta);
   config.activation = architecture.activation;
@@ -325,8 +351,9 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   config.mlp_bias = has_tensor(metadata, "blk.0.ffn_gate.bias");
   if (architecture.unrotated_period > 0)
     config.layer_is_unrotated = every_nth_layer(config.layers.size(), architecture.unrotated_period);
-  if (architecture.window == WindowRule::kAllLayers && metadata.has("attention.sliding_window"))
-    config.sliding_window = metadata.integer("attention.sliding_window");
+  const char* window = "attention.sliding_window";  // Phi-3 files say 0 where there is none
+  if (architecture.window == WindowRule::kAllLayers && metadata.has(window) && metadata.integer(window) > 0)
+    config.sliding_window = metadata.integer(window);
   if (architecture.window == WindowRule::kByPattern) read_window_pattern(metadata, architecture, config);
   config.bos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.bos_token_id");
   config.eos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.eos_token_id");

@@ -70,29 +70,42 @@ void decode_rows(const RowDecoder& decoder, int64_t begin, int64_t end, int64_t 
 
 }  // namespace
 
-std::string hugging_face_name(const Architecture& architecture, const std::string& gguf_name) {
+std::vector<std::string> hugging_face_names(const Architecture& architecture, const std::string& gguf_name) {
   const size_t dot = gguf_name.rfind('.');
   if (dot == std::string::npos) return {};
   const std::string kind = gguf_name.substr(dot), module = gguf_name.substr(0, dot);
   if (kind != ".weight" && kind != ".bias") return {};
   if (!module.starts_with("blk.")) {
     const std::string name = lookup(model_modules(), module);
-    return name.empty() ? name : name + kind;
+    return name.empty() ? std::vector<std::string>() : std::vector<std::string>{name + kind};
   }
   const size_t second = module.find('.', 4);
   if (second == std::string::npos) return {};
   const std::string index = module.substr(4, second - 4);
-  const LayerPart* part = find_gguf_part(architecture, module.substr(second + 1));
   const bool is_number = !index.empty() && std::ranges::all_of(index, [](char c) { return c >= '0' && c <= '9'; });
-  if (part == nullptr || !is_number) return {};
-  return "model.layers." + index + "." + std::string(part->module) + kind;
+  if (!is_number) return {};
+  const auto name_of = [&](const LayerPart& part) {
+    return "model.layers." + index + "." + std::string(part.module) + kind;
+  };
+  const std::string in_layer = module.substr(second + 1);
+  const auto fusion = std::ranges::find(architecture.fusions, std::string_view(in_layer), &Fusion::gguf);
+  if (fusion != architecture.fusions.end()) {
+    std::vector<std::string> names;
+    for (const Role role : fusion->roles) names.push_back(name_of(part_of(role)));
+    return names;
+  }
+  const LayerPart* part = find_gguf_part(architecture, in_layer);
+  return part == nullptr ? std::vector<std::string>() : std::vector<std::string>{name_of(*part)};
 }
 
 std::string gguf_name(const Architecture& architecture, const std::string& hugging_face_name) {
   const std::string kind = hugging_face_name.substr(hugging_face_name.rfind('.'));
   if (const auto place = split_layer_name(hugging_face_name)) {
-    if (const LayerPart* part = find_part(place->second))
-      return "blk." + std::to_string(place->first) + "." + std::string(gguf_module(architecture, *part)) + kind;
+    if (const LayerPart* part = find_part(place->second)) {
+      const Fusion* fusion = fusion_of(architecture, part->role, &Fusion::gguf);
+      const std::string_view module = fusion != nullptr ? fusion->gguf : gguf_module(architecture, *part);
+      return "blk." + std::to_string(place->first) + "." + std::string(module) + kind;
+    }
   }
   for (const auto& [ours, theirs] : model_modules()) {
     if (theirs + kind == hugging_face_name) return ours + kind;
@@ -104,14 +117,36 @@ GgufCheckpoint::GgufCheckpoint(const std::filesystem::path& file) : file_(file) 
   path_ = file;
   config_ = read_config(file_);
   for (size_t i = 0; i < file_.tensors().size(); ++i) {
-    const std::string name = hugging_face_name(architecture_of(config_), file_.tensors()[i].name);
-    if (!name.empty()) add_tensor(i, name);
+    const std::vector<std::string> names = hugging_face_names(architecture_of(config_), file_.tensors()[i].name);
+    if (names.size() == 1) add_tensor(i, names.front());
+    if (names.size() > 1) add_fused(i, names);
   }
+}
+
+// One matrix of the file that holds several of ours, whose rows the configuration tells.
+void GgufCheckpoint::add_fused(size_t index, const std::vector<std::string>& names) {
+  const GgufTensor& tensor = file_.tensors()[index];
+  const int64_t layer = split_layer_name(names.front())->first;
+  if (layer >= config_.num_layers()) return;
+  std::vector<int64_t> expected;
+  for (const std::string& name : names) {
+    std::vector<int64_t> shape = shape_of_part(config_, layer, split_layer_name(name)->second);
+    const int64_t first = expected.empty() ? 0 : expected.front();
+    Location location{{name, shape, ggml_format(tensor.type).name, 0}, index, 0, first};
+    if (tensor.shape.size() == shape.size() && tensor.shape.front() > 0) {
+      location.info.bytes =
+          tensor.bytes / static_cast<uint64_t>(tensor.shape.front()) * static_cast<uint64_t>(shape.front());
+    }
+    tensors_.emplace(name, std::move(location));
+    expected = std::move(shape);
+    expected.front() += first;
+  }
+  check_tensor_shape(path_, {tensor.name, tensor.shape, ggml_format(tensor.type).name, tensor.bytes}, expected);
 }
 
 void GgufCheckpoint::add_tensor(size_t index, const std::string& name) {
   const GgufTensor& tensor = file_.tensors()[index];
-  Location location{{name, tensor.shape, ggml_format(tensor.type).name, tensor.bytes}, index, 0};
+  Location location{{name, tensor.shape, ggml_format(tensor.type).name, tensor.bytes}, index, 0, 0};
   const auto place = split_layer_name(name);
   const LayerPart* part = place ? find_part(place->second) : nullptr;
   if (architecture_of(config_).pairs_rotary_rows && part != nullptr && part->is_rotary) {
@@ -151,7 +186,7 @@ at::Tensor GgufCheckpoint::read_rows(const TensorInfo& info, int64_t begin, int6
 }
 
 int64_t GgufCheckpoint::row_in_file(const Location& location, int64_t row) const {
-  return location.interleaved_heads > 0 ? interleaved_row(row, config_.head_dim) : row;
+  return location.first_row + (location.interleaved_heads > 0 ? interleaved_row(row, config_.head_dim) : row);
 }
 
 // A vector is one row of blocks; its values are what begin and end count.
@@ -187,7 +222,7 @@ at::Tensor GgufCheckpoint::read_matrix(const Location& location, int64_t begin, 
     at::Tensor decoded = is_float ? part : at::empty_like(part, at::TensorOptions().dtype(at::kFloat));
     decode_rows(decoder, row, row + count, columns, decoded.data_ptr<float>(), row_at);
     if (!is_float) part.copy_(decoded);
-    file_.file().release(tensor.offset + static_cast<uint64_t>(row) * decoder.row_bytes(),
+    file_.file().release(tensor.offset + static_cast<uint64_t>(location.first_row + row) * decoder.row_bytes(),
                          static_cast<uint64_t>(count) * decoder.row_bytes());
   }
   return values;

@@ -30,9 +30,11 @@ class GgufCheckpoint : public Checkpoint {
     size_t tensor = 0;  // index into file_.tensors()
     // Heads whose rows the file keeps in the order of interleaved rotary embeddings; 0 when rows are as they should.
     int64_t interleaved_heads = 0;
+    int64_t first_row = 0;  // of the file's tensor
   };
 
   void add_tensor(size_t index, const std::string& name);
+  void add_fused(size_t index, const std::vector<std::string>& names);
   int64_t row_in_file(const Location& location, int64_t row) const;
   at::Tensor read_vector(const Location& location, int64_t begin, int64_t end, at::ScalarType dtype) const;
   at::Tensor read_matrix(const Location& location, int64_t begin, int64_t end, at::ScalarType dtype) const;
@@ -41,8 +43,8 @@ class GgufCheckpoint : public Checkpoint {
   std::map<std::string, Location> tensors_;
 };
 
-// Hugging Face's name of a GGUF tensor; empty when it has none (rope_freqs.weight).
-std::string hugging_face_name(const Architecture& architecture, const std::string& gguf_name);
+// Hugging Face's names of the rows of a GGUF tensor, in order; none when it has none (rope_freqs.weight).
+std::vector<std::string> hugging_face_names(const Architecture& architecture, const std::string& gguf_name);
 // The other way round. Throws std::logic_error for a name that GGUF has no place for.
 std::string gguf_name(const Architecture& architecture, const std::string& hugging_face_name);
 

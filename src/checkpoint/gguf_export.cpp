@@ -28,7 +28,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kRopeFrequencies = "rope_freqs.weight";
 constexpr const char* kSlicedModelsElsewhere = "; it runs with dynslice and with transformers";
 
 const OutputTensor* find_tensor(const std::vector<OutputTensor>& tensors, const std::string& name) {
@@ -103,9 +102,10 @@ std::optional<std::string> rope_obstacle(const ModelConfig& config, const std::s
   if (rope.scaling == RopeScalingKind::kYarn && config.sliding_rope && !architecture.gguf_has_one_theta) {
     return "rope is scaled by yarn, and not that of the layers that slide; " + runtime + " scales both";
   }
-  if (!architecture.has_rope_divisors && !gguf_rope_divisors(config).empty()) {
-    return std::string("the rotary frequencies are divided pair by pair (") + kRopeFrequencies + "); " + runtime +
-           " has no place for that";
+  if (!architecture.has_rope_divisors && rope.scaling != RopeScalingKind::kLongRope) {
+    for (const RopeTensor& tensor : gguf_rope_tensors(config))
+      return "the rotary frequencies are divided pair by pair (" + tensor.name + "); " + runtime +
+             " has no place for that";
   }
   return std::nullopt;
 }
@@ -171,16 +171,22 @@ int64_t paired_row(int64_t row, int64_t head_width) {
 class GgufExporter {
  public:
   GgufExporter(const Checkpoint& checkpoint, const GgufExportOptions& options)
-      : checkpoint_(checkpoint), options_(options), layout_(checkpoint_tensors(checkpoint.config(), at::kFloat)) {
-    const std::vector<float> divisors = gguf_rope_divisors(checkpoint.config());
-    if (!divisors.empty()) {
-      rope_divisors_ = divisors;
-      tensors_.push_back({kRopeFrequencies, {static_cast<int64_t>(divisors.size())}, GgmlType::kF32});
-    }
+      : checkpoint_(checkpoint),
+        options_(options),
+        layout_(checkpoint_tensors(checkpoint.config(), at::kFloat)),
+        rope_tensors_(gguf_rope_tensors(checkpoint.config())) {
+    for (const RopeTensor& tensor : rope_tensors_)
+      tensors_.push_back({tensor.name, {static_cast<int64_t>(tensor.values.size())}, GgmlType::kF32});
     for (const OutputTensor& tensor : layout_) {
       const std::string name = gguf_name(architecture_of(checkpoint.config()), tensor.name);
+      if (tensors_.size() > 0 && tensors_.back().name == name) {  // further rows of what is one tensor there
+        tensors_.back().shape.front() += tensor.shape.front();
+        targets_.push_back(tensors_.size() - 1);
+        continue;
+      }
       const auto given = options.types.find(tensor.name);
       const GgmlType type = given != options.types.end() ? given->second : type_of(name, tensor.shape, options.type);
+      targets_.push_back(tensors_.size());
       tensors_.push_back({name, tensor.shape, type});
     }
   }
@@ -191,10 +197,8 @@ class GgufExporter {
     int64_t values = 0;
     for (const OutputTensor& tensor : layout_) values += count_values(tensor);
     ProgressTask progress(sink, "Writing GGUF", values, "parameters");
-    if (!rope_divisors_.empty()) writer.write(kRopeFrequencies, std::as_bytes(std::span(rope_divisors_)));
-    for (size_t i = 0; i < layout_.size(); ++i) {
-      write_tensor(writer, layout_[i], tensors_[i + (rope_divisors_.empty() ? 0 : 1)], progress);
-    }
+    for (const RopeTensor& tensor : rope_tensors_) writer.write(tensor.name, std::as_bytes(std::span(tensor.values)));
+    for (size_t i = 0; i < layout_.size(); ++i) write_tensor(writer, layout_[i], tensors_[targets_[i]], progress);
   }
 
  private:
@@ -265,8 +269,9 @@ class GgufExporter {
   const Checkpoint& checkpoint_;
   const GgufExportOptions& options_;
   std::vector<OutputTensor> layout_;
+  std::vector<RopeTensor> rope_tensors_;
   std::vector<GgufOutputTensor> tensors_;
-  std::vector<float> rope_divisors_;
+  std::vector<size_t> targets_;  // of the layout's tensors, in tensors_
 };
 
 // The name a person would give the model: that of its folder or file.

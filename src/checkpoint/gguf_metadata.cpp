@@ -115,7 +115,7 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
   add("attention.key_length", config.head_dim);
   add("attention.value_length", config.head_dim);
   add("attention.layer_norm_rms_epsilon", config.rms_norm_eps);
-  add("rope.dimension_count", config.head_dim);
+  add("rope.dimension_count", config.rotated_channels());
   add("rope.freq_base", config.rope.theta);
   if (config.rope.scaling == RopeScalingKind::kLinear && config.rope.frequency_divisors.empty()) {
     add("rope.scaling.type", std::string("linear"));
@@ -123,6 +123,10 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
   }
   if (config.rope.scaling == RopeScalingKind::kYarn && config.rope.frequency_divisors.empty())
     add_yarn(config.rope, add);
+  if (config.rope.scaling == RopeScalingKind::kLongRope) {
+    add("rope.scaling.original_context_length", config.rope.original_max_position_embeddings);
+    add("rope.scaling.attn_factor", config.rope.attention_factor);
+  }
   // llama.cpp does not heed it for this architecture; readers that know Mistral do.
   if (architecture_of(config).window == WindowRule::kAllLayers && config.sliding_window)
     add("attention.sliding_window", *config.sliding_window);
@@ -144,15 +148,22 @@ double gguf_attention_scale(const ModelConfig& config) {
   return 1 / std::sqrt(static_cast<double>(width));
 }
 
-std::vector<float> gguf_rope_divisors(const ModelConfig& config) {
+std::vector<RopeTensor> gguf_rope_tensors(const ModelConfig& config) {
   const RopeConfig& rope = config.rope;
-  std::vector<float> divisors(rope.frequency_divisors.begin(), rope.frequency_divisors.end());
-  if (!divisors.empty() || rope.scaling != RopeScalingKind::kLlama3) return divisors;
-  for (int64_t pair = 0; pair < config.head_dim / 2; ++pair) {
-    const double exponent = 2.0 * static_cast<double>(pair) / static_cast<double>(config.head_dim);
+  const auto floats = [](const std::vector<double>& values) {
+    return std::vector<float>(values.begin(), values.end());
+  };
+  if (rope.scaling == RopeScalingKind::kLongRope) {
+    return {{kRopeFactorsLong, floats(rope.long_divisors)}, {kRopeFactorsShort, floats(rope.short_divisors)}};
+  }
+  if (!rope.frequency_divisors.empty()) return {{kRopeFrequencies, floats(rope.frequency_divisors)}};
+  if (rope.scaling != RopeScalingKind::kLlama3) return {};
+  std::vector<float> divisors;
+  for (int64_t pair = 0; pair < config.rotated_channels() / 2; ++pair) {
+    const double exponent = 2.0 * static_cast<double>(pair) / static_cast<double>(config.rotated_channels());
     divisors.push_back(static_cast<float>(llama3_divisor(rope, 2 * std::numbers::pi * std::pow(rope.theta, exponent))));
   }
-  return divisors;
+  return {{kRopeFrequencies, divisors}};
 }
 
 }  // namespace dynslice

@@ -18,9 +18,17 @@ bool has_equal_sizes(const ModelConfig& config);
 // general.* and the architecture's own keys.
 GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& name, GgmlType type);
 
-// rope_freqs.weight: what the inverse frequencies of the rotary pairs are divided by. Empty when nothing divides them
-// but a factor that the metadata name.
-std::vector<float> gguf_rope_divisors(const ModelConfig& config);
+// What divides the inverse frequencies pair by pair: one vector for all contexts, or one for long and one for short
+// ones.
+struct RopeTensor {
+  std::string name;
+  std::vector<float> values;
+};
+inline constexpr const char* kRopeFrequencies = "rope_freqs.weight";
+inline constexpr const char* kRopeFactorsLong = "rope_factors_long.weight";
+inline constexpr const char* kRopeFactorsShort = "rope_factors_short.weight";
+// Those of a file of this configuration; none where its metadata say it all.
+std::vector<RopeTensor> gguf_rope_tensors(const ModelConfig& config);
 
 // What llama.cpp multiplies attention's scores by in this architecture, which has no key for it.
 double gguf_attention_scale(const ModelConfig& config);

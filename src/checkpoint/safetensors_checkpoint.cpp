@@ -101,8 +101,32 @@ void SafetensorsCheckpoint::open_sharded(const std::filesystem::path& index) {
 
 void SafetensorsCheckpoint::add_tensor(const std::string& name, size_t file) {
   const SafetensorsEntry& entry = files_[file].entries().at(name);
-  const std::string ours = name_of_stored(config_, name);
-  tensors_.emplace(ours, Location{{ours, entry.shape, entry.dtype, entry.bytes}, file, name});
+  const std::vector<std::string> ours = names_of_stored(config_, name);
+  if (ours.size() > 1) return add_fused(name, ours, file);
+  tensors_.emplace(ours.front(), Location{{ours.front(), entry.shape, entry.dtype, entry.bytes}, file, name});
+}
+
+// One matrix of the file that holds several of ours, whose rows the configuration tells.
+void SafetensorsCheckpoint::add_fused(const std::string& name, const std::vector<std::string>& parts, size_t file) {
+  const SafetensorsEntry& entry = files_[file].entries().at(name);
+  const int64_t layer = split_layer_name(name)->first;
+  if (layer >= config_.num_layers()) return;
+  std::vector<int64_t> expected;
+  std::vector<Location> locations;
+  for (const std::string& part : parts) {
+    const std::vector<int64_t> shape = shape_of_part(config_, layer, split_layer_name(part)->second);
+    const int64_t first = expected.empty() ? 0 : expected.front();
+    locations.push_back({{part, shape, entry.dtype, 0}, file, name, first});
+    expected = shape;
+    expected.front() += first;
+  }
+  const Location whole{{name, entry.shape, entry.dtype, entry.bytes}, file, name};
+  check_tensor_shape(file_of(whole), whole.info, expected);
+  for (Location& location : locations) {
+    location.info.bytes =
+        entry.bytes / static_cast<uint64_t>(expected.front()) * static_cast<uint64_t>(location.info.shape.front());
+    tensors_.emplace(location.info.name, std::move(location));
+  }
 }
 
 std::vector<TensorInfo> SafetensorsCheckpoint::tensors() const {
@@ -137,7 +161,11 @@ at::ScalarType SafetensorsCheckpoint::storage_dtype() const {
 }
 
 std::filesystem::path SafetensorsCheckpoint::file_of(const TensorInfo& info) const {
-  return files_[location_of(info).file].file().path();
+  return file_of(location_of(info));
+}
+
+std::filesystem::path SafetensorsCheckpoint::file_of(const Location& location) const {
+  return files_[location.file].file().path();
 }
 
 at::Tensor SafetensorsCheckpoint::read_rows(const TensorInfo& info, int64_t begin, int64_t end,
@@ -158,10 +186,10 @@ at::Tensor SafetensorsCheckpoint::read_plain(const Location& location, int64_t b
                 Json(info.dtype).dump(-1, ' ', true), "; supported are F32, F16, BF16");
   }
   std::vector<int64_t> shape = info.shape;
-  const int64_t rows = shape.empty() ? 1 : shape.front();
+  const int64_t rows = entry.shape.empty() ? 1 : entry.shape.front();
   if (!shape.empty()) shape.front() = end - begin;
   const uint64_t row_bytes = rows > 0 ? entry.bytes / static_cast<uint64_t>(rows) : 0;
-  const uint64_t offset = static_cast<uint64_t>(begin) * row_bytes;
+  const uint64_t offset = static_cast<uint64_t>(location.first_row + begin) * row_bytes;
   const std::byte* source = file.bytes(entry).data() + offset;
   at::Tensor values = at::empty(shape, dtype);
   copy_values(source, *stored, values.view({-1}),

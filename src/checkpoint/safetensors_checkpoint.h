@@ -36,6 +36,7 @@ class SafetensorsCheckpoint : public Checkpoint {
     TensorInfo info;
     size_t file = 0;  // index into files_
     std::string stored_name;
+    int64_t first_row = 0;  // of the stored tensor
   };
 
   struct PackedLocation {
@@ -45,6 +46,7 @@ class SafetensorsCheckpoint : public Checkpoint {
   };
 
   void add_tensor(const std::string& name, size_t file);
+  void add_fused(const std::string& name, const std::vector<std::string>& parts, size_t file);
   void open_single(const std::filesystem::path& file);
   void open_sharded(const std::filesystem::path& index);
   // From here on in safetensors_packed.cpp.
@@ -59,6 +61,7 @@ class SafetensorsCheckpoint : public Checkpoint {
   at::Tensor read_packed(const PackedLocation& packed, int64_t begin, int64_t end, at::ScalarType dtype) const;
   // Back in safetensors_checkpoint.cpp.
   at::Tensor read_plain(const Location& location, int64_t begin, int64_t end, at::ScalarType dtype) const;
+  std::filesystem::path file_of(const Location& location) const;
   const Location& location_of(const TensorInfo& info) const { return tensors_.at(info.name); }
 
   std::vector<SafetensorsFile> files_;

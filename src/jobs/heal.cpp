@@ -17,6 +17,7 @@
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/journaling.h"
 #include "dynslice/jobs/sizes.h"
+#include "dynslice/model/architecture.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/error.h"
@@ -297,6 +298,11 @@ Outcome<HealResult> run(const HealRequest& options, ProgressSink& progress) {
   const auto checkpoint = open_model(options.common, progress);
   const std::filesystem::path out =
       checkpoint_folder(options.output, options.common, *checkpoint, options.adapter ? "adapter" : "healed");
+  const ModelConfig& config = checkpoint->config();
+  if (options.adapter && config.is_ordinary() && !architecture_of(config).has_linears_apart()) {
+    throw_error(ErrorKind::kUsage, checkpoint->path().string(), ": ", config.model_type,
+                " stores several linears as one matrix, for which peft's adapters have no names; leave --adapter out");
+  }
   const std::unique_ptr<Checkpoint> original = open_original(options, out, progress);
   const HealingText text = load_healing_text(options, *checkpoint, progress);
   const TrainingSetup setup = setup_of(options, text.examples, compute.device);

@@ -15,7 +15,8 @@ OrderedJson to_json(const ModelsResult& result) {
                               {"gguf_of_unequal_layers", unequal.empty() ? OrderedJson(nullptr) : OrderedJson(unequal)},
                               {"slice", model.cuts_stream},
                               {"heads", model.removes_heads},
-                              {"streamline_linear", model.folds_maps}});
+                              {"streamline_linear", model.folds_maps},
+                              {"packed", model.names_linears}});
   }
   return json;
 }
@@ -29,6 +30,7 @@ Outcome<ModelsResult> run(const ModelsRequest&, ProgressSink&) {
                              .gguf_of_unequal_layers = std::string(row.gguf_of_unequal_layers),
                              .cuts_stream = row.can_cut_stream(),
                              .removes_heads = row.can_remove_heads(),
+                             .names_linears = row.has_linears_apart(),
                              .folds_maps = row.can_fold_maps()});
   }
   return result;

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "dynslice/jobs/sizes.h"
+#include "dynslice/model/architecture.h"
 #include "dynslice/quantize/gguf_blocks.h"
 #include "dynslice/support/error.h"
 #include "jobs/ggml_types.h"
@@ -168,6 +169,11 @@ FormatRule format_rule(const Quantizing& in) {
     for (const int bits : levels_of(in.options))
       check_formats(in.config(), [&](int64_t, int64_t columns) { return rule(bits, columns); });
     return rule;
+  }
+  if (!in.options.fake_quant && in.config().is_ordinary() && !architecture_of(in.config()).has_linears_apart()) {
+    throw_error(ErrorKind::kUsage, in.checkpoint.path().string(), ": ", in.config().model_type,
+                " stores several linears as one matrix, for which packed weights have no names; give --gguf or "
+                "--fake-quant");
   }
   QuantFormat format;
   format.symmetric = in.options.symmetric;

@@ -65,6 +65,11 @@ constexpr Renaming kBehindNames[] = {{"post_self_attn_layernorm", "post_attentio
 constexpr Renaming kHunyuanNames[] = {{"self_attn.q_norm", "self_attn.query_layernorm"},
                                       {"self_attn.k_norm", "self_attn.key_layernorm"}};
 
+constexpr Role kReaders[] = {Role::kQuery, Role::kKey, Role::kValue}, kGateAndUp[] = {Role::kGate, Role::kUp};
+constexpr Fusion kPhiFusions[] = {{"self_attn.qkv_proj", "attn_qkv", kReaders},
+                                  {"mlp.gate_up_proj", "ffn_up", kGateAndUp}};
+constexpr Fusion kGlmFusions[] = {{"mlp.gate_up_proj", "ffn_up", kGateAndUp}};
+
 constexpr Renaming kSeedGgufNames[] = {{"post_attention_layernorm", "post_attention_norm"}};
 
 constexpr Architecture kArchitectures[] = {
@@ -172,6 +177,7 @@ constexpr Architecture kArchitectures[] = {
      .max_position_embeddings = 262144,
      .num_key_value_heads = 8,
      .head_dim = 128,
+     .rms_norm_eps = 1e-5,
      .window = WindowRule::kAllLayers,
      .sliding_window = 0,
      .has_query_growth = true,
@@ -181,6 +187,7 @@ constexpr Architecture kArchitectures[] = {
      .class_name = "Olmo2ForCausalLM",
      .gguf = "olmo2",
      .max_position_embeddings = 2048,
+     .rms_norm_eps = 1e-5,
      .biases = BiasRule::kAttentionFlag,
      .query_key_norm = QueryKeyNorm::kWhole,
      .has_input_norms = false,
@@ -193,6 +200,7 @@ constexpr Architecture kArchitectures[] = {
      .class_name = "Olmo3ForCausalLM",
      .gguf = "olmo2",
      .max_position_embeddings = 2048,
+     .rms_norm_eps = 1e-5,
      .rope_theta = 500000,
      .biases = BiasRule::kAttentionFlag,
      .window = WindowRule::kByPattern,
@@ -221,6 +229,7 @@ constexpr Architecture kArchitectures[] = {
      .gguf = "exaone4",
      .max_position_embeddings = 2048,
      .num_key_value_heads = 32,
+     .rms_norm_eps = 1e-5,
      .window = WindowRule::kByPattern,
      .window_period = 4,
      .rotates_sliding_only = true,
@@ -235,10 +244,34 @@ constexpr Architecture kArchitectures[] = {
      .class_name = "HunYuanDenseV1ForCausalLM",
      .gguf = "hunyuan-dense",
      .max_position_embeddings = 2048,
+     .rms_norm_eps = 1e-5,
      .biases = BiasRule::kAttentionFlag,
      .has_dynamic_alpha = true,
      .query_key_norm = QueryKeyNorm::kRotatedHead,
      .names = kHunyuanNames},
+    {.model_type = "phi3",
+     .class_name = "Phi3ForCausalLM",
+     .gguf = "phi3",
+     .max_position_embeddings = 4096,
+     .rms_norm_eps = 1e-5,
+     .window = WindowRule::kAllLayers,
+     .sliding_window = 0,
+     .partial_rotary_factor = 1,
+     .has_longrope = true,
+     .fusions = kPhiFusions,
+     .heads_fill_stream = true},
+    {.model_type = "glm4",
+     .class_name = "Glm4ForCausalLM",
+     .gguf = "glm4",
+     .max_position_embeddings = 131072,
+     .num_key_value_heads = 2,
+     .head_dim = 128,
+     .rms_norm_eps = 1.5625e-7,
+     .biases = BiasRule::kReadersFlag,
+     .partial_rotary_factor = 0.5,
+     .rotary_is_interleaved = true,
+     .has_branch_norms = true,
+     .fusions = kGlmFusions},
 };
 
 }  // namespace
@@ -253,6 +286,8 @@ const LayerPart* find_part(std::string_view tensor) {
   const auto* found = std::ranges::find(kParts, module, &LayerPart::module);
   return found == std::end(kParts) ? nullptr : found;
 }
+
+const LayerPart& part_of(Role role) { return *std::ranges::find(kParts, role, &LayerPart::role); }
 
 std::vector<std::string> linear_names() {
   std::vector<std::string> names;
@@ -280,6 +315,13 @@ const LayerPart* find_gguf_part(const Architecture& architecture, std::string_vi
     return may_be && gguf_module(architecture, part) == module;
   });
   return found == std::end(kParts) ? nullptr : found;
+}
+
+const Fusion* fusion_of(const Architecture& architecture, Role role, std::string_view Fusion::* format) {
+  const auto found = std::ranges::find_if(architecture.fusions, [&](const Fusion& fusion) {
+    return !(fusion.*format).empty() && std::ranges::find(fusion.roles, role) != fusion.roles.end();
+  });
+  return found == architecture.fusions.end() ? nullptr : &*found;
 }
 
 std::string_view name_of(Activation activation) {

@@ -61,10 +61,21 @@ void check_absent(const JsonReader& reader, const Architecture& architecture) {
     reader.fail("use_bidirectional_attention", "false, as only causal attention is supported");
 }
 
+constexpr const char* kRotaryShare = "partial_rotary_factor";
+
 void check_whole_rotary(const JsonReader& reader) {
-  if (reader.number_or("partial_rotary_factor", 1.0) != 1.0) {
-    reader.fail("partial_rotary_factor", "1, as only whole rotary embeddings are supported");
-  }
+  if (reader.number_or(kRotaryShare, 1.0) != 1.0)
+    reader.fail(kRotaryShare, "1, as only whole rotary embeddings are supported in this architecture");
+}
+
+// Of a head, where an architecture may leave channels as they are. `scaling` is where transformers 5 says it.
+void read_rotary_dim(const JsonReader& reader, const JsonReader& scaling, double usual, ModelConfig& config) {
+  const JsonReader& holder = scaling.has(kRotaryShare) ? scaling : reader;
+  const double share = positive(holder, kRotaryShare, holder.number_or(kRotaryShare, usual));
+  const auto channels = static_cast<int64_t>(static_cast<double>(config.head_dim) * share);
+  if (share > 1 || channels < 2 || channels % 2 != 0)
+    holder.fail(kRotaryShare, "at most 1, and such that an even number of a head's channels is rotated");
+  config.rotary_dim = channels;
 }
 
 void read_llama3_scaling(const JsonReader& config, const JsonReader& scaling, RopeConfig& rope) {
@@ -124,7 +135,6 @@ void read_dynamic_alpha(const JsonReader& scaling, int64_t head_dim, RopeConfig&
 void read_rope_scaling(const JsonReader& config, const JsonReader& scaling, RopeConfig& rope) {
   const std::string type_key = scaling.has("rope_type") ? "rope_type" : "type";
   const std::string type = scaling.string_or(type_key, "default");
-  check_whole_rotary(scaling);
   if (type == "linear") {
     rope.scaling = RopeScalingKind::kLinear;
     rope.factor = positive(scaling, "factor", scaling.number("factor"));
@@ -142,6 +152,7 @@ void read_rope_by_layer(const JsonReader& reader, const JsonReader& parameters, 
   const auto read = [&](const char* key, RopeConfig& rope) {
     if (!parameters.has(key)) return;
     const JsonReader one = parameters.object(key);
+    check_whole_rotary(one);
     rope.theta = positive(one, "rope_theta", one.number_or("rope_theta", rope.theta));
     read_rope_scaling(reader, one, rope);
   };
@@ -161,35 +172,71 @@ void read_two_ropes(const JsonReader& reader, const Architecture& architecture, 
   if (reader.has("rope_parameters")) {
     read_rope_by_layer(reader, reader.object("rope_parameters"), config);
   } else if (reader.has("rope_scaling")) {
+    check_whole_rotary(reader.object("rope_scaling"));
     read_rope_scaling(reader, reader.object("rope_scaling"), config.rope);
   }
 }
 
+// One divisor a pair, for short contexts and for long ones.
+void read_longrope(const JsonReader& reader, const JsonReader& scaling, const ModelConfig& config, RopeConfig& rope) {
+  rope.scaling = RopeScalingKind::kLongRope;
+  const auto read_divisors = [&](const char* key) {
+    const Json values = scaling.raw().contains(key) ? scaling.raw().at(key) : Json();
+    const auto pairs = static_cast<size_t>(config.rotated_channels() / 2);
+    const bool fits = values.is_array() && values.size() == pairs && std::ranges::all_of(values, [](const Json& value) {
+                        return value.is_number() && value.get<double>() > 0 && std::isfinite(value.get<double>());
+                      });
+    if (!fits) scaling.fail(key, "a list of " + std::to_string(pairs) + " positive numbers, one for every rotary pair");
+    return values.get<std::vector<double>>();
+  };
+  rope.short_divisors = read_divisors("short_factor");
+  rope.long_divisors = read_divisors("long_factor");
+  const char* original = "original_max_position_embeddings";
+  const JsonReader& holder = scaling.has(original) ? scaling : reader;
+  rope.original_max_position_embeddings = holder.has(original) ? holder.integer(original, 2, kMaxPositions) : 4096;
+  const double longer =
+      static_cast<double>(config.max_position_embeddings) / static_cast<double>(rope.original_max_position_embeddings);
+  const double factor = positive(scaling, "factor", scaling.number_or("factor", longer));
+  const double usual = longrope_attention_factor(factor, rope.original_max_position_embeddings);
+  rope.attention_factor = positive(scaling, "attention_factor", scaling.number_or("attention_factor", usual));
+}
+
 // Of the one rope of all layers, what read_rope_scaling does not know.
 void read_own_scaling(const JsonReader& reader, const JsonReader& scaling, const Architecture& architecture,
-                      int64_t head_dim, RopeConfig& rope) {
-  const std::string type_key = scaling.has("rope_type") ? "rope_type" : "type";
-  if (architecture.has_dynamic_alpha && scaling.string_or(type_key, "default") == "dynamic") {
-    read_dynamic_alpha(scaling, head_dim, rope);
-    return;
+                      ModelConfig& config, RopeConfig& rope) {
+  const std::string type = scaling.string_or(scaling.has("rope_type") ? "rope_type" : "type", "default");
+  if (architecture.partial_rotary_factor > 0) {
+    read_rotary_dim(reader, scaling, architecture.partial_rotary_factor, config);
+  } else {
+    check_whole_rotary(scaling);
   }
-  read_rope_scaling(reader, scaling, rope);
+  if (architecture.has_dynamic_alpha && type == "dynamic") {
+    read_dynamic_alpha(scaling, config.head_dim, rope);
+  } else if (architecture.has_longrope && (type == "longrope" || type == "su" || type == "yarn")) {
+    read_longrope(reader, scaling, config, rope);
+  } else {
+    read_rope_scaling(reader, scaling, rope);
+  }
   if (architecture.has_query_growth) read_query_growth(scaling, rope);
 }
 
-RopeConfig read_rope(const JsonReader& reader, const Architecture& architecture, int64_t head_dim) {
+RopeConfig read_rope(const JsonReader& reader, const Architecture& architecture, ModelConfig& config) {
   RopeConfig rope;
   rope.theta = positive(reader, "rope_theta", reader.number_or("rope_theta", architecture.rope_theta));
-  check_whole_rotary(reader);
+  if (architecture.partial_rotary_factor > 0) {
+    read_rotary_dim(reader, reader, architecture.partial_rotary_factor, config);
+  } else {
+    check_whole_rotary(reader);
+  }
   if (reader.has("rope_parameters")) {
     const JsonReader parameters = reader.object("rope_parameters");
     if (parameters.has("full_attention") || parameters.has("sliding_attention")) {
       reader.fail("rope_parameters", "the same for all layers");
     }
     rope.theta = positive(parameters, "rope_theta", parameters.number_or("rope_theta", rope.theta));
-    read_own_scaling(reader, parameters, architecture, head_dim, rope);
+    read_own_scaling(reader, parameters, architecture, config, rope);
   } else if (reader.has("rope_scaling")) {
-    read_own_scaling(reader, reader.object("rope_scaling"), architecture, head_dim, rope);
+    read_own_scaling(reader, reader.object("rope_scaling"), architecture, config, rope);
   } else if (architecture.has_query_growth) {
     reader.fail("rope_parameters", "there, as this architecture scales rope by yarn");
   }
@@ -261,6 +308,7 @@ void read_biases(const JsonReader& reader, ModelConfig& config) {
     config.o_bias = reader.boolean_or("attention_out_bias", false);
     config.mlp_bias = reader.boolean_or("mlp_bias", false);
   }
+  if (rule == BiasRule::kReadersFlag) config.qkv_bias = reader.boolean_or("attention_bias", false);
   if (rule != BiasRule::kFlags && rule != BiasRule::kAttentionFlag) return;
   config.qkv_bias = config.o_bias = reader.boolean_or("attention_bias", false);
   if (rule == BiasRule::kFlags) config.mlp_bias = reader.boolean_or("mlp_bias", false);
@@ -409,7 +457,7 @@ void read_frequency_divisors(const JsonReader& reader, ModelConfig& config) {
   const std::string key = "rope_frequency_divisors";
   if (!reader.has(key)) return;
   const Json& values = reader.raw().at(key);
-  const auto expected = static_cast<size_t>(config.head_dim / 2);
+  const auto expected = static_cast<size_t>(config.rotated_channels() / 2);
   if (!values.is_array() || values.size() != expected)
     reader.fail(key, "a list of " + std::to_string(expected) + " numbers");
   for (const Json& value : values) {
@@ -478,6 +526,7 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   check_absent(reader, architecture);
   ModelConfig config;
   config.activation = architecture.activation;
+  config.rotary_is_interleaved = architecture.rotary_is_interleaved;
   config.model_type = model_type;
   config.vocab_size = reader.integer("vocab_size", 1, kMaxVocabulary);
   config.hidden_size = reader.integer("hidden_size", 1, kMaxWidth);
@@ -489,11 +538,11 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   if (reader.has("max_position_embeddings")) {
     config.max_position_embeddings = reader.integer("max_position_embeddings", 1, kMaxPositions);
   }
-  config.rms_norm_eps = positive(reader, "rms_norm_eps", reader.number_or("rms_norm_eps", 1e-6));
+  config.rms_norm_eps = positive(reader, "rms_norm_eps", reader.number_or("rms_norm_eps", architecture.rms_norm_eps));
   if (architecture.sliding_rope_theta > 0) {
     read_two_ropes(reader, architecture, config);
   } else {
-    config.rope = read_rope(reader, architecture, config.head_dim);
+    config.rope = read_rope(reader, architecture, config);
   }
   if (architecture.query_pre_attn_scalar > 0) {
     const char* key = "query_pre_attn_scalar";

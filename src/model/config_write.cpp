@@ -29,6 +29,12 @@ Json describe_rope_scaling(const RopeConfig& rope) {
       if (rope.query_growth != 0) yarn["llama_4_scaling_beta"] = rope.query_growth;
       return yarn;
     }
+    case RopeScalingKind::kLongRope:
+      return {{"rope_type", "longrope"},
+              {"short_factor", rope.short_divisors},
+              {"long_factor", rope.long_divisors},
+              {"attention_factor", rope.attention_factor},
+              {"original_max_position_embeddings", rope.original_max_position_embeddings}};
   }
   return nullptr;
 }
@@ -185,6 +191,10 @@ Json describe_dense_config(const ModelConfig& config) {
   if (config.sliding_rope) out["rope_local_base_freq"] = config.sliding_rope->theta;
   if (architecture.query_pre_attn_scalar > 0)
     out["query_pre_attn_scalar"] = 1 / (config.attention_scale * config.attention_scale);
+  if (architecture.partial_rotary_factor > 0) {
+    const auto share = static_cast<double>(config.rotated_channels()) / static_cast<double>(config.head_dim);
+    out["partial_rotary_factor"] = share;
+  }
   if (architecture.has_multipliers) {
     out["attention_multiplier"] = config.attention_scale;
     out["embedding_multiplier"] = config.embedding_scale;
@@ -197,7 +207,8 @@ Json describe_dense_config(const ModelConfig& config) {
     out["final_logit_softcapping"] = cap(config.logit_cap);
   }
   const bool has_flags = architecture.biases == BiasRule::kFlags;
-  if (has_flags || architecture.biases == BiasRule::kAttentionFlag) out["attention_bias"] = config.qkv_bias;
+  if (has_flags || architecture.biases == BiasRule::kAttentionFlag || architecture.biases == BiasRule::kReadersFlag)
+    out["attention_bias"] = config.qkv_bias;
   if (architecture.biases == BiasRule::kOutputFlag) {
     out["attention_bias"] = config.qkv_bias;
     out["attention_out_bias"] = config.o_bias;

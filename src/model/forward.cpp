@@ -201,9 +201,12 @@ double score_factor(const ModelConfig& config) {
 
 // At positions 0 ... positions - 1.
 RotaryTable rotary_table(const RopeConfig& rope, const ModelConfig& config, int64_t positions, at::Device device) {
-  const at::Tensor frequency = at::tensor(inverse_frequencies(rope, config.head_dim), at::kFloat);
+  const std::vector<float> frequencies = inverse_frequencies(rope, config.rotated_channels(), positions);
+  const at::Tensor frequency = at::tensor(frequencies, at::kFloat);
   const at::Tensor angle = at::arange(positions, at::kFloat).view({-1, 1}) * frequency.view({1, -1});
   RotaryTable table{angle.cos().to(device), angle.sin().to(device), {}};
+  const bool is_whole = config.rotated_channels() == config.head_dim;
+  DYNSLICE_CHECK(is_whole || config.attention_scale == 0, "a scale of scores needs a table for all channels");
   const double factor = score_factor(config) * rope.attention_factor;
   if (factor != 1) {
     table.cos.mul_(factor);
@@ -237,6 +240,7 @@ LayerContext make_position_context(const ModelConfig& config, int64_t positions,
   context.hidden_size = config.hidden_size;
   context.head_dim = config.head_dim;
   context.rms_norm_eps = config.rms_norm_eps;
+  context.rotary_is_interleaved = config.rotary_is_interleaved;
   context.rotary = rotary_table(config.rope, config, positions, device);
   context.sliding_rotary =
       config.sliding_rope ? rotary_table(*config.sliding_rope, config, positions, device) : context.rotary;
@@ -326,10 +330,13 @@ at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& cont
 void place_heads_(const DecoderLayer& layer, const LayerContext& context, const RotaryTable& rotary, at::Tensor& qkv) {
   const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
   const bool is_rotated_first = layer.shape.query_key_norm == QueryKeyNorm::kRotatedHead;
-  if (is_rotated_first) kernels::apply_rope_(qkv, heads + kv, rotary.cos, rotary.sin);
+  const auto rotate = [&] {
+    kernels::apply_rope_(qkv, heads + kv, rotary.cos, rotary.sin, context.rotary_is_interleaved);
+  };
+  if (is_rotated_first) rotate();
   norm_heads_(layer, context, layer.query_norm, qkv.narrow(2, 0, heads));
   norm_heads_(layer, context, layer.key_norm, qkv.narrow(2, heads, kv));
-  if (!is_rotated_first) kernels::apply_rope_(qkv, heads + kv, rotary.cos, rotary.sin);
+  if (!is_rotated_first) rotate();
   if (rotary.query_scale.defined())
     qkv.narrow(2, 0, heads).mul_(rotary.query_scale.to(qkv.scalar_type()).view({-1, 1, 1}));
 }

@@ -5,6 +5,7 @@
 
 #include "dynslice/model/architecture.h"
 #include "dynslice/model/decoder_layer.h"
+#include "dynslice/support/check.h"
 
 namespace dynslice {
 namespace {
@@ -104,6 +105,15 @@ std::optional<std::pair<int64_t, std::string>> split_layer_name(const std::strin
                    name.substr(dot + 1)};
 }
 
+std::vector<int64_t> shape_of_part(const ModelConfig& config, int64_t layer, const std::string& suffix) {
+  const LayerPart* part = find_part(suffix);
+  DYNSLICE_CHECK(part != nullptr, "no part of a layer is called ", suffix);
+  const LayerShape& shape = config.layers.at(static_cast<size_t>(layer));
+  std::vector<int64_t> sizes{part->rows(shape, config.head_dim)};
+  if (part->is_linear() && suffix.ends_with(".weight")) sizes.push_back(part->columns(shape, config.head_dim));
+  return sizes;
+}
+
 StoredTensor stored_tensor(const ModelConfig& config, const std::string& name) {
   const Architecture& architecture = architecture_of(config);
   if (!config.is_ordinary()) return {name};
@@ -111,22 +121,40 @@ StoredTensor stored_tensor(const ModelConfig& config, const std::string& name) {
   if (!place) return {name, name == "model.norm.weight" ? architecture.norm_offset : 0};
   const LayerPart* part = find_part(place->second);
   if (part == nullptr) return {name};
+  const auto [layer, suffix] = *place;
+  const std::string kind = suffix.substr(suffix.rfind('.'));
+  if (const Fusion* fusion = fusion_of(architecture, part->role, &Fusion::module)) {
+    StoredTensor stored{layer_tensor_name(layer, std::string(fusion->module) + kind)};
+    for (const Role role : fusion->roles) {
+      if (role == part->role) break;
+      stored.first_row += part_of(role).rows(config.layers.at(static_cast<size_t>(layer)), config.head_dim);
+    }
+    return stored;
+  }
   const auto renamed = std::ranges::find(architecture.names, part->module, &Renaming::ours);
   const double offset = part->is_linear() ? 0 : architecture.norm_offset;
   if (renamed == architecture.names.end()) return {name, offset};
-  const std::string kind = place->second.substr(place->second.rfind('.'));
-  return {layer_tensor_name(place->first, std::string(renamed->theirs) + kind), offset};
+  return {layer_tensor_name(layer, std::string(renamed->theirs) + kind), offset};
 }
 
-std::string name_of_stored(const ModelConfig& config, const std::string& stored) {
+std::vector<std::string> names_of_stored(const ModelConfig& config, const std::string& stored) {
   const auto place = split_layer_name(stored);
-  if (!config.is_ordinary() || !place) return stored;
+  if (!config.is_ordinary() || !place) return {stored};
   const size_t dot = place->second.rfind('.');
-  if (dot == std::string::npos) return stored;
-  const std::span<const Renaming> names = architecture_of(config).names;
-  const auto renamed = std::ranges::find(names, std::string_view(place->second).substr(0, dot), &Renaming::theirs);
-  if (renamed == names.end()) return stored;
-  return layer_tensor_name(place->first, std::string(renamed->ours) + place->second.substr(dot));
+  if (dot == std::string::npos) return {stored};
+  const std::string_view module = std::string_view(place->second).substr(0, dot);
+  const std::string kind = place->second.substr(dot);
+  const Architecture& architecture = architecture_of(config);
+  const auto fusion = std::ranges::find(architecture.fusions, module, &Fusion::module);
+  if (fusion != architecture.fusions.end()) {
+    std::vector<std::string> names;
+    for (const Role role : fusion->roles)
+      names.push_back(layer_tensor_name(place->first, std::string(part_of(role).module) + kind));
+    return names;
+  }
+  const auto renamed = std::ranges::find(architecture.names, module, &Renaming::theirs);
+  if (renamed == architecture.names.end()) return {stored};
+  return {layer_tensor_name(place->first, std::string(renamed->ours) + kind)};
 }
 
 }  // namespace dynslice

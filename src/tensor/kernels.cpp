@@ -149,6 +149,16 @@ DYNSLICE_MULTIVERSION void rotate_head(T* head, const float* cos, const float* s
   }
 }
 
+template <typename T>
+DYNSLICE_MULTIVERSION void rotate_neighbours(T* head, const float* cos, const float* sin, int64_t pairs) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    const float a = load(head[2 * i]);
+    const float b = load(head[2 * i + 1]);
+    store(head[2 * i], a * cos[i] - b * sin[i]);
+    store(head[2 * i + 1], b * cos[i] + a * sin[i]);
+  }
+}
+
 // sum [width] += x [common] (+ correction [corrected]); sum in fp32, or bf16 that is widened into `sum`.
 template <typename Branch, typename Correction>
 DYNSLICE_MULTIVERSION void residual_row(const Branch* branch, const float* x, const Correction* correction, float* sum,
@@ -285,11 +295,13 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divis
   return y;
 }
 
-void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin) {
+void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin, bool is_interleaved) {
   const int64_t batch = qkv.size(0), length = qkv.size(1), total = qkv.size(2), head_dim = qkv.size(3);
-  const int64_t half = head_dim / 2;
+  const int64_t half = cos.size(1);
   if (!has_loops(qkv)) {
-    const at::Tensor pairs = qkv.narrow(2, 0, heads).unflatten(3, {2, half});  // [B, T, heads, 2, half]
+    const at::Tensor rotated_part = qkv.narrow(2, 0, heads).narrow(3, 0, 2 * half);
+    const at::Tensor pairs = is_interleaved ? rotated_part.unflatten(3, {half, 2}).transpose(3, 4)
+                                            : rotated_part.unflatten(3, {2, half});  // [B, T, heads, 2, half]
     const at::Tensor c = cos.narrow(0, 0, length).view({1, length, 1, 1, half});
     const at::Tensor s = sin.narrow(0, 0, length).view({1, length, 1, half});
     at::Tensor rotated = pairs * c;
@@ -306,8 +318,9 @@ void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at
       for (int64_t token = begin; token < end; ++token) {
         const int64_t position = token % length;
         for (int64_t head = 0; head < heads; ++head) {
-          rotate_head(values + (token * total + head) * head_dim, cosines + position * half, sines + position * half,
-                      half);
+          T* channels = values + (token * total + head) * head_dim;
+          is_interleaved ? rotate_neighbours(channels, cosines + position * half, sines + position * half, half)
+                         : rotate_head(channels, cosines + position * half, sines + position * half, half);
         }
       }
     });

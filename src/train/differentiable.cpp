@@ -91,24 +91,28 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
 
 struct RopeFunction : torch::autograd::Function<RopeFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv, int64_t heads, const at::Tensor& cos,
-                            const at::Tensor& sin) {
+                            const at::Tensor& sin, bool is_interleaved) {
     context->saved_data["heads"] = heads;
+    context->saved_data["interleaved"] = is_interleaved;
     context->saved_data["cos"] = cos;
     context->saved_data["sin"] = sin;
-    return rotated(qkv, heads, cos, sin);
+    return rotated(qkv, heads, cos, sin, is_interleaved);
   }
 
   // Rotates back.
   static variable_list backward(AutogradContext* context, variable_list gradients) {
-    return {rotated(gradients[0], context->saved_data["heads"].toInt(), kept(context, "cos"), -kept(context, "sin")),
+    return {rotated(gradients[0], context->saved_data["heads"].toInt(), kept(context, "cos"), -kept(context, "sin"),
+                    context->saved_data["interleaved"].toBool()),
+            {},
             {},
             {},
             {}};
   }
 
-  static at::Tensor rotated(const at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin) {
+  static at::Tensor rotated(const at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin,
+                            bool is_interleaved) {
     at::Tensor result = qkv.clone(at::MemoryFormat::Contiguous);
-    kernels::apply_rope_(result, heads, cos, sin);
+    kernels::apply_rope_(result, heads, cos, sin, is_interleaved);
     return result;
   }
 };
@@ -146,8 +150,9 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divis
   return RmsNormFunction::apply(x, optional(weight), divisor, eps, static_cast<int64_t>(dtype));
 }
 
-at::Tensor rope(const at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin) {
-  return RopeFunction::apply(qkv, heads, cos, sin);
+at::Tensor rope(const at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin,
+                bool is_interleaved) {
+  return RopeFunction::apply(qkv, heads, cos, sin, is_interleaved);
 }
 
 at::Tensor act_mul(const at::Tensor& gate_up, Activation activation) {

@@ -18,8 +18,9 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 // x / sqrt(sum(x²) / divisor + eps) (* weight) of x [..., width] fp32, in `dtype`. The gradient of weight is fp32.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps, at::ScalarType dtype);
 
-// qkv [B, T, total, head_dim] with its first `heads` heads rotated; cos, sin [T, head_dim / 2] fp32.
-at::Tensor rope(const at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin);
+// qkv [B, T, total, head_dim] with its first `heads` heads rotated, as kernels::apply_rope_ does.
+at::Tensor rope(const at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin,
+                bool is_interleaved);
 
 // gate_up [..., 2n] → act(gate) * up [..., n].
 at::Tensor act_mul(const at::Tensor& gate_up, Activation activation);

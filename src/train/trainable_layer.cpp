@@ -98,7 +98,7 @@ class DifferentiableOps {
     const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
     const RotaryTable& rotary = context_.rotary_of(layer_);
     const auto rotated = [&](const at::Tensor& x) {
-      return differentiable::rope(x, heads + kv, rotary.cos, rotary.sin);
+      return differentiable::rope(x, heads + kv, rotary.cos, rotary.sin, context_.rotary_is_interleaved);
     };
     const bool is_rotated_first = layer_.shape.query_key_norm == QueryKeyNorm::kRotatedHead;
     const at::Tensor result = is_rotated_first ? heads_normed(rotated(qkv)) : rotated(heads_normed(qkv));

@@ -43,6 +43,11 @@ def test_every_cell_is_what_the_program_does(run, tiny_model, text_file, tmp_pat
     done = run("slice", model, "--method", "modular", "--avg", "25%", "--allocate", "loss", "--attention", "heads", *text, "--dry-run", expect=None)
     assert done.code == (DONE if row["heads"] else REFUSED)
 
+    done = run("quantize", model, "--bits", "4", "--method", "rtn", "-o", tmp_path / "packed", expect=None)
+    assert done.code == (DONE if row["packed"] else REFUSED)
+    done = run("heal", model, "--text", text_file, *CALIBRATION, "--adapter", "--dry-run", expect=None)
+    assert done.code == (DONE if row["packed"] else REFUSED)
+
     run("export", model, "--gguf", "-o", tmp_path / "model.gguf")
     assert architecture_of_gguf(tmp_path / "model.gguf") == row["gguf"]
     assert run("inspect", tmp_path / "model.gguf", "--json").json()["layers"] == 4

@@ -1,6 +1,7 @@
 // Writes what the library reads from a model as 32-bit safetensors, for comparison with other programs.
 //   dequantize_main tensors FILE.gguf OUT                      every tensor under its GGUF name
 //   dequantize_main checkpoint MODEL OUT [MAX_SHARD_BYTES]     every tensor as Hugging Face has it, with config.json
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
@@ -38,6 +39,8 @@ void dump_checkpoint(const std::filesystem::path& path, const std::filesystem::p
   std::vector<OutputTensor> announced;
   for (const TensorInfo& info : checkpoint->tensors())
     announced.push_back({info.name, info.shape, at::kFloat, stored_tensor(checkpoint->config(), info.name)});
+  std::ranges::sort(announced, {},
+                    [](const OutputTensor& one) { return std::pair(one.stored_name(), one.stored.first_row); });
   CheckpointWriter writer(out, announced, false, max_shard_bytes);
   for (const OutputTensor& tensor : announced)
     writer.write(tensor.name, checkpoint->load(tensor.name, tensor.shape, at::kFloat));

@@ -16,6 +16,8 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 20000.0, "factor": 8.0, "low_freq
           "original_max_position_embeddings": 64}  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64,
+        "short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [2.0 + 0.3 * i for i in range(8)]}  # fmt: skip
 NO_WINDOW = {"sliding_window": None, "layer_types": ["full_attention"] * 4}
 MODELS = {
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
@@ -39,6 +41,10 @@ MODELS = {
     "exaone4": ("exaone4", NO_WINDOW),
     "exaone4, 64 layers": ("exaone4", {"num_hidden_layers": 64, "hidden_size": 32, "intermediate_size": 32, "layer_types": None}),
     "hunyuan": ("hunyuan_v1_dense", {}),
+    "phi3": ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
+    "phi3, longrope": ("phi3", {"rope_parameters": {**LONG, "original_max_position_embeddings": 256}}),
+    "phi3, long": ("phi3", {"rope_parameters": LONG}),
+    "glm4": ("glm4", {}),
 }
 
 

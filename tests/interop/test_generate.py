@@ -69,6 +69,8 @@ def test_an_answer_of_the_real_model_is_transformers(real, run, model):
     ("granite", {}),
     ("exaone4", {}),
     ("hunyuan_v1_dense", {}),
+    ("phi3", {}),
+    ("glm4", {}),
 ])
 def test_200_tokens_of_tiny_models_are_transformers(run, tiny_model, tiny_tokenizer, family, options):
     folder = tiny_model(family, **options)

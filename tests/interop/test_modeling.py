@@ -31,6 +31,8 @@ SLICED = {
     "sliced seed_oss": ("seed_oss", {"attention_out_bias": True, "attention_dropout": 0.0}, ["--avg", "25%"]),
     "sliced granite": ("granite", {}, ["--avg", "25%"]),
     "sliced ministral3": ("ministral3", {}, ["--avg", "25%"]),
+    "sliced phi3": ("phi3", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 16,
+        "short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [2.0 + 0.3 * i for i in range(8)]}}, ["--avg", "25%"]),
     "sliced hunyuan": ("hunyuan_v1_dense", {}, ["--avg", "25%"]),
     "sliced qwen3": ("qwen3", {"tie_word_embeddings": True}, ["--avg", "25%"]),
 }

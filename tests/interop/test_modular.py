@@ -26,9 +26,11 @@ FAMILIES = {
     "granite": ("granite", {}),
     "exaone4": ("exaone4", NO_WINDOW),
     "hunyuan-dense": ("hunyuan_v1_dense", {}),
+    "phi3": ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
+    "glm4": ("glm4", {}),
 }
 # Those whose norms are of all heads together keep all of them.
-OF_ONE_SIZE = ["qwen3", "gemma3", "smollm3", "seed_oss", "gemma2", "mistral3", "olmo2", "granite", "exaone4", "hunyuan-dense"]
+OF_ONE_SIZE = ["qwen3", "gemma3", "smollm3", "seed_oss", "gemma2", "mistral3", "olmo2", "granite", "exaone4", "hunyuan-dense", "phi3", "glm4"]
 WITH_HEADS = [name for name in FAMILIES if not name.startswith("olmo")]
 
 

@@ -100,6 +100,8 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 32,
 }
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64,
+             "short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [2.0 + 0.3 * i for i in range(8)]}  # fmt: skip
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
 
@@ -144,6 +146,12 @@ LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
         ("exaone4", {"layer_types": None, "tie_word_embeddings": True}),
         ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 4}),
         ("hunyuan_v1_dense", {}),
+        ("phi3", {}),
+        ("phi3", {"sliding_window": 24, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}}),
+        ("phi3", {"rope_parameters": LONG_ROPE}),  # longer than the original length
+        ("phi3", {"rope_parameters": {**LONG_ROPE, "original_max_position_embeddings": 128, "partial_rotary_factor": 0.5, "long_factor": [1.5] * 4, "short_factor": [1.0, 1.1, 1.2, 1.3]}}),
+        ("glm4", {}),
+        ("glm4", {"attention_bias": False, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}}),
         ("hunyuan_v1_dense", {"attention_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain",

@@ -61,6 +61,9 @@ struct LayerPart {
 // names.
 [[nodiscard]] const LayerPart* find_part(std::string_view tensor);
 
+// The part with that role.
+[[nodiscard]] const LayerPart& part_of(Role role);
+
 // The last words of the modules of all linears: "q_proj", "k_proj", ...
 [[nodiscard]] std::vector<std::string> linear_names();
 
@@ -71,6 +74,7 @@ enum class BiasRule {
   kQueryKeyValue,  // these three, always
   kFlags,          // attention_bias: query, key, value and output; mlp_bias: the MLP
   kAttentionFlag,  // attention_bias alone
+  kReadersFlag,    // attention_bias: query, key and value
   kOutputFlag,     // attention_bias: query, key and value, unless false; attention_out_bias: output; mlp_bias
 };
 
@@ -90,6 +94,13 @@ struct Renaming {
   std::string_view theirs;  // "pre_feedforward_layernorm", in GGUF "post_attention_norm"
 };
 
+// Linears that an architecture's files have as one matrix, their rows one after the other.
+struct Fusion {
+  std::string_view module;  // in safetensors: "self_attn.qkv_proj"; empty: they are apart there
+  std::string_view gguf;    // in GGUF: "attn_qkv"; empty: they are apart there
+  std::span<const Role> roles;
+};
+
 struct Architecture {
   std::string_view model_type;  // config.json's
   std::string_view class_name;  // transformers': "LlamaForCausalLM"
@@ -100,18 +111,22 @@ struct Architecture {
   int64_t max_position_embeddings = 0;
   int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;
+  double rms_norm_eps = 1e-6;
   double rope_theta = 10000;
   int64_t query_pre_attn_scalar = 0;  // scores are multiplied by its root's inverse; 0: there is no such key
   bool tie_word_embeddings = false;
   BiasRule biases = BiasRule::kNone;
   WindowRule window = WindowRule::kNone;
-  int64_t sliding_window = 4096;      // tokens, where config.json is silent; 0: no window
-  int64_t window_period = 0;          // of kByPattern: every such layer sees all
-  double sliding_rope_theta = 0;      // of the layers that slide, which rotate in another way; 0: all rotate alike
-  int64_t unrotated_period = 0;       // every such layer has no rotary embedding, unless no_rope_layers says which
-  bool rotates_sliding_only = false;  // where some layers slide, the others have no rotary embedding
-  bool has_dynamic_alpha = false;     // rope_type "dynamic" means a theta multiplied by alpha^(d / (d - 2))
-  bool has_query_growth = false;      // llama_4_scaling_beta, which makes queries grow with their position
+  int64_t sliding_window = 4096;       // tokens, where config.json is silent; 0: no window
+  int64_t window_period = 0;           // of kByPattern: every such layer sees all
+  double sliding_rope_theta = 0;       // of the layers that slide, which rotate in another way; 0: all rotate alike
+  int64_t unrotated_period = 0;        // every such layer has no rotary embedding, unless no_rope_layers says which
+  bool rotates_sliding_only = false;   // where some layers slide, the others have no rotary embedding
+  bool has_dynamic_alpha = false;      // rope_type "dynamic" means a theta multiplied by alpha^(d / (d - 2))
+  double partial_rotary_factor = 0;    // share of a head that is rotated; 0: there is no such key, and all is
+  bool rotary_is_interleaved = false;  // pairs are (2j, 2j + 1), not (j, j + half)
+  bool has_longrope = false;           // rope_type "longrope", by old names "su" and "yarn"
+  bool has_query_growth = false;       // llama_4_scaling_beta, which makes queries grow with their position
   QueryKeyNorm query_key_norm = QueryKeyNorm::kNone;
   bool has_input_norms = true;    // RMS norms in front of attention and MLP
   bool has_branch_norms = false;  // RMS norms of what attention and MLP write, before it is added to the stream
@@ -127,6 +142,7 @@ struct Architecture {
   double norm_offset = 0;
   std::span<const Renaming> names = {};
   std::span<const Renaming> gguf_names = {};
+  std::span<const Fusion> fusions = {};
   // Of llama.cpp's own: whether the two rows of a rotary pair lie side by side in the file, whether the heads together
   // must be as wide as the stream, whether frequencies may be divided pair by pair (rope_freqs.weight), and whether
   // attention's output and the MLP may have biases.
@@ -147,6 +163,8 @@ struct Architecture {
   // whether a basis of the stream can be cut, and whether linear maps can be folded into the matrices that write.
   [[nodiscard]] bool can_cut_stream() const { return !has_branch_norms; }
   [[nodiscard]] bool can_fold_maps() const { return !has_branch_norms; }
+  // Whether checkpoints have every linear as a matrix of its own, as packed weights and adapters are named by.
+  [[nodiscard]] bool has_linears_apart() const { return fusions.empty(); }
   // A norm over all heads together would make something else of those that are left.
   [[nodiscard]] bool can_remove_heads() const { return query_key_norm != QueryKeyNorm::kWhole; }
 };
@@ -160,6 +178,9 @@ struct Architecture {
 [[nodiscard]] std::string_view gguf_module(const Architecture& architecture, const LayerPart& part);
 // The part that has that name there; null where there is none.
 [[nodiscard]] const LayerPart* find_gguf_part(const Architecture& architecture, std::string_view module);
+
+// The fusion that a part is in, in safetensors or in GGUF; null where its tensors are its own.
+[[nodiscard]] const Fusion* fusion_of(const Architecture& architecture, Role role, std::string_view Fusion::* format);
 
 // transformers' name of an activation: "silu".
 [[nodiscard]] std::string_view name_of(Activation activation);

@@ -14,22 +14,24 @@
 
 namespace dynslice {
 
-enum class RopeScalingKind { kNone, kLinear, kLlama3, kYarn };
+enum class RopeScalingKind { kNone, kLinear, kLlama3, kYarn, kLongRope };
 
-// Rotary position embedding: inverse frequency of pair j is theta^(-2j/head_dim), then scaled.
+// Rotary position embedding: inverse frequency of pair j is theta^(-2j/d), d channels being rotated, then scaled.
 struct RopeConfig {
   double theta = 10000.0;
   RopeScalingKind scaling = RopeScalingKind::kNone;
   double factor = 1.0;
   double low_freq_factor = 1.0;                  // llama3
   double high_freq_factor = 4.0;                 // llama3
-  int64_t original_max_position_embeddings = 0;  // llama3, yarn
+  int64_t original_max_position_embeddings = 0;  // llama3, yarn, longrope
   double beta_fast = 32, beta_slow = 1;          // yarn: turns within that length between which is interpolated
   bool truncates = true;                         // yarn: to whole pairs
-  double attention_factor = 1;                   // yarn: what queries and keys are multiplied by, each
+  double attention_factor = 1;                   // yarn, longrope: what queries and keys are multiplied by, each
   // Queries at position p are multiplied by 1 + query_growth ln(1 + ⌊p / original_max_position_embeddings⌋).
   double query_growth = 0;
-  // When not empty (GGUF's rope_freqs.weight): head_dim/2 divisors of the inverse frequencies, which then
+  // longrope: d/2 divisors of the inverse frequencies, of contexts within the original length and of longer ones.
+  std::vector<double> short_divisors, long_divisors;
+  // When not empty (GGUF's rope_freqs.weight): d/2 divisors of the inverse frequencies, which then
   // carry the whole scaling.
   std::vector<double> frequency_divisors;
 };
@@ -93,6 +95,8 @@ struct ModelConfig {
   double logit_scale = 1;      // what logits are multiplied by
   double score_cap = 0;        // scores s of attention become cap tanh(s / cap) before they are masked; 0: no cap
   double logit_cap = 0;        // the same of logits, scaled
+  int64_t rotary_dim = 0;      // channels of a head that are rotated, its first ones; 0: all
+  bool rotary_is_interleaved = false;  // pairs are (2j, 2j + 1), not (j, j + half)
   RopeConfig rope;
   std::optional<RopeConfig> sliding_rope;  // of the layers that slide, where it is another one
   bool tie_word_embeddings = false;
@@ -118,6 +122,7 @@ struct ModelConfig {
   // config.json as it came (for GGUF: an equivalent one) without "quantization_config", to be written out again.
   Json source;
 
+  [[nodiscard]] int64_t rotated_channels() const { return rotary_dim > 0 ? rotary_dim : head_dim; }
   // Columns of embed_tokens and of the output matrix.
   [[nodiscard]] int64_t embedding_columns() const { return has_embedding_rotation ? hidden_size : embedding_width; }
   [[nodiscard]] int64_t head_columns() const { return has_head_rotation ? hidden_size : head_width; }

@@ -15,7 +15,7 @@ namespace dynslice {
 // How far the pairs of a head turn at every position, times the root of what the model scales scores by beyond
 // head_dim^(-1/2): queries and keys take half of that each.
 struct RotaryTable {
-  at::Tensor cos, sin;     // [T, head_dim / 2], fp32
+  at::Tensor cos, sin;     // [T, pairs], fp32
   at::Tensor query_scale;  // [T] fp32: what queries are multiplied by besides; undefined where that is 1
 };
 
@@ -29,6 +29,7 @@ struct LayerContext {
   double rms_norm_eps = 0;
   at::Tensor sliding_mask;  // [T, S] fp32, additive, S positions seen; undefined when no window is shorter than S
   at::Tensor causal_mask;   // the same for layers that do not slide; undefined where S is T or T is 1
+  bool rotary_is_interleaved = false;
   RotaryTable rotary, sliding_rotary, unrotated;  // of layers that see all, of those that slide, of those without rope
   int64_t sliding_window = 0;  // tokens a position of a sliding layer sees at most, itself included; 0: all
   Activation activation = Activation::kSilu;

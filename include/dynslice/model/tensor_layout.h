@@ -17,12 +17,16 @@ namespace dynslice {
 // values; so has what llama.cpp reads.
 struct StoredTensor {
   std::string name;
-  double offset = 0;  // what the stored values lack of ours
+  double offset = 0;      // what the stored values lack of ours
+  int64_t first_row = 0;  // ours begin there, behind those of other tensors of ours
 };
 [[nodiscard]] StoredTensor stored_tensor(const ModelConfig& config, const std::string& name);
 
-// The name that the tensor `stored` has with us; itself where it is none of ours.
-[[nodiscard]] std::string name_of_stored(const ModelConfig& config, const std::string& stored);
+// The names that the rows of the tensor `stored` have with us, in order; itself where it is none of ours.
+[[nodiscard]] std::vector<std::string> names_of_stored(const ModelConfig& config, const std::string& stored);
+
+// The shape of one of ours in a layer, by its name there ("mlp.up_proj.weight").
+[[nodiscard]] std::vector<int64_t> shape_of_part(const ModelConfig& config, int64_t layer, const std::string& suffix);
 
 // A tensor that is to be written.
 struct OutputTensor {

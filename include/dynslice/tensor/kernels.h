@@ -30,9 +30,11 @@ namespace dynslice::kernels {
 [[nodiscard]] at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps,
                                   at::ScalarType dtype);
 
-// Rotates the first `heads` heads of qkv [B, T, total, head_dim] in place: the two halves of a head are the
-// real and imaginary parts (Hugging Face's layout). cos, sin [T, head_dim / 2] fp32.
-void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin);
+// Rotates the first `heads` heads of qkv [B, T, total, head_dim] in place, of each its first 2 n channels, whose two
+// halves are the real and imaginary parts (Hugging Face's layout), or, interleaved, every channel and the next one.
+// cos, sin [T, n] fp32.
+void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at::Tensor& sin,
+                 bool is_interleaved = false);
 
 // gate_up [..., 2n] → act(gate) * up [..., n].
 [[nodiscard]] at::Tensor act_mul(const at::Tensor& gate_up, Activation activation);

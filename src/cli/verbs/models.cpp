@@ -35,6 +35,8 @@ const std::array kColumns = {
            [](const SupportedModel& model) { return yes_or_no(model.removes_heads); }},
     Column{"linear", "whether depth streamline takes --replace linear and linear-stream; the others serve all",
            [](const SupportedModel& model) { return yes_or_no(model.folds_maps); }},
+    Column{"packed", "whether quantize packs weights for compressed-tensors and heal writes an --adapter",
+           [](const SupportedModel& model) { return yes_or_no(model.names_linears); }},
 };
 
 constexpr const char* kRest =

@@ -4,12 +4,14 @@ A sliced model is one of BASE_MODELS whose layers have shapes of their own. conf
 original model; the widths are in its "dynslice" object. This file travels with the checkpoint.
 """
 
+import math
+
 from transformers import PretrainedConfig
 
 FORMAT = 2
 # What sets the original models apart, and what their own configuration classes assume where config.json is silent.
-# Biases: "flags" are attention_bias and mlp_bias, "attention" the first of them alone, "output" both and one of its own for
-# attention's output. Windows: of all layers, of some,
+# Biases: "flags" are attention_bias and mlp_bias, "attention" the first of them alone, "readers" the same without attention's
+# output, "output" both and one of its own for attention's output. Windows: of all layers, of some,
 # or "types", of those that layer_types names.
 BASE_MODELS = {
     "llama": {"max_position_embeddings": 2048, "biases": "flags"},
@@ -62,8 +64,9 @@ BASE_MODELS = {
         "query_pre_attn_scalar": 256,
         "tie_word_embeddings": True,
     },
-    "ministral3": {"max_position_embeddings": 262144, "window": "all", "sliding_window": None, "head_dim": 128},
+    "ministral3": {"max_position_embeddings": 262144, "rms_norm_eps": 1e-5, "window": "all", "sliding_window": None, "head_dim": 128},
     "olmo2": {
+        "rms_norm_eps": 1e-5,
         "max_position_embeddings": 2048,
         "biases": "attention",
         "head_norms": "whole",
@@ -71,6 +74,7 @@ BASE_MODELS = {
         "branch_norms": True,
     },
     "olmo3": {
+        "rms_norm_eps": 1e-5,
         "max_position_embeddings": 2048,
         "biases": "attention",
         "window": "types",
@@ -87,6 +91,7 @@ BASE_MODELS = {
         "multipliers": True,  # of scores, embedding and branches, and a divisor of the logits
     },
     "exaone4": {
+        "rms_norm_eps": 1e-5,
         "max_position_embeddings": 2048,
         "window": "types",
         "window_period": 4,
@@ -95,9 +100,20 @@ BASE_MODELS = {
         "input_norms": False,
         "branch_norms": True,
     },
-    "hunyuan_v1_dense": {"max_position_embeddings": 2048, "biases": "attention", "head_norms": "rotated"},
+    "hunyuan_v1_dense": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "biases": "attention", "head_norms": "rotated"},
+    "phi3": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "window": "all", "sliding_window": None, "rotary_share": 1.0},
+    "glm4": {
+        "rms_norm_eps": 1.5625e-7,
+        "max_position_embeddings": 131072,
+        "biases": "readers",
+        "head_dim": 128,
+        "rotary_share": 0.5,  # of a head
+        "interleaved_rotary": True,  # pairs are (2j, 2j + 1)
+        "branch_norms": True,
+    },
 }
 SLIDING_WINDOW = 4096
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 MAX_WINDOW_LAYERS = 28
 
 
@@ -127,7 +143,7 @@ class DynsliceConfig(PretrainedConfig):
         self.num_key_value_heads = kwargs.pop("num_key_value_heads", None) or shapes["layers"][0]["num_key_value_heads"]
         self.head_dim = kwargs.pop("head_dim", None) or base.get("head_dim") or self.hidden_size // self.num_attention_heads
         self.max_position_embeddings = kwargs.pop("max_position_embeddings", base["max_position_embeddings"])
-        self.rms_norm_eps = kwargs.pop("rms_norm_eps", 1e-6)
+        self.rms_norm_eps = kwargs.pop("rms_norm_eps", base.get("rms_norm_eps", 1e-6))
         self.hidden_act = kwargs.pop(base.get("activation_key", "hidden_act"), base.get("activation", "silu"))
         setattr(self, base.get("activation_key", "hidden_act"), self.hidden_act)
         self.attention_scale = kwargs.pop("query_pre_attn_scalar", base.get("query_pre_attn_scalar", self.head_dim)) ** -0.5
@@ -194,6 +210,7 @@ class DynsliceConfig(PretrainedConfig):
         where the layers that slide rotate in a way of their own."""
         base = BASE_MODELS[self.base_model_type]
         theta = kwargs.pop("rope_theta", None) or base.get("rope_theta", 10000.0)
+        share = kwargs.pop("partial_rotary_factor", None) or base.get("rotary_share", 1.0)
         local_theta = kwargs.pop("rope_local_base_freq", None) or base.get("sliding_rope_theta")
         scaling = kwargs.pop("rope_scaling", None)
         parameters = kwargs.pop("rope_parameters", None) or {}
@@ -205,6 +222,9 @@ class DynsliceConfig(PretrainedConfig):
             }
         else:
             self.rope_parameters = self._complete(parameters or scaling or {}, theta, kwargs)
+        if "rotary_share" in base:
+            share = self.rope_parameters.setdefault("partial_rotary_factor", share)
+        self.rotary_channels = int(self.head_dim * share)  # of a head, the first ones
 
     def _complete(self, rope, theta, kwargs):
         rope = dict(rope)
@@ -214,12 +234,19 @@ class DynsliceConfig(PretrainedConfig):
         if rope["rope_type"] == "dynamic" and self.base_model_type == "hunyuan_v1_dense" and rope.get("alpha"):
             theta = rope["rope_theta"] * rope["alpha"] ** (self.head_dim / (self.head_dim - 2))
             rope = {"rope_type": "default", "rope_theta": theta}
-        if rope["rope_type"] not in ("default", "linear", "llama3", "yarn"):
-            raise ValueError(f"config.json: rope_type is {rope['rope_type']!r}; known are default, linear, llama3, yarn")
-        if rope["rope_type"] in ("llama3", "yarn") and "original_max_position_embeddings" not in rope:
+        if self.base_model_type == "phi3" and rope["rope_type"] in ("su", "yarn"):
+            rope["rope_type"] = "longrope"
+        known = (*ROPE_TYPES, "longrope") if self.base_model_type == "phi3" else ROPE_TYPES
+        if rope["rope_type"] not in known:
+            raise ValueError(f"config.json: rope_type is {rope['rope_type']!r}; known are {', '.join(known)}")
+        if rope["rope_type"] in ("llama3", "yarn", "longrope") and "original_max_position_embeddings" not in rope:
             rope["original_max_position_embeddings"] = kwargs.get(
-                "original_max_position_embeddings", self.max_position_embeddings
+                "original_max_position_embeddings", 4096 if self.base_model_type == "phi3" else self.max_position_embeddings
             )
+        if rope["rope_type"] == "longrope" and not rope.get("attention_factor"):
+            original = rope["original_max_position_embeddings"]
+            factor = rope.get("factor") or self.max_position_embeddings / original
+            rope["attention_factor"] = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
         return rope
 
     @property
@@ -228,7 +255,7 @@ class DynsliceConfig(PretrainedConfig):
 
     @property
     def qkv_bias(self):
-        return self._biases == "qkv" or (self._biases in ("flags", "attention", "output") and self.attention_bias)
+        return self._biases == "qkv" or (self._biases in ("flags", "attention", "readers", "output") and self.attention_bias)
 
     @property
     def o_bias(self):
@@ -247,6 +274,10 @@ class DynsliceConfig(PretrainedConfig):
     @property
     def scales_given_embeddings(self):
         return BASE_MODELS[self.base_model_type].get("multipliers", False)
+
+    @property
+    def interleaved_rotary(self):
+        return BASE_MODELS[self.base_model_type].get("interleaved_rotary", False)
 
     @property
     def input_norms(self):

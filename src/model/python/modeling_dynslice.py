@@ -102,13 +102,18 @@ class DynsliceRMSNorm(nn.Module):
         return normed if self.weight is None else self.weight * normed
 
 
-def inverse_frequencies(config, layer_type):
-    """Of the rotary pairs in layers of that type, fp32 [head_dim / 2], on the CPU."""
+def inverse_frequencies(config, layer_type, is_long=False):
+    """Of the rotary pairs in layers of that type, fp32 [pairs], on the CPU; `is_long` where a context is longer than what the
+    model was trained for at first."""
     rope = config.rope_of(layer_type)
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float, device="cpu") / config.head_dim
+    channels = config.rotary_channels
+    exponents = torch.arange(0, channels, 2, dtype=torch.float, device="cpu") / channels
     frequencies = 1.0 / rope["rope_theta"] ** exponents
     divisors = config.dynslice.get("rope_frequency_divisors")
     if divisors:
+        return frequencies / torch.tensor(divisors, dtype=torch.float, device="cpu")
+    if rope["rope_type"] == "longrope":
+        divisors = rope["long_factor" if is_long else "short_factor"]
         return frequencies / torch.tensor(divisors, dtype=torch.float, device="cpu")
     if rope["rope_type"] == "linear":
         return frequencies / rope["factor"]
@@ -122,8 +127,8 @@ def inverse_frequencies(config, layer_type):
         low, high = (pair_that_turns(config, rope, rope.get(key) or turns) for key, turns in (("beta_fast", 32), ("beta_slow", 1)))
         if rope.get("truncate", True):
             low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, config.head_dim - 1)
-        pairs = torch.arange(config.head_dim // 2, dtype=torch.float, device="cpu")
+        low, high = max(low, 0), min(high, channels - 1)
+        pairs = torch.arange(channels // 2, dtype=torch.float, device="cpu")
         stretched = ((pairs - low) / (high - low if high != low else 0.001)).clamp(0, 1)
         return frequencies / rope["factor"] * stretched + frequencies * (1 - stretched)
     return frequencies
@@ -132,12 +137,12 @@ def inverse_frequencies(config, layer_type):
 def pair_that_turns(config, rope, turns):
     """The rotary pair that turns so often within the length that the model was trained for, in fractions."""
     length = rope["original_max_position_embeddings"]
-    return config.head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(rope["rope_theta"]))
+    return config.rotary_channels * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(rope["rope_theta"]))
 
 
 def attention_factor(rope):
-    """What yarn multiplies queries and keys by."""
-    if rope["rope_type"] != "yarn":
+    """What yarn and longrope multiply queries and keys by."""
+    if rope["rope_type"] not in ("yarn", "longrope"):
         return 1.0
     if rope.get("attention_factor"):
         return rope["attention_factor"]
@@ -161,10 +166,13 @@ class DynsliceRotary(nn.Module):
         self.frequencies = {}
 
     def forward(self, x, position_ids):
-        if x.device not in self.frequencies:
-            self.frequencies[x.device] = inverse_frequencies(self.config, self.layer_type).to(x.device)
-        angles = position_ids[:, None, :, None].float() * self.frequencies[x.device]
         rope = self.config.rope_of(self.layer_type)
+        original = rope.get("original_max_position_embeddings")
+        is_long = rope["rope_type"] == "longrope" and position_ids.max().item() + 1 > original
+        place = (x.device, is_long)
+        if place not in self.frequencies:
+            self.frequencies[place] = inverse_frequencies(self.config, self.layer_type, is_long).to(x.device)
+        angles = position_ids[:, None, :, None].float() * self.frequencies[place]
         factor = attention_factor(rope)
         scale = None  # of the queries, by position
         if rope.get("llama_4_scaling_beta") and self.config.base_model_type == "ministral3":
@@ -173,9 +181,14 @@ class DynsliceRotary(nn.Module):
         return (angles.cos() * factor).to(x.dtype), (angles.sin() * factor).to(x.dtype), scale
 
 
-def rotate(x, cos, sin):
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+def rotate(x, cos, sin, is_interleaved=False):
+    """The first channels of x [..., head_dim] turned by as many pairs as there are; cos, sin [..., pairs]."""
+    turned, rest = x[..., : 2 * cos.shape[-1]], x[..., 2 * cos.shape[-1] :]
+    if is_interleaved:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+        return torch.cat((torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2), rest), dim=-1)
+    first, second = turned.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 
 def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, softcap=None, **kwargs):
@@ -255,7 +268,7 @@ class DynsliceAttention(nn.Module):
             x = norm(x)
         x = x.transpose(1, 2)
         if self.is_rotated:
-            x = rotate(x, cos, sin)
+            x = rotate(x, cos, sin, self.config.interleaved_rotary)
         return norm(x) if self.rotates_first else x
 
 

@@ -164,6 +164,40 @@ TEST_F(CheckpointFolder, NamesTheTensorOfAnotherShapeAndBothShapes) {
                [&] { checkpoint->load("other.weight", {1}, at::kFloat); });
 }
 
+// Phi-3's way: query, key and value rows of a layer in one tensor.
+TEST_F(CheckpointFolder, FindsTensorsInWhatTheFileHasAsOne) {
+  const std::vector<RawTensor> apart = tensors_;
+  config_["model_type"] = "phi3";
+  const auto fuse = [&](const std::string& prefix, const std::string& whole, const std::vector<std::string>& parts) {
+    RawTensor fused = tensor_named(tensors_, prefix + parts.front() + ".weight");
+    fused.name = prefix + whole + ".weight";
+    for (size_t i = 1; i < parts.size(); ++i) {
+      const RawTensor& part = tensor_named(tensors_, prefix + parts[i] + ".weight");
+      fused.bytes += part.bytes;
+      fused.shape.front() += part.shape.front();
+    }
+    for (const std::string& part : parts)
+      std::erase_if(tensors_, [&](const RawTensor& tensor) { return tensor.name == prefix + part + ".weight"; });
+    tensors_.push_back(fused);
+  };
+  for (const char* layer : {"model.layers.0.", "model.layers.1."}) {
+    fuse(layer, "self_attn.qkv_proj", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"});
+    fuse(layer, "mlp.gate_up_proj", {"mlp.gate_proj", "mlp.up_proj"});
+  }
+  const auto checkpoint = open();
+  EXPECT_EQ(checkpoint->tensors().size(), apart.size());
+  for (const RawTensor& tensor : apart) {
+    EXPECT_TRUE(checkpoint->load(tensor.name, tensor.shape, at::kFloat).equal(tensor_of(tensor))) << tensor.name;
+    EXPECT_EQ(checkpoint->find(tensor.name)->bytes, tensor.bytes.size());
+  }
+  EXPECT_TRUE(checkpoint->load_rows(kQuery, {8, 8}, 2, 5, at::kFloat)
+                  .equal(checkpoint->load(kQuery, {8, 8}, at::kFloat).narrow(0, 2, 3)));
+
+  RawTensor& fused = tensor_named(tensors_, "model.layers.1.self_attn.qkv_proj.weight");
+  fused.shape = {fused.shape[0] * 2, fused.shape[1] / 2};
+  expect_open_refused({"model.safetensors", "model.layers.1.self_attn.qkv_proj.weight", "[32, 4]", "[16, 8]"});
+}
+
 TEST_F(CheckpointFolder, RefusesADtypeItCannotComputeWith) {
   RawTensor& tensor = tensor_named(tensors_, kQuery);
   tensor.dtype = "F8_E4M3";

@@ -95,13 +95,35 @@ TEST(Architecture, StoredNamesAreFoundAgain) {
   const ModelConfig config = model_with_all_parts().config();
   std::set<std::string> names;
   for (const OutputTensor& tensor : checkpoint_tensors(config, at::kFloat)) {
-    EXPECT_EQ(name_of_stored(config, tensor.stored_name()), tensor.name);
+    EXPECT_EQ(names_of_stored(config, tensor.stored_name()), std::vector{tensor.name});
     EXPECT_EQ(tensor.stored.offset, tensor.name.ends_with("norm.weight") ? 1 : 0) << tensor.name;
     names.insert(tensor.stored_name());
   }
   for (const char* name : {"post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"}) {
     EXPECT_TRUE(names.contains("model.layers.0." + std::string(name) + ".weight")) << name;
   }
+}
+
+TEST(Architecture, TensorsThatAFileHasAsOneLieThereOneBehindTheOther) {
+  ModelConfig config = tiny_model({.layers = 2}).config();
+  config.model_type = "phi3";
+  const StoredTensor value = stored_tensor(config, "model.layers.1.self_attn.v_proj.weight");
+  EXPECT_EQ(value.name, "model.layers.1.self_attn.qkv_proj.weight");
+  EXPECT_EQ(value.first_row, 32 + 16);
+  EXPECT_EQ(stored_tensor(config, "model.layers.1.mlp.up_proj.weight").first_row, 96);
+  EXPECT_EQ(stored_tensor(config, "model.layers.1.mlp.down_proj.weight").name, "model.layers.1.mlp.down_proj.weight");
+  EXPECT_THAT(names_of_stored(config, "model.layers.0.mlp.gate_up_proj.weight"),
+              ::testing::ElementsAre("model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight"));
+  int64_t rows = 0;
+  for (const OutputTensor& tensor : checkpoint_tensors(config, at::kFloat)) {
+    if (tensor.stored_name() != value.name) continue;
+    EXPECT_EQ(tensor.stored.first_row, rows);
+    rows += tensor.shape.front();
+  }
+  EXPECT_EQ(rows, 32 + 16 + 16);
+  config.layers.front().intermediate_size -= 1;  // what dynslice alone reads has them apart
+  EXPECT_EQ(stored_tensor(config, "model.layers.1.self_attn.v_proj.weight").name,
+            "model.layers.1.self_attn.v_proj.weight");
 }
 
 TEST(Architecture, WhatDynsliceAloneReadsIsStoredUnderItsOwnNames) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "dynslice/model/rope.h"
 #include "unit/formats/gguf_builder.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/temporary_folder.h"
@@ -219,6 +220,18 @@ TEST_F(Config, ReadsWhatArchitecturesHaveOfTheirOwn) {
   EXPECT_FALSE(olmo.layers.front().has_input_norms);
   EXPECT_EQ(olmo.sliding_rope->theta, 500000);
 
+  EXPECT_EQ(read(tiny("glm4")).rotated_channels(), 64);  // half of a head of 128
+  EXPECT_TRUE(read(tiny("glm4")).rotary_is_interleaved);
+  EXPECT_EQ(read_changed(tiny("phi3"), {{"partial_rotary_factor", 0.5}}).rotary_dim, 4);
+  Json longrope = {{"type", "su"}, {"short_factor", {1, 1, 1, 2}}, {"long_factor", {2, 3, 4, 5}}};
+  const ModelConfig phi =
+      read_changed(tiny("phi3"), {{"rope_scaling", longrope}, {"original_max_position_embeddings", 128}});
+  EXPECT_EQ(phi.rope.scaling, RopeScalingKind::kLongRope);
+  EXPECT_EQ(phi.rope.long_divisors, (std::vector<double>{2, 3, 4, 5}));
+  EXPECT_NEAR(phi.rope.attention_factor, std::sqrt(1 + std::log(4) / std::log(128)), 1e-12);
+  EXPECT_EQ(inverse_frequencies(phi.rope, 8, 128)[3], inverse_frequencies({}, 8)[3] / 2);
+  EXPECT_EQ(inverse_frequencies(phi.rope, 8, 129)[3], inverse_frequencies({}, 8)[3] / 5);
+
   const Json dynamic = {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 1.0}, {"alpha", 1000.0}}}};
   EXPECT_NEAR(read_changed(tiny("hunyuan_v1_dense"), dynamic).rope.theta, 1e4 * std::pow(1000, 8.0 / 6), 1);
   EXPECT_FALSE(read(tiny("hunyuan_v1_dense")).sliding_window.has_value());
@@ -238,6 +251,15 @@ TEST_F(Config, RefusesWhatArchitecturesCannotHaveOfTheirOwn) {
   expect_llama_refused({{"rope_scaling", {{"rope_type", "dynamic"}, {"alpha", 50.0}}}}, {"rope_type", "yarn"});
   expect_refused(changed("hunyuan_v1_dense", {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}}}),
                  {"alpha"});
+  for (const double share : {0.0, 1.5, 0.1})
+    expect_refused(changed("phi3", {{"partial_rotary_factor", share}}), {"partial_rotary_factor"});
+  for (const char* key : {"short_factor", "long_factor"}) {
+    Json longrope = {{"type", "longrope"}, {"short_factor", {1, 1, 1, 2}}, {"long_factor", {2, 3, 4, 5}}};
+    longrope[key] = {1, 2, 3};
+    expect_refused(changed("phi3", {{"rope_scaling", longrope}}), {key, "4 positive numbers"});
+    longrope[key] = {1, 2, 3, 0};
+    expect_refused(changed("phi3", {{"rope_scaling", longrope}}), {key, "4 positive numbers"});
+  }
   expect_refused(tiny("ministral3"), {"rope_parameters", "yarn"});
   const Json linear = {{"rope_type", "linear"}, {"factor", 2.0}, {"llama_4_scaling_beta", 0.1}};
   expect_refused(changed("ministral3", {{"rope_parameters", linear}}), {"llama_4_scaling_beta", "yarn"});

@@ -44,6 +44,12 @@ const Kind kKinds[] = {
        config.score_cap = 0.5;
        config.sliding_window = 5;
      }},
+    {"PartOfAHeadRotated", [](LayerShape&) {}, [](ModelConfig& config) { config.rotary_dim = 4; }},
+    {"NeighboursRotated", [](LayerShape&) {},
+     [](ModelConfig& config) {
+       config.rotary_dim = 6;
+       config.rotary_is_interleaved = true;
+     }},
     {"GrowingQueries", [](LayerShape&) {},
      [](ModelConfig& config) {
        config.rope.query_growth = 0.7;
