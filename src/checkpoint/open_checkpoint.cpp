@@ -22,6 +22,7 @@ void check_tensors(const Checkpoint& checkpoint) {
   }
   for (const TensorInfo& info : checkpoint.tensors()) {
     if (!info.name.ends_with(".bias") || expected_names.contains(info.name)) continue;
+    if (checkpoint.config().is_wrapped() && !split_layer_name(info.name)) continue;  // of another part
     throw_error(ErrorKind::kBadInput, checkpoint.path().string(), ": tensor \"", info.name,
                 "\" is a bias that model_type ", checkpoint.config().model_type,
                 " does not have with this configuration; the model is of another architecture");

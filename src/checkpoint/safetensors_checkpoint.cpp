@@ -73,7 +73,10 @@ SafetensorsCheckpoint::SafetensorsCheckpoint(const std::filesystem::path& folder
 
 void SafetensorsCheckpoint::open_single(const std::filesystem::path& file) {
   files_.emplace_back(file);
-  for (const auto& [name, entry] : files_.front().entries()) add_tensor(name, 0);
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : files_.front().entries()) names.push_back(name);
+  recognise_wrapper(names);
+  for (const std::string& name : names) add_tensor(name, 0);
 }
 
 void SafetensorsCheckpoint::open_sharded(const std::filesystem::path& index) {
@@ -81,6 +84,9 @@ void SafetensorsCheckpoint::open_sharded(const std::filesystem::path& index) {
   other_files_.push_back(index);
   const JsonReader reader(json, index.string());
   const JsonReader weight_map = reader.object("weight_map");
+  std::vector<std::string> names;
+  for (const auto& [name, value] : weight_map.raw().items()) names.push_back(name);
+  recognise_wrapper(names);
   std::map<std::string, size_t> shards;
   for (const auto& [name, value] : weight_map.raw().items()) {
     const std::string shard = value.is_string() ? value.get<std::string>() : "";
@@ -97,6 +103,18 @@ void SafetensorsCheckpoint::open_sharded(const std::filesystem::path& index) {
     }
     add_tensor(name, place->second);
   }
+}
+
+// How the language model's tensors are called among others, and whether it has an output matrix: what configurations
+// with other parts say of tied embeddings depends on who wrote them.
+void SafetensorsCheckpoint::recognise_wrapper(const std::vector<std::string>& names) {
+  if (!config_.is_wrapped()) return;
+  const auto begins = [&](const char* prefix) {
+    return std::ranges::any_of(names, [&](const std::string& name) { return name.starts_with(prefix); });
+  };
+  if (!begins("language_model.") && begins("model.language_model.")) config_.wrapper_names = WrapperNames::kInside;
+  const std::string head = stored_tensor(config_, "lm_head.weight").name;
+  config_.tie_word_embeddings = std::ranges::find(names, head) == names.end();
 }
 
 void SafetensorsCheckpoint::add_tensor(const std::string& name, size_t file) {

@@ -45,6 +45,7 @@ class SafetensorsCheckpoint : public Checkpoint {
     PackedMatrix matrix;
   };
 
+  void recognise_wrapper(const std::vector<std::string>& names);
   void add_tensor(const std::string& name, size_t file);
   void add_fused(const std::string& name, const std::vector<std::string>& parts, size_t file);
   void open_single(const std::filesystem::path& file);

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "dynslice/checkpoint/modeling_files.h"
+#include "dynslice/checkpoint/tensor_copy.h"
 #include "dynslice/hub/hub.h"
 #include "dynslice/jobs/journaling.h"
 #include "dynslice/support/error.h"
@@ -39,6 +40,14 @@ std::optional<OrderedJson> earlier_record(const Checkpoint& checkpoint) {
   const std::string text = read_file(file);
   parse_json(text, file.string());
   return OrderedJson::parse(text);
+}
+
+// What tells transformers how images and other inputs become tokens.
+void copy_processor_files(const fs::path& source, CheckpointWriter& writer) {
+  for (const char* name : {"preprocessor_config.json", "processor_config.json"}) {
+    std::error_code error;
+    if (fs::is_regular_file(source / name, error)) writer.write_text(name, read_file(source / name));
+  }
 }
 
 }  // namespace
@@ -86,9 +95,25 @@ OrderedJson describe_checkpoint(const std::string& method, const OrderedJson& ru
   return json;
 }
 
+std::vector<OutputTensor> output_tensors(const Checkpoint& source, const ModelConfig& config, at::ScalarType dtype) {
+  std::vector<OutputTensor> tensors = checkpoint_tensors(config, dtype);
+  if (!config.is_wrapped()) return tensors;
+  for (OutputTensor& other : other_tensors(source)) tensors.push_back(std::move(other));
+  return tensors;
+}
+
 void write_companions(const Checkpoint& source, const ModelConfig& config, at::ScalarType dtype,
-                      CheckpointWriter& writer, const OrderedJson& quantization) {
+                      CheckpointWriter& writer, ProgressSink& progress, const OrderedJson& quantization) {
   write_tokenizer_files(source.path(), writer.folder());
+  if (config.is_wrapped()) {
+    copy_tensors(
+        source, other_tensors(source), [](const std::string&) { return true; }, "Copying other parts", writer,
+        progress);
+    copy_processor_files(source.path(), writer);
+  } else if (source.config().is_wrapped()) {
+    log(LogLevel::kWarning, "only the language model is written: what stands beside it in " + source.path().string() +
+                                " fits no model of these shapes");
+  }
   OrderedJson described = write_config(config, torch_dtype_name(dtype));
   if (!quantization.is_null()) described["quantization_config"] = quantization;
   writer.write_text("config.json", to_text(described));

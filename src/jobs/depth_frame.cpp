@@ -25,9 +25,10 @@ DepthResult search_and_write(const DepthRequest& request, const DepthMethod& met
   const ModelConfig config = depth_config(in.checkpoint.config(), chosen.plan);
   const at::ScalarType dtype = output_dtype(request.out_dtype, in.checkpoint);
   const SizeChange sizes = size_change(in.checkpoint, config, dtype);
-  CheckpointWriter writer(out, checkpoint_tensors(config, dtype), request.common.force, folder, in.journal.attached());
+  CheckpointWriter writer(out, output_tensors(in.checkpoint, config, dtype), request.common.force, folder,
+                          in.journal.attached());
   write_depth(in.checkpoint, chosen.plan, dtype, writer, in.progress);
-  write_companions(in.checkpoint, config, dtype, writer);
+  write_companions(in.checkpoint, config, dtype, writer, in.progress);
   OrderedJson json = describe_checkpoint("depth " + method.name, in.journal.job(), in.checkpoint, in.progress);
   json["plan"] = {{"layers", chosen.plan.layers}};
   json.update(chosen.json);

@@ -17,7 +17,6 @@
 #include "dynslice/jobs/inputs.h"
 #include "dynslice/jobs/journaling.h"
 #include "dynslice/jobs/sizes.h"
-#include "dynslice/model/architecture.h"
 #include "dynslice/model/tensor_layout.h"
 #include "dynslice/resources/estimate.h"
 #include "dynslice/support/error.h"
@@ -215,7 +214,7 @@ HealResult heal_to_folder(const HealInputs& in, const std::filesystem::path& out
   const ModelConfig& config = in.checkpoint.config();
   const at::ScalarType dtype = output_dtype(in.options.out_dtype, in.checkpoint);
   OrderedJson json = describe_healing(in, result, journal.job(), progress);
-  const auto tensors = in.options.adapter ? adapter_tensors(updates) : checkpoint_tensors(config, dtype);
+  const auto tensors = in.options.adapter ? adapter_tensors(updates) : output_tensors(in.checkpoint, config, dtype);
   CheckpointWriter writer(out, tensors, in.options.common.force, folder, journal.attached(),
                           CheckpointWriter::kShardBytes, in.options.adapter ? "adapter_model" : "model");
   if (in.options.adapter) {
@@ -223,7 +222,7 @@ HealResult heal_to_folder(const HealInputs& in, const std::filesystem::path& out
     writer.write_text("adapter_config.json", to_text(adapter_description(in)));
   } else {
     write_healed(in.checkpoint, updates, dtype, writer, progress);
-    write_companions(in.checkpoint, config, dtype, writer);
+    write_companions(in.checkpoint, config, dtype, writer, progress);
   }
   result.record = whole_record(std::move(json));
   writer.write_text("dynslice.json", to_text(result.record));
@@ -298,10 +297,10 @@ Outcome<HealResult> run(const HealRequest& options, ProgressSink& progress) {
   const auto checkpoint = open_model(options.common, progress);
   const std::filesystem::path out =
       checkpoint_folder(options.output, options.common, *checkpoint, options.adapter ? "adapter" : "healed");
-  const ModelConfig& config = checkpoint->config();
-  if (options.adapter && config.is_ordinary() && !architecture_of(config).has_linears_apart()) {
-    throw_error(ErrorKind::kUsage, checkpoint->path().string(), ": ", config.model_type,
-                " stores several linears as one matrix, for which peft's adapters have no names; leave --adapter out");
+  if (options.adapter && !names_linears(checkpoint->config())) {
+    throw_error(ErrorKind::kUsage, checkpoint->path().string(),
+                ": stores several linears as one matrix, or other parts ",
+                "beside its language model: peft's adapters have no names for such linears; leave --adapter out");
   }
   const std::unique_ptr<Checkpoint> original = open_original(options, out, progress);
   const HealingText text = load_healing_text(options, *checkpoint, progress);

@@ -10,6 +10,7 @@ OrderedJson to_json(const InspectResult& result) {
   OrderedJson json;
   json["path"] = result.path.string();
   json["model_type"] = config.model_type;
+  json["beside"] = config.is_wrapped() ? OrderedJson(config.wrapper.value("model_type", "")) : OrderedJson(nullptr);
   json["ordinary_shapes"] = config.is_ordinary();
   json["layers"] = config.num_layers();
   json["hidden_size"] = config.hidden_size;

@@ -53,7 +53,7 @@ uint64_t tensor_bytes(const std::vector<OutputTensor>& tensors) {
 
 std::vector<OutputTensor> quantized_tensors(const Quantizing& in, const FormatOf& format_of) {
   if (in.options.gguf) return block_tensors(in.config(), format_of);
-  return in.options.fake_quant ? checkpoint_tensors(in.config(), in.dtype())
+  return in.options.fake_quant ? output_tensors(in.checkpoint, in.config(), in.dtype())
                                : packed_tensors(in.config(), in.dtype(), format_of);
 }
 
@@ -162,7 +162,7 @@ QuantizedModel quantize_to_folder(const Quantizing& in, const QuantizeOutput& to
   if (!in.options.gguf) {
     if (!in.options.fake_quant) write_packed_shapes(in.config(), writer);
     copy_the_rest(in, writer, progress);
-    write_companions(in.checkpoint, in.config(), in.dtype(), writer,
+    write_companions(in.checkpoint, in.config(), in.dtype(), writer, progress,
                      in.options.fake_quant ? OrderedJson() : describe_packing(in.config(), format_of));
   }
   OrderedJson record = describe_quantizing(in, to, planned, format_of, journal.job(), progress);

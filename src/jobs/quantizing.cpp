@@ -8,7 +8,6 @@
 #include <set>
 
 #include "dynslice/jobs/sizes.h"
-#include "dynslice/model/architecture.h"
 #include "dynslice/quantize/gguf_blocks.h"
 #include "dynslice/support/error.h"
 #include "jobs/ggml_types.h"
@@ -170,9 +169,9 @@ FormatRule format_rule(const Quantizing& in) {
       check_formats(in.config(), [&](int64_t, int64_t columns) { return rule(bits, columns); });
     return rule;
   }
-  if (!in.options.fake_quant && in.config().is_ordinary() && !architecture_of(in.config()).has_linears_apart()) {
-    throw_error(ErrorKind::kUsage, in.checkpoint.path().string(), ": ", in.config().model_type,
-                " stores several linears as one matrix, for which packed weights have no names; give --gguf or "
+  if (!in.options.fake_quant && !names_linears(in.config())) {
+    throw_error(ErrorKind::kUsage, in.checkpoint.path().string(), ": stores several linears as one matrix, or other ",
+                "parts beside its language model: packed weights have no names for such linears; give --gguf or "
                 "--fake-quant");
   }
   QuantFormat format;

@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "dynslice/checkpoint/tensor_copy.h"
 #include "dynslice/support/format.h"
 #include "dynslice/tensor/dtype.h"
 
@@ -12,6 +13,12 @@ SizeChange size_change(const Checkpoint& checkpoint, const ModelConfig& smaller,
   const uint64_t item = c10::elementSize(out_dtype);
   change.bytes_after = static_cast<uint64_t>(change.after.parameters) * item;
   change.bytes_before_at_output_dtype = static_cast<uint64_t>(change.before.parameters) * item;
+  if (smaller.is_wrapped()) {
+    for (const OutputTensor& other : other_tensors(checkpoint)) {
+      change.bytes_after += count_bytes(other);
+      change.bytes_before_at_output_dtype += count_bytes(other);
+    }
+  }
   return change;
 }
 

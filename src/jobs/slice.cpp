@@ -165,12 +165,13 @@ SliceJobResult slice_to_folder(const SliceInputs& in, const std::shared_ptr<Work
   result.sizes = size_change(in.checkpoint, config, dtype);
   result.calibration = amount_of(in.calibration.text().windows);
   const std::vector<OutputTensor> tensors = checkpoint_tensors(config, dtype);
-  CheckpointWriter writer(in.out, tensors, in.options.common.force, folder, journal.attached());
+  CheckpointWriter writer(in.out, output_tensors(in.checkpoint, config, dtype), in.options.common.force, folder,
+                          journal.attached());
   journal.attach([&] { return writer.written(); });
   write_tensors(in, planned.plan, sensitivity,
                 {.tensors = tensors, .writer = writer, .journal = journal, .progress = progress});
 
-  write_companions(in.checkpoint, config, dtype, writer);
+  write_companions(in.checkpoint, config, dtype, writer, progress);
   result.record = record_of_slice(in, planned, result.sizes, journal.job(), progress);
   writer.write_text("dynslice.json", to_text(result.record));
   writer.commit([&] { journal.remove_files(); });

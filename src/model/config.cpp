@@ -30,6 +30,10 @@ bool ModelConfig::is_ordinary() const {
   });
 }
 
+bool ModelConfig::is_wrapped() const {
+  return !wrapper.is_null() && is_ordinary() && source.value("hidden_size", int64_t{0}) == hidden_size;
+}
+
 namespace {
 
 // What one layer costs: multiply-adds, and parameters that are no factor of a product (biases, norms).

@@ -567,9 +567,35 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   return config;
 }
 
+namespace {
+
+// A language model beside other parts, which are left as they are.
+ModelConfig parse_wrapped_config(const JsonReader& reader) {
+  constexpr const char* kText = "text_config";
+  const JsonReader text = reader.object(kText);
+  if (reader.has("quantization_config"))
+    reader.fail("quantization_config",
+                "absent, as packed weights beside other parts than a language model are not read");
+  Json object = text.raw();
+  for (const char* key : {"bos_token_id", "eos_token_id"}) {
+    if (!text.has(key) && reader.has(key)) object[key] = reader.raw().at(key);
+  }
+  ModelConfig config = parse_dense_config(object, text.string("model_type"), text.where());
+  if (config.packing) text.fail("quantization_config", "absent, as such weights beside other parts are not read");
+  config.source = text.raw();
+  config.wrapper = reader.raw();
+  config.wrapper.erase(kText);
+  return config;
+}
+
+}  // namespace
+
 ModelConfig parse_config(const Json& object, const std::string& where) {
   const JsonReader reader(object, where);
   const std::string model_type = reader.string("model_type");
+  const bool may_be_part = find_architecture(model_type) == nullptr && model_type != "dynslice";
+  if (may_be_part && object.contains("text_config") && object.at("text_config").is_object())
+    return parse_wrapped_config(reader);
   if (model_type != "dynslice") return parse_dense_config(object, model_type, where);
   const std::string base = reader.string("base_model_type");
   known_architecture(base, where, "base_model_type");

@@ -230,6 +230,17 @@ OrderedJson write_config(const ModelConfig& config, const std::string& dtype_nam
   update_layer_types(config, out);
   update_unrotated(config, out);
   set_dtype(out, dtype_name);
+  if (config.is_wrapped()) {
+    OrderedJson whole = config.wrapper;
+    whole["text_config"] = out;
+    Json dtype = config.wrapper;
+    set_dtype(dtype, dtype_name);
+    for (const char* key : {"dtype", "torch_dtype"}) {
+      if (dtype.contains(key)) whole[key] = dtype.at(key);
+    }
+    return whole;
+  }
+  if (!config.wrapper.is_null()) out["architectures"] = {std::string(architecture_of(config).class_name)};
   OrderedJson ordered = out;
   if (config.is_ordinary()) return ordered;
   ordered["architectures"] = {"DynsliceForCausalLM"};

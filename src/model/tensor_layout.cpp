@@ -114,7 +114,29 @@ std::vector<int64_t> shape_of_part(const ModelConfig& config, int64_t layer, con
   return sizes;
 }
 
-StoredTensor stored_tensor(const ModelConfig& config, const std::string& name) {
+namespace {
+
+constexpr std::string_view kModel = "model.", kOutside = "language_model.", kInside = "model.language_model.";
+
+// The name among other parts of a tensor of the language model.
+std::string wrapped_name(const ModelConfig& config, const std::string& name) {
+  if (!config.is_wrapped()) return name;
+  if (config.wrapper_names == WrapperNames::kOutside) return std::string(kOutside) + name;
+  return name.starts_with(kModel) ? std::string(kInside) + name.substr(kModel.size()) : name;
+}
+
+// The other way round; nothing for tensors of other parts.
+std::optional<std::string> unwrapped_name(const ModelConfig& config, const std::string& stored) {
+  if (!config.is_wrapped()) return stored;
+  if (config.wrapper_names == WrapperNames::kOutside) {
+    return stored.starts_with(kOutside) ? std::optional(stored.substr(kOutside.size())) : std::nullopt;
+  }
+  if (stored.starts_with(kInside)) return std::string(kModel) + stored.substr(kInside.size());
+  return stored.starts_with(kModel) ? std::nullopt : std::optional(stored);
+}
+
+// As a checkpoint of the language model alone stores it.
+StoredTensor stored_alone(const ModelConfig& config, const std::string& name) {
   const Architecture& architecture = architecture_of(config);
   if (!config.is_ordinary()) return {name};
   const auto place = split_layer_name(name);
@@ -137,7 +159,22 @@ StoredTensor stored_tensor(const ModelConfig& config, const std::string& name) {
   return {layer_tensor_name(layer, std::string(renamed->theirs) + kind), offset};
 }
 
-std::vector<std::string> names_of_stored(const ModelConfig& config, const std::string& stored) {
+}  // namespace
+
+StoredTensor stored_tensor(const ModelConfig& config, const std::string& name) {
+  StoredTensor stored = stored_alone(config, name);
+  stored.name = wrapped_name(config, stored.name);
+  return stored;
+}
+
+bool names_linears(const ModelConfig& config) {
+  return !config.is_ordinary() || (!config.is_wrapped() && architecture_of(config).has_linears_apart());
+}
+
+std::vector<std::string> names_of_stored(const ModelConfig& config, const std::string& whole_name) {
+  const auto alone = unwrapped_name(config, whole_name);
+  if (!alone) return {whole_name};
+  const std::string& stored = *alone;
   const auto place = split_layer_name(stored);
   if (!config.is_ordinary() || !place) return {stored};
   const size_t dot = place->second.rfind('.');

@@ -19,6 +19,10 @@ namespace dynslice {
 void copy_tensor(const Checkpoint& source, const std::string& name, const OutputTensor& tensor,
                  CheckpointWriter& writer, ProgressTask& task);
 
+// What a checkpoint holds beside its language model, in the dtypes that it has: nothing, in most. Throws kBadInput for
+// a dtype that is not copied.
+[[nodiscard]] std::vector<OutputTensor> other_tensors(const Checkpoint& source);
+
 // Copies those of `tensors` that `stays` says stay as they are, under their own names.
 void copy_tensors(const Checkpoint& source, const std::vector<OutputTensor>& tensors,
                   const std::function<bool(const std::string& name)>& stays, const std::string& title,

@@ -32,10 +32,15 @@ void check_output(const std::filesystem::path& out, bool may_exist);
 [[nodiscard]] OrderedJson describe_checkpoint(const std::string& method, const OrderedJson& run_description,
                                               const Checkpoint& checkpoint, ProgressSink& progress);
 
-// What stands beside the weights: tokenizer, config.json (with a "quantization_config" unless that is null), and the
-// modeling code of shapes that need it.
+// All tensors of the checkpoint to be: those of a model with `config`, and what stood beside the source's language
+// model, where that still fits.
+[[nodiscard]] std::vector<OutputTensor> output_tensors(const Checkpoint& source, const ModelConfig& config,
+                                                       at::ScalarType dtype);
+
+// What stands beside the weights that a method writes: other parts than the language model, tokenizer, config.json
+// (with a "quantization_config" unless that is null), and the modeling code of shapes that need it.
 void write_companions(const Checkpoint& source, const ModelConfig& config, at::ScalarType dtype,
-                      CheckpointWriter& writer, const OrderedJson& quantization = nullptr);
+                      CheckpointWriter& writer, ProgressSink& progress, const OrderedJson& quantization = nullptr);
 
 // With --resume: what an earlier run of this very command wrote, if it finished. Otherwise throws kUsage when `out` may
 // not be written.

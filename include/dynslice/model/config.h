@@ -81,6 +81,12 @@ struct LayerShape {
   bool operator==(const LayerShape&) const = default;
 };
 
+// How a checkpoint that holds more than a language model names what belongs to that.
+enum class WrapperNames {
+  kOutside,  // "language_model.model.layers.0...", "language_model.lm_head.weight"
+  kInside,   // "model.language_model.layers.0...", "lm_head.weight"
+};
+
 struct ModelConfig {
   std::string model_type;  // of a row in model/architecture.h: "llama"
   int64_t vocab_size = 0;
@@ -119,8 +125,11 @@ struct ModelConfig {
   std::optional<int64_t> eos_token_id;
   // How a source in compressed-tensors' format stores its weights. What is written from it is not packed.
   std::optional<WeightPacking> packing;
-  // config.json as it came (for GGUF: an equivalent one) without "quantization_config", to be written out again.
+  // config.json as it came (for GGUF: an equivalent one) without "quantization_config", to be written out again. Of a
+  // model that holds a language model beside other parts, "text_config"; the whole without that is `wrapper`.
   Json source;
+  Json wrapper;  // null: the checkpoint is a language model alone
+  WrapperNames wrapper_names = WrapperNames::kOutside;
 
   [[nodiscard]] int64_t rotated_channels() const { return rotary_dim > 0 ? rotary_dim : head_dim; }
   // Columns of embed_tokens and of the output matrix.
@@ -131,6 +140,9 @@ struct ModelConfig {
   [[nodiscard]] bool is_ordinary() const;
   // True when every layer has attention and a gated MLP, as those of the dense model.
   [[nodiscard]] bool has_whole_layers() const;
+  // True when a checkpoint of this configuration holds the wrapper's other parts too: they fit an ordinary model whose
+  // stream is as wide as it was.
+  [[nodiscard]] bool is_wrapped() const;
   // True when the stream is narrower somewhere, or passes through shortcut matrices: the layers' bases differ.
   [[nodiscard]] bool is_sliced() const;
 };

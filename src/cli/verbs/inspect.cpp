@@ -18,11 +18,16 @@ std::string describe_bytes(const InspectResult& result) {
   return text + ")";
 }
 
+std::string describe_architecture(const ModelConfig& config) {
+  if (config.is_wrapped()) return config.model_type + ", within " + config.wrapper.value("model_type", "other parts");
+  return config.model_type + (config.is_ordinary() ? "" : ", shapes of its own (dynslice)");
+}
+
 void print_model(std::ostream& out, const InspectResult& result) {
   const ModelConfig& config = result.config;
   const std::vector<std::vector<std::string>> rows = {
       {"model", result.path.string()},
-      {"architecture", config.model_type + (config.is_ordinary() ? "" : ", shapes of its own (dynslice)")},
+      {"architecture", describe_architecture(config)},
       {"layers", std::to_string(config.num_layers())},
       {"hidden size", std::to_string(config.hidden_size)},
       {"vocabulary",

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "dynslice/model/rope.h"
+#include "dynslice/model/tensor_layout.h"
 #include "unit/formats/gguf_builder.h"
 #include "unit/support/error_matchers.h"
 #include "unit/support/temporary_folder.h"
@@ -235,6 +236,42 @@ TEST_F(Config, ReadsWhatArchitecturesHaveOfTheirOwn) {
   const Json dynamic = {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 1.0}, {"alpha", 1000.0}}}};
   EXPECT_NEAR(read_changed(tiny("hunyuan_v1_dense"), dynamic).rope.theta, 1e4 * std::pow(1000, 8.0 / 6), 1);
   EXPECT_FALSE(read(tiny("hunyuan_v1_dense")).sliding_window.has_value());
+}
+
+TEST_F(Config, ReadsALanguageModelBesideOtherParts) {
+  Json text = tiny("llama");
+  text["torch_dtype"] = "float32";
+  const Json whole = {
+      {"model_type", "llava"}, {"text_config", text}, {"vision_config", {{"hidden_size", 8}}}, {"eos_token_id", 5}};
+  ModelConfig config = read(whole);
+  EXPECT_EQ(config.model_type, "llama");
+  EXPECT_EQ(config.eos_token_id, 5);
+  EXPECT_TRUE(config.is_wrapped());
+  EXPECT_FALSE(names_linears(config));
+  const StoredTensor stored = stored_tensor(config, "model.layers.2.mlp.up_proj.weight");
+  EXPECT_EQ(stored.name, "language_model.model.layers.2.mlp.up_proj.weight");
+  EXPECT_EQ(names_of_stored(config, stored.name), std::vector<std::string>{"model.layers.2.mlp.up_proj.weight"});
+  EXPECT_EQ(names_of_stored(config, "vision_tower.x.bias"), std::vector<std::string>{"vision_tower.x.bias"});
+  config.wrapper_names = WrapperNames::kInside;
+  EXPECT_EQ(stored_tensor(config, "model.norm.weight").name, "model.language_model.norm.weight");
+  EXPECT_EQ(stored_tensor(config, "lm_head.weight").name, "lm_head.weight");
+
+  for (LayerShape& shape : config.layers) shape.intermediate_size = 40;
+  const Json written = Json(write_config(config, "bfloat16"));
+  EXPECT_EQ(written.at("model_type"), "llava");
+  EXPECT_EQ(written.at("vision_config"), whole.at("vision_config"));
+  EXPECT_EQ(written.at("text_config").at("intermediate_size"), 40);
+  EXPECT_EQ(written.at("text_config").at("torch_dtype"), "bfloat16");
+  config.layers.front().intermediate_size = 32;  // only dynslice's modeling code has unequal layers
+  EXPECT_EQ(Json(write_config(config, "bfloat16")).at("base_model_type"), "llama");
+  EXPECT_EQ(stored_tensor(config, "model.norm.weight").name, "model.norm.weight");
+
+  Json other = whole;
+  other["text_config"]["model_type"] = "rwkv";
+  expect_refused(other, {"text_config", "model_type", "rwkv"});
+  other = whole;
+  other["quantization_config"] = {{"quant_method", "compressed-tensors"}};
+  expect_refused(other, {"quantization_config"});
 }
 
 TEST_F(Config, RefusesWhatArchitecturesCannotHaveOfTheirOwn) {
