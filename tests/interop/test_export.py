@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import make_text
 from safetensors.torch import load_file, save_file
-from test_tokenizers import LLAMA3_PATTERN, POSSESSIVE_PATTERN, QWEN2_PATTERN, TEKKEN_PATTERN
+from test_tokenizers import DEEPSEEK_PATTERNS, LLAMA3_PATTERN, O200K_PATTERN, POSSESSIVE_PATTERN, QWEN2_PATTERN, SEED_PATTERN, TEKKEN_PATTERN
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 20000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}  # fmt: skip
@@ -183,11 +183,12 @@ def byte_level_tokenizer(form):
     """A small byte-level BPE tokenizer that cuts words in the way named."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    patterns = {"llama-bpe": LLAMA3_PATTERN, "qwen2": QWEN2_PATTERN, "tekken": TEKKEN_PATTERN, "unknown": POSSESSIVE_PATTERN}
+    patterns = {"llama-bpe": [LLAMA3_PATTERN], "qwen2": [QWEN2_PATTERN], "tekken": [TEKKEN_PATTERN], "gpt-4o": [O200K_PATTERN],
+                "seed-coder": [SEED_PATTERN], "deepseek-v3": DEEPSEEK_PATTERNS, "unknown": [POSSESSIVE_PATTERN]}  # fmt: skip
     tokenizer = Tokenizer(models.BPE(ignore_merges=form in ("llama-bpe", "tekken")))
     if form in patterns:
-        split = pre_tokenizers.Split(Regex(patterns[form]), "isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns[form]]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     elif form == "starcoder":
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     else:
@@ -214,7 +215,7 @@ def folder_with_tokenizer(source, target, tokenizer, **config):
     return target
 
 
-@pytest.mark.parametrize("form", ["gpt-2", "llama-bpe", "qwen2", "tekken", "starcoder"])
+@pytest.mark.parametrize("form", ["gpt-2", "llama-bpe", "qwen2", "tekken", "starcoder", "gpt-4o", "seed-coder", "deepseek-v3"])
 def test_byte_level_tokenizers_keep_their_ids_and_get_the_right_pre(form, run, run_command, helper, tiny_model, tmp_path, texts):
     folder = folder_with_tokenizer(tiny_model("llama"), tmp_path / "in", byte_level_tokenizer(form), chat_template="{{ messages }}")
     out = tmp_path / "m.gguf"

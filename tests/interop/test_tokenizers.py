@@ -12,6 +12,14 @@ TEKKEN_PATTERN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{
                   r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
                   r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 # What tiktoken's users write; Ruby's syntax, which `tokenizers` speaks, reads {1,3}+ as a repeat.
+O200K_PATTERN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+                 r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+                 r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")  # fmt: skip
+SEED_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+")
+# DeepSeek-V3 cuts three times; Hunyuan does so too.
+DEEPSEEK_PATTERNS = [r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+",
+                     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+                     "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"]  # fmt: skip
 POSSESSIVE_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
                       r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s")
 
@@ -264,10 +272,10 @@ def test_the_files_written_from_a_byte_level_gguf_give_transformers_the_same_ids
     assert_same_as_tokenizers(our_ids, pages, tmp_path)
 
 
-def split_on(pattern, **options):
+def split_on(*patterns, **options):
     from tokenizers import Regex, pre_tokenizers
 
-    parts = [pre_tokenizers.Split(Regex(pattern), **{"behavior": "isolated", **options})]
+    parts = [pre_tokenizers.Split(Regex(pattern), **{"behavior": "isolated", **options}) for pattern in patterns]
     return pre_tokenizers.Sequence([*parts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
@@ -282,6 +290,9 @@ def byte_level_forms():
         "llama3": (None, split_on(LLAMA3_PATTERN), True),
         "qwen2": (normalizers.NFC(), split_on(QWEN2_PATTERN), False),
         "tekken": (None, split_on(TEKKEN_PATTERN), True),
+        "o200k": (None, split_on(O200K_PATTERN), False),
+        "seed": (None, split_on(SEED_PATTERN), False),
+        "deepseek": (None, split_on(*DEEPSEEK_PATTERNS), False),
         "possessive": (None, split_on(POSSESSIVE_PATTERN), False),
         "gpt2": (None, pre_tokenizers.ByteLevel(add_prefix_space=True), False),
         "nfkc, several pre-tokenizers": (normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("a", "b")]), several, False),
@@ -294,7 +305,7 @@ def byte_level_forms():
     }
 
 
-@pytest.mark.parametrize("form", ["llama3", "qwen2", "tekken", "possessive", "gpt2", "nfkc, several pre-tokenizers", "words and spaces", "removed",
+@pytest.mark.parametrize("form", ["llama3", "qwen2", "tekken", "o200k", "seed", "deepseek", "possessive", "gpt2", "nfkc, several pre-tokenizers", "words and spaces", "removed",
                                   "inverted", "merged with previous", "merged with next", "empty matches"])
 def test_trained_byte_level_tokenizers_give_the_same_ids_and_texts(our_ids, pages, training_texts, tmp_path, form):
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers

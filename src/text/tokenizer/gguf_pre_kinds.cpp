@@ -13,6 +13,19 @@ constexpr const char* kQwen2 =
 constexpr const char* kTekken =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr const char* kGpt4o =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kSeed =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// DeepSeek-V3's, which Hunyuan has too: numbers, then Chinese and Japanese, then the rest.
+constexpr const char* kDeepseekNumbers = R"(\p{N}{1,3})";
+constexpr const char* kDeepseekIdeographs =
+    "[\xE4\xB8\x80-\xE9\xBE\xA5\xE3\x81\x80-\xE3\x82\x9F\xE3\x82\xA0-\xE3\x83\xBF]+";
+constexpr const char* kDeepseekRest =
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
+    "?[\\p{P}\\p{S}]+[\r\n]*|"
+    "\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
+
 // A pre-tokenizer as a flat list of steps, so that two ways of writing the same one are equal. Null for one that
 // GGUF has no words for.
 Json steps_of(const Json& pre_tokenizer) {
@@ -57,17 +70,24 @@ Json part_of(const Json& tokenizer, const std::string& key) {
 const std::vector<PreKind>& pre_kinds() {
   static const std::vector<PreKind> kinds = {
       {.names = {"default"}, .patterns = {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
-      {.names = {"gpt-2", "gpt2", "phi-2", "olmo", "mpt", "exaone4"}, .patterns = {}},
+      {.names = {"gpt-2", "gpt2", "phi-2", "olmo", "mpt", "exaone4", "granite-docling", "trillion", "jais"},
+       .patterns = {}},
       // llama.cpp isolates digits here too. No token of SmolLM's vocabulary has two digits, so that this changes only
       // what stands before a digit (8 of 304,986 tokens of wikitext-2 test); transformers reads the file without that
       // step, and its ids are those that published figures for this file rest on.
       {.names = {"smollm"}, .patterns = {}},
-      {.names = {"starcoder", "refact", "command-r", "codeshell"}, .patterns = {}, .individual_digits = true},
+      {.names = {"starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"},
+       .patterns = {},
+       .individual_digits = true},
       {.names = {"llama-bpe", "llama3", "llama-v3"}, .patterns = {kLlama3}, .ignore_merges = true, .add_bos = true},
       {.names = {"dbrx", "smaug-bpe"}, .patterns = {kLlama3}},
+      {.names = {"glm4"}, .patterns = {kLlama3}, .ignore_merges = true},
       {.names = {"qwen2", "deepseek-r1-qwen"}, .patterns = {kQwen2}, .nfc = true},
-      {.names = {"stablelm2"}, .patterns = {kQwen2}},
+      {.names = {"stablelm2", "hunyuan"}, .patterns = {kQwen2}},
       {.names = {"tekken"}, .patterns = {kTekken}, .ignore_merges = true, .add_bos = true},
+      {.names = {"gpt-4o", "llama4"}, .patterns = {kGpt4o}},
+      {.names = {"seed-coder"}, .patterns = {kSeed}},
+      {.names = {"deepseek-v3", "hunyuan-dense"}, .patterns = {kDeepseekNumbers, kDeepseekIdeographs, kDeepseekRest}},
   };
   return kinds;
 }
