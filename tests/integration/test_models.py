@@ -66,3 +66,41 @@ def test_every_cell_is_what_the_program_does(run, tiny_model, text_file, tmp_pat
 def test_what_pages_name_is_what_is_supported(table, page):
     listed = re.search(r"\(?(?:by )?`model_type`\)?(?: \||:) (.*?),? and what dynslice wrote", (REPOSITORY / page).read_text(), re.DOTALL)
     assert listed and re.split(r",\s+", listed.group(1)) == list(table)
+
+
+# What the table does not tell of works for all: (name, arguments behind the model). {text} and {out} are filled in.
+EVERYWHERE = {
+    "score": ["--metric", "lr"],
+    "score bi": ["--metric", "bi"],
+    "score angular": ["--metric", "angular"],
+    "score cka": ["--metric", "cka"],
+    "score lim": ["--metric", "lim"],
+    "plan": ["--method", "modular", "--avg", "20%"],
+    "depth merge": ["--target-layers", "3", "-o", "{out}"],
+    "depth streamline": ["--layers", "1", "--replace", "layer", "--updates", "2", "-o", "{out}"],
+    "depth streamline ffn": ["--layers", "1", "--replace", "ffn", "--updates", "2", "-o", "{out}"],
+    "quantize": ["--bits", "8,4", "--gguf", "-o", "{out}.gguf"],
+}
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_every_verb_takes_every_row(run, tiny_model, text_file, tmp_path, model_type):
+    model, text = tiny_model(model_type, **EXPORTABLE.get(model_type, {})), ["--calib", text_file, *CALIBRATION]
+    for number, (name, arguments) in enumerate(EVERYWHERE.items()):
+        verb = name.split()[:2] if name.startswith("depth") else name.split()[:1]
+        done = run(*verb, model, *[str(one).format(out=tmp_path / f"out-{number}") for one in arguments], *text, "--json")
+        assert done.json(), name
+    healed, tuned = tmp_path / "healed", ["--text", text_file, *CALIBRATION, "--updates", "2", "--batch", "2", "--rank", "2"]
+    run("heal", model, *tuned, "-o", healed)
+    run("heal", tmp_path / "out-6", "--distill", model, "--text", text_file, *CALIBRATION, "--updates", "2", "--rank", "2", "-o", tmp_path / "distilled")
+    shown = run("eval", healed, "--against", model, "--ppl", text_file, "--samples", "2", "--seqlen", "32", "--json").json()
+    assert shown["perplexity"][text_file.name]["value"] > 1
+    assert run("generate", healed, "--prompt", "a", "--max-tokens", "4", "--json").json()["ids"]
+    assert run("compare", model, healed, "--ppl", text_file, "--samples", "2", "--seqlen", "32", "--no-speed", "--json").json()
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_tasks_take_every_row(run, tiny_model, data_dir, model_type):
+    """Answers share the tokens of their question in one tree, whose attention is a kernel of its own."""
+    shown = run("eval", tiny_model(model_type), "--tasks", "piqa", "--limit", "4", "--json").json()
+    assert shown["tasks"]["piqa"]["n"] == 4 and data_dir.name in shown["tasks"]["piqa"]["data"]["file"]
