@@ -120,31 +120,35 @@ void SafetensorsCheckpoint::recognise_wrapper(const std::vector<std::string>& na
 void SafetensorsCheckpoint::add_tensor(const std::string& name, size_t file) {
   const SafetensorsEntry& entry = files_[file].entries().at(name);
   const std::vector<std::string> ours = names_of_stored(config_, name);
-  if (ours.size() > 1) return add_fused(name, ours, file);
-  tensors_.emplace(ours.front(), Location{{ours.front(), entry.shape, entry.dtype, entry.bytes}, file, name});
+  Location whole{{name, entry.shape, entry.dtype, entry.bytes}, file, name, 0};
+  if (ours.size() > 1) {
+    for (Location& part : parts_of(whole, ours)) tensors_.emplace(part.info.name, std::move(part));
+    return;
+  }
+  whole.info.name = ours.front();
+  tensors_.emplace(ours.front(), std::move(whole));
 }
 
-// One matrix of the file that holds several of ours, whose rows the configuration tells.
-void SafetensorsCheckpoint::add_fused(const std::string& name, const std::vector<std::string>& parts, size_t file) {
-  const SafetensorsEntry& entry = files_[file].entries().at(name);
-  const int64_t layer = split_layer_name(name)->first;
-  if (layer >= config_.num_layers()) return;
+// Tensors of ours in one matrix of the file, whose rows the configuration tells; none where it has no such layer.
+std::vector<SafetensorsCheckpoint::Location> SafetensorsCheckpoint::parts_of(
+    const Location& whole, const std::vector<std::string>& names) const {
+  const int64_t layer = split_layer_name(names.front())->first;
+  if (layer >= config_.num_layers()) return {};
   std::vector<int64_t> expected;
-  std::vector<Location> locations;
-  for (const std::string& part : parts) {
-    const std::vector<int64_t> shape = shape_of_part(config_, layer, split_layer_name(part)->second);
+  std::vector<Location> parts;
+  for (const std::string& name : names) {
+    const std::vector<int64_t> shape = shape_of_part(config_, layer, split_layer_name(name)->second);
     const int64_t first = expected.empty() ? 0 : expected.front();
-    locations.push_back({{part, shape, entry.dtype, 0}, file, name, first});
+    parts.push_back({{name, shape, whole.info.dtype, 0}, whole.file, whole.stored_name, first});
     expected = shape;
     expected.front() += first;
   }
-  const Location whole{{name, entry.shape, entry.dtype, entry.bytes}, file, name};
   check_tensor_shape(file_of(whole), whole.info, expected);
-  for (Location& location : locations) {
-    location.info.bytes =
-        entry.bytes / static_cast<uint64_t>(expected.front()) * static_cast<uint64_t>(location.info.shape.front());
-    tensors_.emplace(location.info.name, std::move(location));
+  for (Location& part : parts) {
+    part.info.bytes =
+        whole.info.bytes / static_cast<uint64_t>(expected.front()) * static_cast<uint64_t>(part.info.shape.front());
   }
+  return parts;
 }
 
 std::vector<TensorInfo> SafetensorsCheckpoint::tensors() const {
@@ -190,7 +194,8 @@ at::Tensor SafetensorsCheckpoint::read_rows(const TensorInfo& info, int64_t begi
                                             at::ScalarType dtype) const {
   const auto packed = packed_.find(info.name);
   return packed == packed_.end() ? read_plain(location_of(info), begin, end, dtype)
-                                 : read_packed(packed->second, begin, end, dtype);
+                                 : read_packed(packed->second, location_of(info).first_row + begin,
+                                               location_of(info).first_row + end, dtype);
 }
 
 at::Tensor SafetensorsCheckpoint::read_plain(const Location& location, int64_t begin, int64_t end,

@@ -47,7 +47,7 @@ class SafetensorsCheckpoint : public Checkpoint {
 
   void recognise_wrapper(const std::vector<std::string>& names);
   void add_tensor(const std::string& name, size_t file);
-  void add_fused(const std::string& name, const std::vector<std::string>& parts, size_t file);
+  [[nodiscard]] std::vector<Location> parts_of(const Location& whole, const std::vector<std::string>& names) const;
   void open_single(const std::filesystem::path& file);
   void open_sharded(const std::filesystem::path& index);
   // From here on in safetensors_packed.cpp.

@@ -139,7 +139,10 @@ void SafetensorsCheckpoint::add_packed(const std::string& module) {
   const PackingGroup* group = packing_group_of(*config_.packing, module);
   if (group == nullptr)
     refuse(packed.codes, "is packed, though no group of config.json's quantization_config means it");
-  if (tensors_.contains(name)) refuse(packed.codes, "stands beside \"" + name + "\": one of them must go");
+  const std::vector<std::string> parts = names_of_stored(config_, name);
+  for (const std::string& part : parts) {
+    if (tensors_.contains(part)) refuse(packed.codes, "stands beside \"" + name + "\": one of them must go");
+  }
   if (const auto order = take(module + ".weight_g_idx")) refuse(*order, "reorders columns, which is not supported");
   place_codes(*group, module, packed);
   place_zeros(*group, module, packed);
@@ -154,8 +157,16 @@ void SafetensorsCheckpoint::add_packed(const std::string& module) {
   const uint64_t bytes =
       packed.codes.info.bytes + packed.scales.info.bytes + (packed.zeros ? packed.zeros->info.bytes : 0);
   const std::string dtype = "I" + std::to_string(matrix.bits);
-  tensors_.emplace(name, Location{{name, {matrix.rows, matrix.columns}, dtype, bytes}, packed.codes.file, {}});
-  packed_.emplace(name, std::move(packed));
+  if (parts.size() == 1) {
+    tensors_.emplace(name, Location{{name, {matrix.rows, matrix.columns}, dtype, bytes}, packed.codes.file, {}, 0});
+    packed_.emplace(name, std::move(packed));
+    return;
+  }
+  const Location whole{{name, {matrix.rows, matrix.columns}, dtype, bytes}, packed.codes.file, {}, 0};
+  for (Location& part : parts_of(whole, parts)) {
+    packed_.emplace(part.info.name, packed);
+    tensors_.emplace(part.info.name, std::move(part));
+  }
 }
 
 at::Tensor SafetensorsCheckpoint::read_packed(const PackedLocation& packed, int64_t begin, int64_t end,

@@ -16,7 +16,7 @@ OrderedJson to_json(const ModelsResult& result) {
                               {"slice", model.cuts_stream},
                               {"heads", model.removes_heads},
                               {"streamline_linear", model.folds_maps},
-                              {"packed", model.names_linears}});
+                              {"adapter", model.names_linears}});
   }
   return json;
 }

@@ -158,8 +158,27 @@ void check_levels(const QuantizeRequest& options) {
   }
 }
 
+// Zero points are packed down the rows: whatever the bits, so many of them fill whole words.
+constexpr int64_t kZerosOfAWord = 32;
+
 GgmlType parse_block_type(const std::string& option, const std::string& name) {
   return parse_ggml_type(option, name, kBlockTypes);
+}
+
+// Throws kUsage for what packed weights cannot say.
+void check_packable(const ModelConfig& config, const std::string& where, bool is_symmetric) {
+  if (config.is_wrapped()) {
+    throw_error(ErrorKind::kUsage, where,
+                ": holds other parts beside its language model, whose linears packed weights ",
+                "would mean too; give --gguf or --fake-quant");
+  }
+  if (is_symmetric) return;
+  for (const OutputTensor& tensor : checkpoint_tensors(config, at::kFloat)) {
+    if (tensor.stored.first_row % kZerosOfAWord == 0) continue;
+    throw_error(ErrorKind::kUsage, where, ": tensor \"", tensor.stored.name,
+                "\" holds several matrices, and one begins ", "at row ", tensor.stored.first_row,
+                ", where no word of packed zero points does; give --symmetric");
+  }
 }
 
 FormatRule format_rule(const Quantizing& in) {
@@ -169,11 +188,7 @@ FormatRule format_rule(const Quantizing& in) {
       check_formats(in.config(), [&](int64_t, int64_t columns) { return rule(bits, columns); });
     return rule;
   }
-  if (!in.options.fake_quant && !names_linears(in.config())) {
-    throw_error(ErrorKind::kUsage, in.checkpoint.path().string(), ": stores several linears as one matrix, or other ",
-                "parts beside its language model: packed weights have no names for such linears; give --gguf or "
-                "--fake-quant");
-  }
+  if (!in.options.fake_quant) check_packable(in.config(), in.checkpoint.path().string(), in.options.symmetric);
   QuantFormat format;
   format.symmetric = in.options.symmetric;
   format.scale_dtype = in.dtype();

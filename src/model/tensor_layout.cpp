@@ -183,7 +183,7 @@ std::vector<std::string> names_of_stored(const ModelConfig& config, const std::s
   const std::string kind = place->second.substr(dot);
   const Architecture& architecture = architecture_of(config);
   const auto fusion = std::ranges::find(architecture.fusions, module, &Fusion::module);
-  if (fusion != architecture.fusions.end()) {
+  if (fusion != architecture.fusions.end() && (kind == ".weight" || kind == ".bias")) {
     std::vector<std::string> names;
     for (const Role role : fusion->roles)
       names.push_back(layer_tensor_name(place->first, std::string(part_of(role).module) + kind));

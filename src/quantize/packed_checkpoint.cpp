@@ -56,25 +56,48 @@ struct Target {
   std::vector<std::string> modules, layers;
 };
 
+// The tensors of one packed matrix, which holds those of ours.
+void add_packed(std::span<const OutputTensor> matrices, const QuantFormat& format, std::vector<OutputTensor>& tensors) {
+  const int64_t columns = matrices.front().shape[1], groups = columns / grid_unit(format, columns);
+  const auto add = [&](const char* part, int64_t row_codes, int64_t width, at::ScalarType dtype) {
+    for (const OutputTensor& matrix : matrices) {
+      const auto rows = [&](int64_t count) { return row_codes == 1 ? count : packed_words(count, format.bits); };
+      tensors.push_back({matrix.name + part,
+                         {rows(matrix.shape[0]), width},
+                         dtype,
+                         {matrix.stored_name() + part, 0, rows(matrix.stored.first_row)}});
+    }
+  };
+  add("_packed", 1, packed_words(columns, format.bits), at::kInt);
+  add("_scale", 1, groups, format.scale_dtype);
+  if (!format.symmetric) add("_zero_point", 32, groups, at::kInt);  // packed down the rows
+  const OutputTensor& first = matrices.front();
+  tensors.push_back({first.name + "_shape", {2}, at::kLong, {first.stored_name() + "_shape"}});
+}
+
+// "self_attn.q_proj", or what the file has it in.
+std::string stored_module(const ModelConfig& config, int64_t layer, const std::string& module) {
+  const std::string stored = stored_tensor(config, layer_tensor_name(layer, module + ".weight")).name;
+  const std::string suffix = split_layer_name(stored)->second;
+  return suffix.substr(0, suffix.rfind('.'));
+}
+
 }  // namespace
 
 std::vector<OutputTensor> packed_tensors(const ModelConfig& config, at::ScalarType dtype, const FormatOf& format_of) {
+  const std::vector<OutputTensor> plain = checkpoint_tensors(config, dtype);
   std::vector<OutputTensor> tensors;
-  for (const OutputTensor& tensor : checkpoint_tensors(config, dtype)) {
-    const auto place = split_layer_name(tensor.name);
+  for (size_t first = 0; first < plain.size();) {
+    const auto place = split_layer_name(plain[first].name);
     if (!place || !is_linear_weight(place->second)) {
-      tensors.push_back(tensor);
+      tensors.push_back(plain[first++]);
       continue;
     }
-    const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
-    const QuantFormat format = format_of(place->first, columns);
-    const int64_t groups = columns / grid_unit(format, columns);
-    tensors.push_back({tensor.name + "_packed", {rows, packed_words(columns, format.bits)}, at::kInt});
-    tensors.push_back({tensor.name + "_scale", {rows, groups}, format.scale_dtype});
-    if (!format.symmetric) {
-      tensors.push_back({tensor.name + "_zero_point", {packed_words(rows, format.bits), groups}, at::kInt});
-    }
-    tensors.push_back({tensor.name + "_shape", {2}, at::kLong});
+    // Matrices that the file has as one are one there in packed form, too: their rows lie one behind the other.
+    size_t end = first + 1;
+    while (end < plain.size() && plain[end].stored_name() == plain[first].stored_name()) ++end;
+    add_packed({plain.data() + first, end - first}, format_of(place->first, plain[first].shape[1]), tensors);
+    first = end;
   }
   return tensors;
 }
@@ -88,7 +111,8 @@ OrderedJson describe_packing(const ModelConfig& config, const FormatOf& format_o
       const QuantFormat format = format_of(layer, matrix.columns);
       auto& entry = formats[describe(format)];
       entry.first = format;
-      entry.second.push_back(escaped(matrix.module));
+      const std::string module = escaped(stored_module(config, layer, matrix.module));
+      if (entry.second.empty() || entry.second.back() != module) entry.second.push_back(module);
     }
     for (const auto& [name, entry] : formats) {
       auto group = std::ranges::find_if(groups, [&](const auto& known) { return known.first == entry.first; });
@@ -135,9 +159,17 @@ void write_packed(const MatrixRows& rows, CheckpointWriter& writer) {
 
 void write_packed_shapes(const ModelConfig& config, CheckpointWriter& writer) {
   for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
+    std::map<std::string, std::pair<std::string, int64_t>> rows;  // of what is stored, under the name of its first
     for (const LinearShape& matrix : linear_shapes(config, layer)) {
-      writer.write(layer_tensor_name(layer, matrix.module) + ".weight_shape",
-                   at::tensor({matrix.rows, matrix.columns}, at::kLong));
+      const std::string name = layer_tensor_name(layer, matrix.module) + ".weight";
+      auto& [first, count] = rows[stored_tensor(config, name).name];
+      if (count == 0) first = name;
+      count += matrix.rows;
+    }
+    for (const LinearShape& matrix : linear_shapes(config, layer)) {
+      const std::string name = layer_tensor_name(layer, matrix.module) + ".weight";
+      const auto& [first, count] = rows.at(stored_tensor(config, name).name);
+      if (first == name) writer.write(name + "_shape", at::tensor({count, matrix.columns}, at::kLong));
     }
   }
 }
