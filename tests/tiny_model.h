@@ -32,6 +32,7 @@ struct TinyOptions {
   bool gemma = false;       // Gemma 3: those, norms of branches, two ropes and windows, GELU, a scaled embedding
   bool olmo = false;        // OLMo 2: norms behind attention and MLP alone, and of all queries and keys together
   bool granite = false;     // Granite: multipliers of scores, embedding, branches and logits
+  bool opt = false;         // OPT: layer norms, a matrix of positions, ReLU without gates, biases everywhere
   bool caps = false;        // Gemma 2's caps of scores and logits
   uint64_t seed = 7;
 };
@@ -68,6 +69,19 @@ inline void make_granite(ModelConfig& config) {
   config.logit_scale = 0.7;
 }
 
+inline void make_opt(ModelConfig& config) {
+  config.model_type = "opt";
+  config.has_centred_norms = config.qkv_bias = config.o_bias = config.mlp_bias = true;
+  config.activation = Activation::kRelu;
+  config.first_position_row = 2;
+  config.position_rows = 2 + config.max_position_embeddings;
+  config.layer_is_unrotated.assign(config.layers.size(), true);
+  for (LayerShape& shape : config.layers) {
+    shape.is_gated = false;
+    shape.num_key_value_heads = shape.num_attention_heads;
+  }
+}
+
 inline ModelConfig tiny_config(const TinyOptions& options) {
   ModelConfig config;
   config.model_type = options.head_norms ? "qwen3" : "llama";
@@ -93,6 +107,7 @@ inline ModelConfig tiny_config(const TinyOptions& options) {
   if (options.gemma) make_gemma(config);
   if (options.olmo) make_olmo(config);
   if (options.granite) make_granite(config);
+  if (options.opt) make_opt(config);
   if (options.caps) {
     config.score_cap = 1.5;
     config.logit_cap = 2.5;

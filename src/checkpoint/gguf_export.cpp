@@ -179,7 +179,7 @@ class GgufExporter {
       tensors_.push_back({tensor.name, {static_cast<int64_t>(tensor.values.size())}, GgmlType::kF32});
     for (const OutputTensor& tensor : layout_) {
       const std::string name = gguf_name(architecture_of(checkpoint.config()), tensor.name);
-      if (tensors_.size() > 0 && tensors_.back().name == name) {  // further rows of what is one tensor there
+      if (!tensors_.empty() && tensors_.back().name == name) {  // further rows of what is one tensor there
         tensors_.back().shape.front() += tensor.shape.front();
         targets_.push_back(tensors_.size() - 1);
         continue;
@@ -368,6 +368,7 @@ std::vector<std::string> notices_of(const ModelConfig& config, const GgufExportO
 }  // namespace
 
 std::optional<std::string> gguf_obstacle(const ModelConfig& config) {
+  if (architecture_of(config).gguf.empty()) return "llama.cpp does not know " + config.model_type + " models";
   if (const auto obstacle = shape_obstacle(config)) return obstacle;
   return runtime_obstacle(config);
 }

@@ -25,7 +25,7 @@ void SafetensorsCheckpoint::gather_packed() {
 }
 
 void SafetensorsCheckpoint::refuse(const Location& location, const std::string& what) const {
-  throw_error(ErrorKind::kBadInput, files_[location.file].file().path().string(), ": tensor \"", location.info.name,
+  throw_error(ErrorKind::kBadInput, files_[location.file].file().path().string(), ": tensor \"", location.stored_name,
               "\" ", what);
 }
 
@@ -47,7 +47,7 @@ SafetensorsCheckpoint::Location SafetensorsCheckpoint::take_part(const Location&
 // Rows and columns, which the packed words alone do not tell.
 std::vector<int64_t> SafetensorsCheckpoint::read_shape(const Location& location) const {
   const SafetensorsFile& file = files_[location.file];
-  const std::byte* bytes = file.bytes(file.entries().at(location.info.name)).data();
+  const std::byte* bytes = file.bytes(file.entries().at(location.stored_name)).data();
   const bool is_long = location.info.dtype == "I64";
   if ((!is_long && location.info.dtype != "I32") || location.info.shape != std::vector<int64_t>{2})
     refuse(location, "has dtype " + location.info.dtype + " and shape " + describe_shape(location.info.shape) +
@@ -136,7 +136,8 @@ void SafetensorsCheckpoint::add_packed(const std::string& module) {
   const std::string name = module + ".weight";
   PackedLocation packed;
   packed.codes = *take(module + kCodes);
-  const PackingGroup* group = packing_group_of(*config_.packing, module);
+  const std::string stored = stored_tensor(config_, name).name;  // which groups speak of
+  const PackingGroup* group = packing_group_of(*config_.packing, stored.substr(0, stored.rfind('.')));
   if (group == nullptr)
     refuse(packed.codes, "is packed, though no group of config.json's quantization_config means it");
   const std::vector<std::string> parts = names_of_stored(config_, name);
@@ -149,7 +150,7 @@ void SafetensorsCheckpoint::add_packed(const std::string& module) {
   PackedMatrix& matrix = packed.matrix;
   const auto bytes_at = [&](const Location& location) {
     const SafetensorsFile& file = files_[location.file];
-    return file.bytes(file.entries().at(location.info.name)).data();
+    return file.bytes(file.entries().at(location.stored_name)).data();
   };
   matrix.codes = bytes_at(packed.codes);
   if (packed.zeros)
@@ -173,7 +174,7 @@ at::Tensor SafetensorsCheckpoint::read_packed(const PackedLocation& packed, int6
                                               at::ScalarType dtype) const {
   const PackedMatrix& matrix = packed.matrix;
   const SafetensorsFile& file = files_[packed.codes.file];
-  const uint64_t offset = file.entries().at(packed.codes.info.name).offset;
+  const uint64_t offset = file.entries().at(packed.codes.stored_name).offset;
   const auto row_bytes = static_cast<uint64_t>(packed_words(matrix.columns, matrix.bits, matrix.layout)) * 4;
   at::Tensor values = at::empty({end - begin, matrix.columns}, dtype);
   const bool is_float = dtype == at::kFloat;
@@ -189,7 +190,7 @@ at::Tensor SafetensorsCheckpoint::read_packed(const PackedLocation& packed, int6
   }
   if (packed.zeros) {
     const SafetensorsFile& zeros = files_[packed.zeros->file];
-    const SafetensorsEntry& entry = zeros.entries().at(packed.zeros->info.name);
+    const SafetensorsEntry& entry = zeros.entries().at(packed.zeros->stored_name);
     zeros.file().release(entry.offset, entry.bytes);
   }
   return values;

@@ -62,7 +62,7 @@ class AnswerWalk {
     restore();
     while (first_ < order_.size()) {
       Turn turn = next_turn(answers_, order_, first_, rows_);
-      if (stream_.chunks.empty()) stream_ = walk_.embed(rows_as_windows(turn.tree));
+      if (stream_.chunks.empty()) stream_ = walk_.embed(rows_as_windows(turn.tree), positions_of_rows(turn.tree));
       const std::string suffix = options_.title + part(turn.end);
       run_tree(walk_, "Answers" + suffix, turn.tree, stream_, {first_layer_, [&](int64_t next) { save(next); }});
       take(turn, score_tokens(walk_, head_, std::move(stream_), turn.targets, "Likelihoods" + suffix));

@@ -43,8 +43,28 @@ void check_modules(const std::vector<std::string>& modules) {
   }
 }
 
-std::string adapter_name(size_t layer, const LowRankUpdate& part, const char* factor) {
-  return "base_model.model.model.layers." + std::to_string(layer) + "." + part.module + ".lora_" + factor + ".weight";
+// "model.layers.3.self_attn.q_proj" as a checkpoint of the model has it.
+std::string stored_module(const ModelConfig& config, size_t layer, const std::string& module) {
+  constexpr std::string_view kKind = ".weight";
+  const std::string name = layer_tensor_name(static_cast<int64_t>(layer), module + std::string(kKind));
+  const std::string stored = stored_tensor(config, name).name;
+  return stored.substr(0, stored.size() - kKind.size());
+}
+
+std::string adapter_name(const ModelConfig& config, size_t layer, const LowRankUpdate& part, const char* factor) {
+  return "base_model.model." + stored_module(config, layer, part.module) + ".lora_" + factor + ".weight";
+}
+
+// The last words of the names of the modules that the options name, as far as a layer has them.
+std::vector<std::string> stored_modules(const ModelConfig& config, const LoraOptions& options) {
+  std::vector<std::string> names;
+  for (size_t layer = 0; layer < config.layers.size(); ++layer) {
+    for (const Module& module : modules_of(config.layers[layer], config.head_dim)) {
+      const std::string name = last_part(stored_module(config, layer, module.name));
+      if (is_wanted(module, options) && std::ranges::find(names, name) == names.end()) names.push_back(name);
+    }
+  }
+  return names;
 }
 
 // Ids of the examples, padded to `length`.
@@ -141,34 +161,34 @@ void write_healed(const Checkpoint& source, const std::vector<LayerUpdates>& upd
   }
 }
 
-std::vector<OutputTensor> adapter_tensors(const std::vector<LayerUpdates>& updates) {
+std::vector<OutputTensor> adapter_tensors(const ModelConfig& config, const std::vector<LayerUpdates>& updates) {
   std::vector<OutputTensor> tensors;
   for (size_t layer = 0; layer < updates.size(); ++layer) {
     for (const LowRankUpdate& part : updates[layer].parts) {
-      tensors.push_back({adapter_name(layer, part, "A"), part.a.sizes().vec(), at::kFloat});
-      tensors.push_back({adapter_name(layer, part, "B"), part.b.sizes().vec(), at::kFloat});
+      tensors.push_back({adapter_name(config, layer, part, "A"), part.a.sizes().vec(), at::kFloat});
+      tensors.push_back({adapter_name(config, layer, part, "B"), part.b.sizes().vec(), at::kFloat});
     }
   }
   return tensors;
 }
 
-void write_adapter(const std::vector<LayerUpdates>& updates, CheckpointWriter& writer) {
+void write_adapter(const ModelConfig& config, const std::vector<LayerUpdates>& updates, CheckpointWriter& writer) {
   for (size_t layer = 0; layer < updates.size(); ++layer) {
     for (const LowRankUpdate& part : updates[layer].parts) {
-      writer.write(adapter_name(layer, part, "A"), part.a.cpu());
-      writer.write(adapter_name(layer, part, "B"), part.b.cpu());
+      writer.write(adapter_name(config, layer, part, "A"), part.a.cpu());
+      writer.write(adapter_name(config, layer, part, "B"), part.b.cpu());
     }
   }
 }
 
-OrderedJson adapter_config(const LoraOptions& options, const std::string& base_model) {
+OrderedJson adapter_config(const ModelConfig& config, const LoraOptions& options, const std::string& base_model) {
   return {{"peft_type", "LORA"},
           {"task_type", "CAUSAL_LM"},
           {"base_model_name_or_path", base_model},
           {"r", options.rank},
           {"lora_alpha", options.alpha},
           {"lora_dropout", options.dropout},
-          {"target_modules", options.modules},
+          {"target_modules", stored_modules(config, options)},
           {"bias", "none"},
           {"fan_in_fan_out", false},
           {"inference_mode", true}};

@@ -176,7 +176,7 @@ OrderedJson adapter_description(const HealInputs& in) {
   const size_t at = is_path ? std::string::npos : asked.find('@');
   const std::string base =
       is_path ? std::filesystem::weakly_canonical(in.checkpoint.path()).string() : asked.substr(0, at);
-  OrderedJson json = adapter_config(in.lora, base);
+  OrderedJson json = adapter_config(in.checkpoint.config(), in.lora, base);
   if (at != std::string::npos) json["revision"] = asked.substr(at + 1);
   if (in.checkpoint.path().extension() == ".gguf") {
     log(LogLevel::kWarning,
@@ -214,11 +214,12 @@ HealResult heal_to_folder(const HealInputs& in, const std::filesystem::path& out
   const ModelConfig& config = in.checkpoint.config();
   const at::ScalarType dtype = output_dtype(in.options.out_dtype, in.checkpoint);
   OrderedJson json = describe_healing(in, result, journal.job(), progress);
-  const auto tensors = in.options.adapter ? adapter_tensors(updates) : output_tensors(in.checkpoint, config, dtype);
+  const auto tensors =
+      in.options.adapter ? adapter_tensors(config, updates) : output_tensors(in.checkpoint, config, dtype);
   CheckpointWriter writer(out, tensors, in.options.common.force, folder, journal.attached(),
                           CheckpointWriter::kShardBytes, in.options.adapter ? "adapter_model" : "model");
   if (in.options.adapter) {
-    write_adapter(updates, writer);
+    write_adapter(config, updates, writer);
     writer.write_text("adapter_config.json", to_text(adapter_description(in)));
   } else {
     write_healed(in.checkpoint, updates, dtype, writer, progress);

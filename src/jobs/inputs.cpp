@@ -21,8 +21,7 @@ constexpr const char* kDefaultModel = "HuggingFaceTB/SmolLM2-135M-Instruct";
 constexpr const char* kDefaultModelFile = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 std::filesystem::path default_model(ProgressSink& progress) {
-  const std::filesystem::path cached =
-      cache_folder() / "models" / kDefaultModelFile;  // tools/fetch_model.sh puts it there
+  std::filesystem::path cached = cache_folder() / "models" / kDefaultModelFile;  // tools/fetch_model.sh puts it there
   if (std::filesystem::exists(cached)) {
     log(LogLevel::kInfo, "No model given: using SmolLM2-135M-Instruct (" + cached.string() + ")");
     return cached;

@@ -34,8 +34,8 @@ void remove_old_journals(const fs::path& folder) {
     if (ignored || fs::file_time_type::clock::now() - written < kKeptInCache) continue;
     try {
       WorkFolder(entry->path()).open_existing();  // and removed by the destructor
-    } catch (const Error&) {
-      // Another run works in it, or it is not ours.
+    } catch (const Error&) {                      // another run works in it, or it is not ours
+      continue;
     }
   }
 }

@@ -8,11 +8,13 @@ OrderedJson to_json(const ModelsResult& result) {
   OrderedJson json;
   json["models"] = OrderedJson::array();
   for (const SupportedModel& model : result.models) {
-    const std::string& unequal = model.gguf_of_unequal_layers;
+    const auto or_null = [](const std::string& name) {
+      return name.empty() ? OrderedJson(nullptr) : OrderedJson(name);
+    };
     json["models"].push_back({{"model_type", model.model_type},
                               {"class", model.class_name},
-                              {"gguf", model.gguf},
-                              {"gguf_of_unequal_layers", unequal.empty() ? OrderedJson(nullptr) : OrderedJson(unequal)},
+                              {"gguf", or_null(model.gguf)},
+                              {"gguf_of_unequal_layers", or_null(model.gguf_of_unequal_layers)},
                               {"slice", model.cuts_stream},
                               {"heads", model.removes_heads},
                               {"streamline_linear", model.folds_maps},

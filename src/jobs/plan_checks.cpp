@@ -1,6 +1,7 @@
 // Which options of planning go together.
 #include "dynslice/model/architecture.h"
 #include "dynslice/modular/modular.h"
+#include "dynslice/slice/global.h"
 #include "dynslice/slice/slice.h"
 #include "dynslice/support/error.h"
 #include "jobs/plan_parts.h"
@@ -82,6 +83,7 @@ void check_method(const PlanningRequest& options, const Checkpoint& checkpoint) 
   if (!rotation_refit(options).is_any() && (options.modular.error_share || options.modular.ridge))
     throw_error(ErrorKind::kUsage, "--error-share and --ridge are of a refit: --refit dense or all");
   check_sliceable(checkpoint);
+  if (options.is_global()) check_narrower(checkpoint);
 }
 
 }  // namespace

@@ -35,10 +35,11 @@ bool with_gate(const LayerShape& shape) { return shape.is_gated; }
 constexpr bool ModelConfig::* kQkvBias = &ModelConfig::qkv_bias;
 constexpr bool ModelConfig::* kOutputBias = &ModelConfig::o_bias;
 constexpr bool ModelConfig::* kMlpBias = &ModelConfig::mlp_bias;
+constexpr bool ModelConfig::* kNormBias = &ModelConfig::has_centred_norms;
 
 // clang-format off
 constexpr LayerPart kParts[] = {
-    {Role::kAttentionNorm,       "input_layernorm",          "attn_norm",           Half::kAttention, PartSide::kNorm,   input_width,  nullptr,      with_attention_norm,        nullptr,     false},
+    {Role::kAttentionNorm,       "input_layernorm",          "attn_norm",           Half::kAttention, PartSide::kNorm,   input_width,  nullptr,      with_attention_norm,        kNormBias,   false},
     {Role::kQuery,               "self_attn.q_proj",         "attn_q",              Half::kAttention, PartSide::kReads,  query_width,  input_width,  with_attention,             kQkvBias,    true},
     {Role::kKey,                 "self_attn.k_proj",         "attn_k",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,             kQkvBias,    true},
     {Role::kValue,               "self_attn.v_proj",         "attn_v",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,             kQkvBias,    false},
@@ -46,7 +47,7 @@ constexpr LayerPart kParts[] = {
     {Role::kKeyNorm,             "self_attn.k_norm",         "attn_k_norm",         Half::kAttention, PartSide::kInside, key_norm_width,   nullptr,      with_head_norms,            nullptr,     false},
     {Role::kOutput,              "self_attn.o_proj",         "attn_output",         Half::kAttention, PartSide::kWrites, middle_width, query_width,  with_attention,             kOutputBias, false},
     {Role::kAttentionBranchNorm, "post_self_attn_layernorm", "post_attention_norm", Half::kAttention, PartSide::kBehind, middle_width, nullptr,      with_attention_branch_norm, nullptr,     false},
-    {Role::kMlpNorm,             "post_attention_layernorm", "ffn_norm",            Half::kMlp,       PartSide::kNorm,   middle_width, nullptr,      with_mlp_norm,              nullptr,     false},
+    {Role::kMlpNorm,             "post_attention_layernorm", "ffn_norm",            Half::kMlp,       PartSide::kNorm,   middle_width, nullptr,      with_mlp_norm,              kNormBias,   false},
     {Role::kGate,                "mlp.gate_proj",            "ffn_gate",            Half::kMlp,       PartSide::kReads,  inner_size,   middle_width, with_gate,                  kMlpBias,    false},
     {Role::kUp,                  "mlp.up_proj",              "ffn_up",              Half::kMlp,       PartSide::kReads,  inner_size,   middle_width, always,                     kMlpBias,    false},
     {Role::kDown,                "mlp.down_proj",            "ffn_down",            Half::kMlp,       PartSide::kWrites, output_width, inner_size,   always,                     kMlpBias,    false},
@@ -64,6 +65,12 @@ constexpr Renaming kBehindNames[] = {{"post_self_attn_layernorm", "post_attentio
 
 constexpr Renaming kHunyuanNames[] = {{"self_attn.q_norm", "self_attn.query_layernorm"},
                                       {"self_attn.k_norm", "self_attn.key_layernorm"}};
+
+constexpr Renaming kOptNames[] = {{"input_layernorm", "self_attn_layer_norm"},
+                                  {"self_attn.o_proj", "self_attn.out_proj"},
+                                  {"post_attention_layernorm", "final_layer_norm"},
+                                  {"mlp.up_proj", "fc1"},
+                                  {"mlp.down_proj", "fc2"}};
 
 constexpr Role kReaders[] = {Role::kQuery, Role::kKey, Role::kValue}, kGateAndUp[] = {Role::kGate, Role::kUp};
 constexpr Fusion kPhiFusions[] = {{"self_attn.qkv_proj", "attn_qkv", kReaders},
@@ -272,6 +279,22 @@ constexpr Architecture kArchitectures[] = {
      .rotary_is_interleaved = true,
      .has_branch_norms = true,
      .fusions = kGlmFusions},
+    {.model_type = "opt",
+     .class_name = "OPTForCausalLM",
+     .gguf = "",
+     .max_position_embeddings = 2048,
+     .rms_norm_eps = 1e-5,
+     .tie_word_embeddings = true,
+     .biases = BiasRule::kAll,
+     .has_centred_norms = true,
+     .first_position_row = 2,
+     .is_gated = false,
+     .activation = Activation::kRelu,
+     .activation_key = "activation_function",
+     .size_key = "ffn_dim",
+     .stem = "model.decoder.",
+     .final_norm = "final_layer_norm",
+     .names = kOptNames},
 };
 
 }  // namespace
@@ -325,7 +348,15 @@ const Fusion* fusion_of(const Architecture& architecture, Role role, std::string
 }
 
 std::string_view name_of(Activation activation) {
-  return activation == Activation::kSilu ? "silu" : "gelu_pytorch_tanh";
+  switch (activation) {
+    case Activation::kSilu:
+      return "silu";
+    case Activation::kRelu:
+      return "relu";
+    case Activation::kGeluTanh:
+      return "gelu_pytorch_tanh";
+  }
+  return "";
 }
 
 const Architecture& architecture_of(const ModelConfig& config) {

@@ -15,7 +15,9 @@ bool ModelConfig::is_sliced() const {
 }
 
 bool ModelConfig::has_whole_layers() const {
-  return std::ranges::all_of(layers, [](const LayerShape& shape) { return shape.has_attention() && shape.is_gated; });
+  const bool is_gated = architecture_of(*this).is_gated;
+  return std::ranges::all_of(
+      layers, [&](const LayerShape& shape) { return shape.has_attention() && shape.is_gated == is_gated; });
 }
 
 bool ModelConfig::is_ordinary() const {
@@ -23,11 +25,15 @@ bool ModelConfig::is_ordinary() const {
   if (has_embedding_rotation || has_head_rotation) return false;
   // Divisors that are no known scaling have no place in a transformers config.
   if (!rope.frequency_divisors.empty() && rope.scaling == RopeScalingKind::kNone) return false;
-  return std::ranges::all_of(layers, [this](const LayerShape& shape) {
-    return shape == layers.front() && shape.input_width == hidden_size && shape.middle_width == hidden_size &&
-           shape.output_width == hidden_size && shape.attn_shortcut == ShortcutShape{} &&
-           shape.mlp_shortcut == ShortcutShape{} && shape.has_norm_weights && shape.has_attention() && shape.is_gated;
-  });
+  const LayerShape& first = layers.front();
+  const bool has_head_sizes =
+      first.num_attention_heads == first.num_key_value_heads && first.num_attention_heads * head_dim == hidden_size;
+  if (architecture_of(*this).has_positions() && !has_head_sizes) return false;  // OPT's config has no key for them
+  return has_whole_layers() && std::ranges::all_of(layers, [this](const LayerShape& shape) {
+           return shape == layers.front() && shape.input_width == hidden_size && shape.middle_width == hidden_size &&
+                  shape.output_width == hidden_size && shape.attn_shortcut == ShortcutShape{} &&
+                  shape.mlp_shortcut == ShortcutShape{} && shape.has_norm_weights;
+         });
 }
 
 bool ModelConfig::is_wrapped() const {
@@ -43,7 +49,8 @@ ModelCost count_layer(const ModelConfig& config, const LayerShape& shape) {
     if (!part.is_in(shape)) continue;
     const int64_t rows = part.rows(shape, config.head_dim);
     if (part.is_linear()) cost.multiply_adds_per_token += rows * part.columns(shape, config.head_dim);
-    if (!part.is_linear() || part.has_bias(config)) cost.parameters += rows;
+    if (!part.is_linear()) cost.parameters += rows;
+    if (part.has_bias(config)) cost.parameters += rows;
   }
   cost.parameters += cost.multiply_adds_per_token +
                      shortcut_parameters(shape.attn_shortcut, shape.input_width, shape.middle_width) +
@@ -88,6 +95,8 @@ ModelCost count_cost(const ModelConfig& config) {
   total.parameters += config.vocab_size * config.embedding_columns() + rotations;
   if (!config.tie_word_embeddings) total.parameters += head;
   if (config.has_final_norm_weight) total.parameters += config.head_width;
+  if (config.has_centred_norms) total.parameters += config.head_columns();
+  total.parameters += config.position_rows * config.embedding_columns();
   return total;
 }
 

@@ -40,12 +40,24 @@ void check_activation(const JsonReader& reader, const Architecture& architecture
     reader.fail(key, "\"" + expected + "\", the only activation supported in this architecture");
 }
 
+// OPT's other forms: of 350m, of models without biases, and of norms without weights.
+void check_layer_norms(const JsonReader& reader) {
+  for (const char* key : {"do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine"}) {
+    if (!reader.boolean_or(key, true)) reader.fail(key, "true, the only form of this architecture that is supported");
+  }
+  if (reader.boolean_or("_remove_final_layer_norm", false))
+    reader.fail("_remove_final_layer_norm", "false, as the norm in front of the head is needed");
+  if (reader.has("word_embed_proj_dim") && reader.raw().at("word_embed_proj_dim") != reader.raw().at("hidden_size"))
+    reader.fail("word_embed_proj_dim", "hidden_size, as projections between embedding and layers are not supported");
+}
+
 // What is computed in other models of the same type, but not here.
 void check_absent(const JsonReader& reader, const Architecture& architecture) {
   for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
     if (architecture.score_cap == 0 && reader.has(key))
       reader.fail(key, "null, as such caps are not supported in this architecture");
   }
+  if (architecture.has_centred_norms) check_layer_norms(reader);
   if (reader.boolean_or("use_bidirectional_attention", false))
     reader.fail("use_bidirectional_attention", "false, as only causal attention is supported");
 }
@@ -100,7 +112,8 @@ void set_norms(const Architecture& architecture, LayerShape& shape) {
 LayerShape read_dense_shape(const JsonReader& reader, const Architecture& defaults, int64_t hidden_size) {
   LayerShape shape;
   shape.input_width = shape.middle_width = shape.output_width = hidden_size;
-  shape.intermediate_size = reader.integer("intermediate_size", 1, kMaxIntermediate);
+  shape.intermediate_size = reader.integer(std::string(defaults.size_key), 1, kMaxIntermediate);
+  shape.is_gated = defaults.is_gated;
   shape.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxWidth);
   shape.num_key_value_heads = read_key_value_heads(reader, defaults, shape.num_attention_heads);
   set_norms(defaults, shape);
@@ -109,7 +122,8 @@ LayerShape read_dense_shape(const JsonReader& reader, const Architecture& defaul
 
 void read_biases(const JsonReader& reader, ModelConfig& config) {
   const BiasRule rule = architecture_of(config).biases;
-  config.qkv_bias = rule == BiasRule::kQueryKeyValue;
+  config.qkv_bias = rule == BiasRule::kQueryKeyValue || rule == BiasRule::kAll;
+  config.o_bias = config.mlp_bias = rule == BiasRule::kAll;
   if (rule == BiasRule::kOutputFlag) {
     config.qkv_bias = reader.boolean_or("attention_bias", true);
     config.o_bias = reader.boolean_or("attention_out_bias", false);
@@ -346,7 +360,14 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
     config.max_position_embeddings = reader.integer("max_position_embeddings", 1, kMaxPositions);
   }
   config.rms_norm_eps = positive(reader, "rms_norm_eps", reader.number_or("rms_norm_eps", architecture.rms_norm_eps));
-  read_ropes(reader, architecture, config);
+  config.has_centred_norms = architecture.has_centred_norms;
+  if (architecture.has_positions()) {
+    config.first_position_row = architecture.first_position_row;
+    config.position_rows = config.first_position_row + config.max_position_embeddings;
+    config.layer_is_unrotated.assign(config.layers.size(), true);
+  } else {
+    read_ropes(reader, architecture, config);
+  }
   if (architecture.query_pre_attn_scalar > 0) {
     const char* key = "query_pre_attn_scalar";
     const auto usual = static_cast<double>(architecture.query_pre_attn_scalar);

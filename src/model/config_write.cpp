@@ -88,7 +88,7 @@ void update_changed(const ModelConfig& config, Json& out) {
     }
     out[key] = now;
   };
-  set_shape("intermediate_size", &LayerShape::intermediate_size);
+  set_shape(std::string(architecture_of(config).size_key).c_str(), &LayerShape::intermediate_size);
   set_shape("num_attention_heads", &LayerShape::num_attention_heads);
   set_shape("num_key_value_heads", &LayerShape::num_key_value_heads);
 }
@@ -173,7 +173,7 @@ Json describe_dense_config(const ModelConfig& config) {
               {"model_type", config.model_type},
               {"vocab_size", config.vocab_size},
               {"hidden_size", config.hidden_size},
-              {"intermediate_size", shape.intermediate_size},
+              {std::string(architecture_of(config).size_key), shape.intermediate_size},
               {"num_hidden_layers", config.num_layers()},
               {"num_attention_heads", shape.num_attention_heads},
               {"num_key_value_heads", shape.num_key_value_heads},

@@ -71,6 +71,22 @@ void scale_columns(at::Tensor& weight, const at::Tensor& scale) {
   }
 }
 
+// The bias of what a matrix reads, as a bias of what it gives.
+void add_to_bias(Linear& linear, const at::Tensor& of_input) {
+  const at::Tensor sum = at::mv(linear.weight.to(at::kFloat), of_input).add_(linear.bias.to(at::kFloat));
+  linear.bias = sum.to(linear.bias.scalar_type());
+}
+
+// Takes the mean of its entries from what a matrix gives.
+void centre_output(Linear& linear) {
+  const auto centred = [](const at::Tensor& values) {
+    const at::Tensor wide = values.to(at::kFloat);
+    return (wide - wide.mean(0, /*keepdim=*/true)).to(values.scalar_type());
+  };
+  linear.weight = centred(linear.weight);
+  if (linear.bias.defined()) linear.bias = centred(linear.bias);
+}
+
 }  // namespace
 
 std::string name_of(const HalfLayer& half, int64_t layer) {
@@ -91,6 +107,17 @@ at::Tensor DecoderLayer::* norm_member(Role role) {
       return &DecoderLayer::post_attention_norm;
     case Role::kMlpBranchNorm:
       return &DecoderLayer::mlp_branch_norm;
+    default:
+      return nullptr;
+  }
+}
+
+at::Tensor DecoderLayer::* norm_bias_member(Role role) {
+  switch (role) {
+    case Role::kAttentionNorm:
+      return &DecoderLayer::input_norm_bias;
+    case Role::kMlpNorm:
+      return &DecoderLayer::post_attention_norm_bias;
     default:
       return nullptr;
   }
@@ -142,6 +169,7 @@ void remove_attention(DecoderLayer& layer) {
       layer.*matrix_member(part.role) = {};
     } else {
       (layer.*norm_member(part.role)).reset();
+      if (const auto bias = norm_bias_member(part.role)) (layer.*bias).reset();
     }
   }
 }
@@ -152,6 +180,7 @@ std::vector<at::Tensor*> tensors_of(DecoderLayer& layer) {
   for (const LayerPart& part : layer_parts()) {
     if (!part.is_linear()) {
       tensors.push_back(&(layer.*norm_member(part.role)));
+      if (const auto bias = norm_bias_member(part.role)) tensors.push_back(&(layer.*bias));
     } else if (Linear* linear = &(layer.*matrix_member(part.role)); linear != last) {
       tensors.insert(tensors.end(), {&linear->weight, &linear->bias});
       last = linear;
@@ -176,8 +205,11 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
   layer.is_rotated = config.layer_is_unrotated.empty() || !config.layer_is_unrotated.at(static_cast<size_t>(index));
   for (const LayerPart& part : layer_parts()) {
     if (part.is_linear() || !part.is_in(shape)) continue;
-    layer.*norm_member(part.role) =
-        loader.tensor(std::string(part.module) + ".weight", {part.rows(shape, config.head_dim)}, at::kFloat);
+    const auto load = [&](const char* kind) {
+      return loader.tensor(std::string(part.module) + kind, {part.rows(shape, config.head_dim)}, at::kFloat);
+    };
+    layer.*norm_member(part.role) = load(".weight");
+    if (part.has_bias(config)) layer.*norm_bias_member(part.role) = load(".bias");
   }
   const std::vector<MatrixPart> linears = matrix_parts(shape, config.head_dim);
   for (Linear DecoderLayer::* matrix : matrices_of(shape)) {
@@ -203,9 +235,15 @@ DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype) {
 
 void fold_norms(DecoderLayer& layer) {
   for (const HalfLayer& half : kHalfLayers) {
-    at::Tensor& norm = layer.*half.norm;
+    at::Tensor &norm = layer.*half.norm, &norm_bias = layer.*half.norm_bias;
+    if (!half.is_in(layer.shape)) continue;
+    if (norm_bias.defined()) {
+      add_to_bias(layer.*half.reads, norm_bias);
+      centre_output(layer.*half.writes);
+    }
     if (norm.defined()) scale_columns((layer.*half.reads).weight, norm);
     norm.reset();
+    norm_bias.reset();
   }
   layer.shape.has_norm_weights = false;
 }
@@ -223,7 +261,10 @@ std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer
   const std::vector<MatrixPart> linears = matrix_parts(layer.shape, head_dim);
   for (const LayerPart& part : layer_parts()) {
     const std::string module(part.module);
-    if (!part.is_linear()) tensor(module + ".weight", layer.*norm_member(part.role));
+    if (!part.is_linear()) {
+      tensor(module + ".weight", layer.*norm_member(part.role));
+      if (const auto bias = norm_bias_member(part.role)) tensor(module + ".bias", layer.*bias);
+    }
     const auto one = std::ranges::find(linears, &part, &MatrixPart::part);
     if (one == linears.end()) continue;
     const Linear& linear = layer.*one->matrix;

@@ -129,7 +129,9 @@ struct KernelOps {
 
   at::Tensor norm(const HalfLayer& half, const at::Tensor& x, at::ScalarType dtype) const {
     if (!layer.shape.has_input_norms) return x.to(dtype);
-    return kernels::rms_norm(x, layer.*half.norm, context.hidden_size, context.rms_norm_eps, dtype);
+    const at::Tensor &weight = layer.*half.norm, &bias = layer.*half.norm_bias;
+    if (bias.defined()) return kernels::layer_norm(x, weight, bias, context.rms_norm_eps, dtype);
+    return kernels::rms_norm(x, weight, context.hidden_size, context.rms_norm_eps, dtype);
   }
   at::Tensor norm(const HalfLayer& half, const at::Tensor& x) const {
     return norm(half, x, (layer.*half.reads).weight.scalar_type());

@@ -72,13 +72,18 @@ std::string describe_shape(const std::vector<int64_t>& shape) {
 std::vector<OutputTensor> checkpoint_tensors(const ModelConfig& config, at::ScalarType dtype) {
   std::vector<OutputTensor> tensors;
   tensors.push_back({"model.embed_tokens.weight", {config.vocab_size, config.embedding_columns()}, dtype});
+  if (config.position_rows > 0)
+    tensors.push_back({"model.embed_positions.weight", {config.position_rows, config.embedding_columns()}, dtype});
   if (config.has_embedding_rotation) {
     tensors.push_back({"model.embed_rotation.weight", {config.embedding_width, config.hidden_size}, dtype});
   }
   for (int64_t i = 0; i < config.num_layers(); ++i) add_layer(tensors, config, i, dtype);
   if (config.has_final_norm_weight) tensors.push_back({"model.norm.weight", {config.head_width}, dtype});
+  if (config.has_centred_norms && !config.has_head_rotation)
+    tensors.push_back({"model.norm.bias", {config.head_width}, dtype});
   if (config.has_head_rotation) {
     tensors.push_back({"model.head_rotation.weight", {config.hidden_size, config.head_width}, dtype});
+    if (config.has_centred_norms) tensors.push_back({"model.head_rotation.bias", {config.hidden_size}, dtype});
   }
   if (!config.tie_word_embeddings) {
     tensors.push_back({"lm_head.weight", {config.vocab_size, config.head_columns()}, dtype});
@@ -116,7 +121,8 @@ std::vector<int64_t> shape_of_part(const ModelConfig& config, int64_t layer, con
 
 namespace {
 
-constexpr std::string_view kModel = "model.", kOutside = "language_model.", kInside = "model.language_model.";
+constexpr std::string_view kModel = "model.", kOutside = "language_model.", kInside = "model.language_model.",
+                           kFinalNorm = "norm.";
 
 // The name among other parts of a tensor of the language model.
 std::string wrapped_name(const ModelConfig& config, const std::string& name) {
@@ -135,7 +141,25 @@ std::optional<std::string> unwrapped_name(const ModelConfig& config, const std::
   return stored.starts_with(kModel) ? std::nullopt : std::optional(stored);
 }
 
-// As a checkpoint of the language model alone stores it.
+// Of a name of ours, as the architecture's files begin it and call its final norm.
+std::string with_stem(const Architecture& architecture, const std::string& name) {
+  if (!name.starts_with(kModel)) return name;
+  std::string rest = name.substr(kModel.size());
+  if (rest.starts_with(kFinalNorm)) rest = std::string(architecture.final_norm) + rest.substr(kFinalNorm.size() - 1);
+  return std::string(architecture.stem) + rest;
+}
+
+// The other way round.
+std::string without_stem(const Architecture& architecture, const std::string& stored) {
+  if (!stored.starts_with(architecture.stem)) return stored;
+  const std::string rest = stored.substr(architecture.stem.size());
+  const std::string final_norm = std::string(architecture.final_norm) + ".";
+  if (rest.starts_with(final_norm))
+    return std::string(kModel) + std::string(kFinalNorm) + rest.substr(final_norm.size());
+  return std::string(kModel) + rest;
+}
+
+// As a checkpoint of the language model alone stores it, but for the stem.
 StoredTensor stored_alone(const ModelConfig& config, const std::string& name) {
   const Architecture& architecture = architecture_of(config);
   if (!config.is_ordinary()) return {name};
@@ -154,7 +178,7 @@ StoredTensor stored_alone(const ModelConfig& config, const std::string& name) {
     return stored;
   }
   const auto renamed = std::ranges::find(architecture.names, part->module, &Renaming::ours);
-  const double offset = part->is_linear() ? 0 : architecture.norm_offset;
+  const double offset = part->is_linear() || kind != ".weight" ? 0 : architecture.norm_offset;
   if (renamed == architecture.names.end()) return {name, offset};
   return {layer_tensor_name(layer, std::string(renamed->theirs) + kind), offset};
 }
@@ -163,6 +187,7 @@ StoredTensor stored_alone(const ModelConfig& config, const std::string& name) {
 
 StoredTensor stored_tensor(const ModelConfig& config, const std::string& name) {
   StoredTensor stored = stored_alone(config, name);
+  if (config.is_ordinary()) stored.name = with_stem(architecture_of(config), stored.name);
   stored.name = wrapped_name(config, stored.name);
   return stored;
 }
@@ -174,7 +199,7 @@ bool names_linears(const ModelConfig& config) {
 std::vector<std::string> names_of_stored(const ModelConfig& config, const std::string& whole_name) {
   const auto alone = unwrapped_name(config, whole_name);
   if (!alone) return {whole_name};
-  const std::string& stored = *alone;
+  const std::string stored = config.is_ordinary() ? without_stem(architecture_of(config), *alone) : *alone;
   const auto place = split_layer_name(stored);
   if (!config.is_ordinary() || !place) return {stored};
   const size_t dot = place->second.rfind('.');

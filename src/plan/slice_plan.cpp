@@ -295,12 +295,15 @@ ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
   if (dense.tie_word_embeddings) {
     // One unsliced matrix with its rotations beside it, or two sliced matrices.
     const int64_t rotations = (entering < d ? d * entering : 0) + (leaving < d ? d * leaving : 0);
-    config.tie_word_embeddings = dense.vocab_size * d + rotations <= dense.vocab_size * (entering + leaving);
+    config.tie_word_embeddings =
+        dense.has_centred_norms || dense.vocab_size * d + rotations <= dense.vocab_size * (entering + leaving);
   }
   const bool tied = config.tie_word_embeddings;
   config.has_embedding_rotation = tied && entering < d;
-  config.has_head_rotation = tied && leaving < d;
-  config.has_final_norm_weight = tied && leaving == d && dense.has_final_norm_weight;
+  // The bias of a layer norm has a place of its own in front of the output matrix, which stays as it is then.
+  const bool keeps_head = tied || dense.has_centred_norms;
+  config.has_head_rotation = keeps_head && leaving < d;
+  config.has_final_norm_weight = keeps_head && leaving == d && dense.has_final_norm_weight;
   for (size_t i = 0; i < config.layers.size(); ++i) {
     LayerShape& shape = config.layers[i];
     shape.input_width = plan.dims[i];
@@ -312,7 +315,7 @@ ModelConfig sliced_config(const ModelConfig& dense, const SlicePlan& plan) {
     shape.mlp_shortcut = cheapest_shortcut(shape.middle_width, shape.output_width, d);
     shape.has_norm_weights = false;
   }
-  if (tied && leaving == d) lead_to_original_basis(config);
+  if (keeps_head && leaving == d) lead_to_original_basis(config);
   return config;
 }
 

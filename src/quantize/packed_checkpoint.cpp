@@ -78,8 +78,9 @@ void add_packed(std::span<const OutputTensor> matrices, const QuantFormat& forma
 // "self_attn.q_proj", or what the file has it in.
 std::string stored_module(const ModelConfig& config, int64_t layer, const std::string& module) {
   const std::string stored = stored_tensor(config, layer_tensor_name(layer, module + ".weight")).name;
-  const std::string suffix = split_layer_name(stored)->second;
-  return suffix.substr(0, suffix.rfind('.'));
+  const std::string place = "layers." + std::to_string(layer) + ".";
+  const size_t begin = stored.find(place) + place.size();
+  return stored.substr(begin, stored.rfind('.') - begin);
 }
 
 }  // namespace

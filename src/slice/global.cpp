@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "aten.h"
+#include "dynslice/model/architecture.h"
 #include "dynslice/support/error.h"
 #include "dynslice/tensor/blocks.h"
 #include "dynslice/tensor/kernels.h"
@@ -267,10 +268,18 @@ class GlobalSlicer {
 
 }  // namespace
 
+void check_narrower(const Checkpoint& checkpoint) {
+  if (architecture_of(checkpoint.config()).can_be_narrower()) return;
+  throw_error(ErrorKind::kUsage, checkpoint.path().string(), ": ", checkpoint.config().model_type,
+              " has layer norms, which centre what they read, and a narrower stream in another basis must not be "
+              "centred; give --basis block or layer");
+}
+
 void slice_globally(const LayerWalk& walk, const SlicePlan& plan, const TokenWindows& calibration,
                     SensitivitySource& sensitivity, const GlobalOptions& options, const TensorSink& sink,
                     const JournalPhase& journal) {
   check_sliceable(walk.checkpoint());
+  check_narrower(walk.checkpoint());
   check_plan(plan, walk.config(), "the plan");
   GlobalSlicer(walk, plan, sensitivity, options, sink, journal).run(calibration);
 }

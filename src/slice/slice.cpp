@@ -85,9 +85,9 @@ class Slicer {
   SliceResult run(const TokenWindows& calibration, const TokenWindows* held_out) {
     calibration_ = held_out_ = dense_ = walk_.empty_stream();
     const auto begin = [&] {
-      calibration_ = walk_.embed(calibration);
+      calibration_ = entering(calibration);
       if (refit_.is_any()) dense_ = calibration_.snapshot();
-      if (held_out != nullptr) held_out_ = walk_.embed(*held_out);
+      if (held_out != nullptr) held_out_ = entering(*held_out);
       enter();
       if (sink_.write) emit_embedding();
     };
@@ -104,6 +104,14 @@ class Slicer {
   }
 
  private:
+  // What enters layer 0, centred where layer norms would do that, as these are folded away.
+  ResidualStream entering(const TokenWindows& windows) const {
+    ResidualStream stream = walk_.embed(windows);
+    if (walk_.config().has_centred_norms)
+      stream.transform([](const at::Tensor& x) { return x - x.mean(-1, /*keepdim=*/true); });
+    return stream;
+  }
+
   // All that the walk remembers between two layers.
   WalkState state() {
     WalkState state;
@@ -260,21 +268,37 @@ class Slicer {
 
   void emit_embedding() {
     const std::string name = "model.embed_tokens.weight";
-    write_rotated_rows(walk_, sink_, name, name, config_.has_embedding_rotation ? at::Tensor() : basis_.kept, {});
-    if (config_.has_embedding_rotation) sink_.write("model.embed_rotation.weight", projection(basis_.kept));
+    at::Tensor rotation = basis_.kept;
+    if (walk_.config().has_centred_norms && !config_.centres_embedding())
+      rotation = rotation - rotation.mean(0, /*keepdim=*/true);
+    write_rotated_rows(walk_, sink_, name, name, config_.has_embedding_rotation ? at::Tensor() : rotation, {});
+    emit_positions(config_.has_embedding_rotation ? at::Tensor() : rotation);
+    if (config_.has_embedding_rotation) sink_.write("model.embed_rotation.weight", projection(rotation));
+  }
+
+  void emit_positions(const at::Tensor& rotation) {
+    const ModelConfig& dense = walk_.config();
+    if (dense.position_rows == 0) return;
+    const std::string name = "model.embed_positions.weight";
+    const at::Tensor rows =
+        walk_.checkpoint().load(name, {dense.position_rows, dense.hidden_size}, at::kFloat).to(walk_.options().device);
+    sink_.write(name, rotation.defined() ? kernels::matmul(rows, rotation.to(at::kFloat)) : rows);
   }
 
   void emit_head() {
     const Head head = load_head(walk_);
     if (config_.has_final_norm_weight) sink_.write("model.norm.weight", head.norm);
+    if (head.bias.defined())
+      sink_.write(config_.has_head_rotation ? "model.head_rotation.bias" : "model.norm.bias", head.bias);
     if (config_.has_head_rotation) {
       const at::Tensor rotation = basis_.kept.to(at::kFloat);
       sink_.write("model.head_rotation.weight", head.norm.defined() ? rotation * head.norm.view({-1, 1}) : rotation);
     }
     if (config_.tie_word_embeddings) return;
+    const bool stays = walk_.config().has_centred_norms;
     const bool tied = walk_.config().tie_word_embeddings;
     write_rotated_rows(walk_, sink_, "lm_head.weight", tied ? "model.embed_tokens.weight" : "lm_head.weight",
-                       basis_.kept, head.norm);
+                       stays ? at::Tensor() : basis_.kept, stays ? at::Tensor() : head.norm);
   }
 
   // In original coordinates, where the dense model's head reads it, the held-out stream has lost what was cut.

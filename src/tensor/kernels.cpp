@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/layer_norm.h>
 
 #include <algorithm>
 #include <atomic>
@@ -273,6 +274,11 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 
 bool uses_onednn() { return onednn_linear() != nullptr; }
 
+at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps,
+                      at::ScalarType dtype) {
+  return at::layer_norm(x.to(at::kFloat), {x.size(-1)}, weight, bias, eps).to(dtype);
+}
+
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps, at::ScalarType dtype) {
   if (!has_loops(x) || (dtype != at::kFloat && dtype != at::kBFloat16)) {
     return composed_rms_norm(x.to(at::kFloat), weight, divisor, eps).to(dtype);
@@ -328,12 +334,20 @@ void apply_rope_(at::Tensor& qkv, int64_t heads, const at::Tensor& cos, const at
 }
 
 at::Tensor act(const at::Tensor& x, Activation activation) {
-  return activation == Activation::kSilu ? at::silu(x) : at::gelu(x, "tanh");
+  switch (activation) {
+    case Activation::kSilu:
+      return at::silu(x);
+    case Activation::kRelu:
+      return x.relu();
+    case Activation::kGeluTanh:
+      return at::gelu(x, "tanh");
+  }
+  return x;
 }
 
 at::Tensor act_mul(const at::Tensor& gate_up, Activation activation) {
   const int64_t width = gate_up.size(-1) / 2;
-  if (!has_loops(gate_up)) {
+  if (!has_loops(gate_up) || activation == Activation::kRelu) {  // which no gate of a dense model passes through
     return act(gate_up.narrow(-1, 0, width), activation).mul_(gate_up.narrow(-1, width, width));
   }
   auto sizes = gate_up.sizes().vec();

@@ -69,6 +69,14 @@ const std::vector<int64_t>& PrefixTree::add(std::span<const int32_t> ids) {
 
 TokenWindows rows_as_windows(const PrefixTree& tree) { return {tree.ids(), tree.rows(), 1}; }
 
+std::vector<int64_t> positions_of_rows(const PrefixTree& tree) {
+  std::vector<int64_t> positions;
+  for (const TreeRun& run : tree.runs()) {
+    for (int64_t row = 0; row < run.rows; ++row) positions.push_back(run.first_position + row);
+  }
+  return positions;
+}
+
 std::vector<TreeSlice> slice_tree(const PrefixTree& tree, const std::vector<int64_t>& chunk_rows) {
   std::vector<TreeSlice> slices;
   OpenPath path;

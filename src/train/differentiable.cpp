@@ -118,7 +118,15 @@ struct RopeFunction : torch::autograd::Function<RopeFunction> {
 };
 
 at::Tensor act_backward(const at::Tensor& gradient, const at::Tensor& x, Activation activation) {
-  return activation == Activation::kSilu ? at::silu_backward(gradient, x) : at::gelu_backward(gradient, x, "tanh");
+  switch (activation) {
+    case Activation::kSilu:
+      return at::silu_backward(gradient, x);
+    case Activation::kRelu:
+      return gradient * x.gt(0);
+    case Activation::kGeluTanh:
+      return at::gelu_backward(gradient, x, "tanh");
+  }
+  return gradient;
 }
 
 struct ActMulFunction : torch::autograd::Function<ActMulFunction> {

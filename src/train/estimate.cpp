@@ -52,13 +52,18 @@ ResourceEstimate estimate_training(const Checkpoint& checkpoint, const ComputeOp
   // activations that are freed. Rows of logits, their exponentials and gradients.
   estimate.parts = {program_part(compute.device),
                     {"weights", u64((weights + head + embedding) * element_bytes(compute.dtype))},
-                    {"trained_parameters", u64(5 * 4 * use.parameters + 4 * use.kept_parameters)},
-                    {"activations", u64(kept)},
-                    {"temporary_activations", u64(3 * largest + (compute.device.is_cpu() ? kept / 4 : 0))},
-                    {"logits", use.has_head ? u64(3 * 256 * config.vocab_size * 4) : 0}};
+                    {"trained_parameters", u64(5 * 4 * use.parameters + 4 * use.kept_parameters)}};
+  // Streams are walked before they are trained on.
+  std::vector<MemoryPart> walking;
+  if (use.walks > 0) walking.push_back({"chunk_buffers", u64(chunk_bytes(config, compute, text))});
+  const std::vector<MemoryPart> learning =
+      larger({{"activations", u64(kept)},
+              {"temporary_activations", u64(3 * largest + (compute.device.is_cpu() ? kept / 4 : 0))},
+              {"logits", use.has_head ? u64(3 * 256 * config.vocab_size * 4) : 0}},
+             std::move(walking));
+  estimate.parts.insert(estimate.parts.end(), learning.begin(), learning.end());
   if (use.matrices > 0)
     estimate.parts.push_back({"moments", u64(use.matrices * config.hidden_size * config.hidden_size * 8)});
-  if (use.walks > 0) estimate.parts.push_back({"chunk_buffers", u64(chunk_bytes(config, compute, text))});
   estimate.stream_bytes = u64(use.streams * stream_bytes(config, text) / 4 * use.stream_item);
   estimate.output_bytes = use.output_bytes;
   estimate.work = walking_work(checkpoint, text, 1);

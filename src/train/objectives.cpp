@@ -201,8 +201,10 @@ LossSum head_loss(const Head& head, const at::Tensor& output_matrix, const at::T
     const at::Tensor rows = counted.narrow(0, first, std::min(kLogitRows, counted.size(0) - first));
     const c10::AutoGradMode with_gradients(gradient != nullptr);
     const at::Tensor leaving = x.index_select(0, rows).detach().requires_grad_(gradient != nullptr);
-    at::Tensor inputs = differentiable::rms_norm(leaving, head.norm, head.norm_divisor, head.rms_norm_eps, at::kFloat);
-    if (head.rotation.defined()) inputs = differentiable::linear(inputs, head.rotation, {}, at::kFloat);
+    at::Tensor inputs = head.is_centred ? final_norm(head, leaving)
+                                        : differentiable::rms_norm(leaving, head.norm, head.norm_divisor,
+                                                                   head.rms_norm_eps, at::kFloat);
+    if (head.rotation.defined()) inputs = differentiable::linear(inputs, head.rotation, head.bias, at::kFloat);
     if (head.logit_scale != 1) inputs = inputs * head.logit_scale;
     at::Tensor of_inputs;
     {

@@ -26,7 +26,9 @@ class DifferentiableOps {
 
   at::Tensor norm(const HalfLayer& half, const at::Tensor& x) const {
     if (!layer_.shape.has_input_norms) return x.to(dtype_);
-    return differentiable::rms_norm(x, layer_.*half.norm, context_.hidden_size, context_.rms_norm_eps, dtype_);
+    const at::Tensor &weight = layer_.*half.norm, &bias = layer_.*half.norm_bias;
+    if (bias.defined()) return kernels::layer_norm(x, weight, bias, context_.rms_norm_eps, dtype_);
+    return differentiable::rms_norm(x, weight, context_.hidden_size, context_.rms_norm_eps, dtype_);
   }
 
   at::Tensor linear(Linear DecoderLayer::* matrix, const at::Tensor& x) const {

@@ -48,6 +48,11 @@ Head load_head(const LayerWalk& walk, std::optional<at::ScalarType> dtype) {
   if (config.has_final_norm_weight) {
     head.norm = checkpoint.load("model.norm.weight", {head.width}, at::kFloat).to(walk.options().device);
   }
+  if (config.has_centred_norms) {
+    head.is_centred = !config.has_head_rotation;
+    const char* bias = config.has_head_rotation ? "model.head_rotation.bias" : "model.norm.bias";
+    head.bias = checkpoint.load(bias, {head.columns}, at::kFloat).to(walk.options().device);
+  }
   if (config.has_head_rotation) {
     head.rotation =
         checkpoint.load("model.head_rotation.weight", {head.columns, head.width}, at::kFloat).to(walk.options().device);
@@ -61,12 +66,13 @@ Head load_head(const LayerWalk& walk, std::optional<at::ScalarType> dtype) {
 }
 
 at::Tensor final_norm(const Head& head, const at::Tensor& x) {
+  if (head.is_centred) return kernels::layer_norm(x, head.norm, head.bias, head.rms_norm_eps, at::kFloat);
   return kernels::rms_norm(x, head.norm, head.norm_divisor, head.rms_norm_eps, at::kFloat);
 }
 
 at::Tensor head_input(const Head& head, const at::Tensor& x) {
   const at::Tensor normed = final_norm(head, x);
-  at::Tensor input = head.rotation.defined() ? kernels::linear(normed, head.rotation, {}) : normed;
+  at::Tensor input = head.rotation.defined() ? kernels::linear(normed, head.rotation, head.bias) : normed;
   return head.logit_scale == 1 ? input : input.mul_(head.logit_scale);
 }
 

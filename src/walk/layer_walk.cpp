@@ -16,7 +16,6 @@ namespace dynslice {
 namespace {
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
-constexpr const char* kEmbeddingRotation = "model.embed_rotation.weight";
 
 at::Device parse_device(const std::string& name) {
   const bool cuda = at::hasCUDA();
@@ -95,13 +94,39 @@ void LayerWalk::check_ids(const TokenWindows& windows) const {
   }
 }
 
-void scale_embedding_(at::Tensor& rows, const ModelConfig& config, at::ScalarType dtype) {
-  if (config.embedding_scale == 1) return;
-  rows.mul_(at::scalar_tensor(config.embedding_scale, dtype).item<double>());
+at::Tensor Entrance::pass(at::Tensor rows, const at::Tensor& at_positions) const {
+  if (scale != 1) rows.mul_(scale);
+  if (positions.defined()) rows.add_(positions.index_select(0, at_positions.to(positions.device())));
+  if (centres) rows.sub_(rows.mean(-1, /*keepdim=*/true));
+  return rotation.defined() ? kernels::linear(rows, rotation, {}) : rows;
 }
 
-ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
+Entrance load_entrance(const Checkpoint& checkpoint, const ComputeOptions& options) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t columns = config.embedding_columns();
+  Entrance entrance;
+  if (config.embedding_scale != 1)
+    entrance.scale = at::scalar_tensor(config.embedding_scale, options.dtype).item<double>();
+  if (config.position_rows > 0) {
+    entrance.positions = checkpoint.load("model.embed_positions.weight", {config.position_rows, columns}, at::kFloat)
+                             .narrow(0, config.first_position_row, config.position_rows - config.first_position_row)
+                             .to(options.device);
+  }
+  entrance.centres = config.centres_embedding();
+  if (config.has_embedding_rotation) {
+    entrance.rotation = checkpoint.load("model.embed_rotation.weight", {config.embedding_width, columns}, at::kFloat)
+                            .to(options.device);
+  }
+  return entrance;
+}
+
+ResidualStream LayerWalk::embed(const TokenWindows& windows, std::span<const int64_t> positions) const {
   check_ids(windows);
+  const Entrance entrance = load_entrance(checkpoint_, options_);
+  if (entrance.positions.defined() && windows.length > entrance.positions.size(0)) {
+    throw_error(ErrorKind::kUsage, "windows of ", windows.length, " tokens: the model has ", entrance.positions.size(0),
+                " positions; give a smaller --seqlen");
+  }
   const int64_t vocab = config().vocab_size, columns = config().embedding_columns();
   const int64_t width = config().embedding_width;
   // Positions in order of their ids, so that every block of rows serves a run of them.
@@ -111,10 +136,6 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
     return windows.ids[static_cast<size_t>(a)] < windows.ids[static_cast<size_t>(b)];
   });
 
-  at::Tensor rotation;
-  if (config().has_embedding_rotation) {
-    rotation = checkpoint_.load(kEmbeddingRotation, {width, columns}, at::kFloat).to(options_.device);
-  }
   ResidualStream stream = stream_of_windows(windows, width, options_);
   const int64_t chunk_tokens = stream.chunks.empty() ? 1 : stream.chunks.front().size(0) * windows.length;
   auto next = order.begin();
@@ -129,14 +150,14 @@ ResidualStream LayerWalk::embed(const TokenWindows& windows) const {
     std::sort(next, stop);
     while (next != stop) {
       const int64_t chunk = *next / chunk_tokens;
-      std::vector<int64_t> places, ids;
+      std::vector<int64_t> places, ids, at_positions;
       for (; next != stop && *next / chunk_tokens == chunk; ++next) {
         places.push_back(*next % chunk_tokens);
         ids.push_back(windows.ids[static_cast<size_t>(*next)] - begin);
+        at_positions.push_back(positions.empty() ? *next % windows.length : positions[static_cast<size_t>(*next)]);
       }
-      at::Tensor found = rows.index_select(0, at::tensor(ids).to(options_.device));
-      scale_embedding_(found, config(), options_.dtype);
-      if (rotation.defined()) found = kernels::linear(found, rotation, {});
+      const at::Tensor found =
+          entrance.pass(rows.index_select(0, at::tensor(ids).to(options_.device)), at::tensor(at_positions));
       const at::Tensor& home = stream.chunks[static_cast<size_t>(chunk)];
       home.view({-1, width}).index_copy_(0, at::tensor(places).to(home.device()), found.to(home.device()));
       if (stream.store) stream.store->drop_pages(home);

@@ -66,12 +66,8 @@ ResidentModel::ResidentModel(const Checkpoint& checkpoint, const ComputeOptions&
         return checkpoint.load_rows("model.embed_tokens.weight", embedding, begin, end, options.dtype);
       },
       config_.embedding_columns());
-  if (config_.has_embedding_rotation) {
-    embedding_rotation_ = keep(
-        checkpoint
-            .load("model.embed_rotation.weight", {config_.embedding_width, config_.embedding_columns()}, at::kFloat)
-            .to(options.device));
-  }
+  entrance_ = load_entrance(checkpoint, options);
+  entrance_.rotation = keep(entrance_.rotation);
   head_ = load_head(LayerWalk(checkpoint, options, 1, no_progress()));
   head_.norm = keep(head_.norm);
   head_.rotation = keep(head_.rotation);
@@ -83,7 +79,7 @@ ResidentModel::ResidentModel(const Checkpoint& checkpoint, const ComputeOptions&
 }
 
 int64_t ResidentModel::weight_bytes() const {
-  int64_t bytes = bytes_of({embedding_, embedding_rotation_, head_.norm, head_.rotation});
+  int64_t bytes = bytes_of({embedding_, entrance_.positions, entrance_.rotation, head_.norm, head_.rotation});
   if (!output_matrix_.is_same(embedding_)) bytes += bytes_of({output_matrix_});
   for (const DecoderLayer& layer : layers_) bytes += bytes_of(layer);
   return bytes;
@@ -107,15 +103,16 @@ KeyValueCache ResidentModel::make_cache(int64_t batch, int64_t capacity) const {
   return cache;
 }
 
-at::Tensor ResidentModel::embed(const at::Tensor& ids) const {
+at::Tensor ResidentModel::embed(const at::Tensor& ids, int64_t first) const {
   const auto [least, largest] = ids.aminmax();
   if (least.item<int64_t>() < 0 || largest.item<int64_t>() >= config_.vocab_size) {
     throw_error(ErrorKind::kBadInput, "token id ", largest.item<int64_t>(), ": the model's vocabulary has ",
                 config_.vocab_size, " entries");
   }
-  at::Tensor x = at::embedding(embedding_, ids.to(options_.device)).to(at::kFloat);
-  scale_embedding_(x, config_, options_.dtype);
-  return embedding_rotation_.defined() ? kernels::linear(x, embedding_rotation_, {}) : x;
+  const int64_t batch = ids.size(0), length = ids.size(1);
+  at::Tensor rows = embedding_.index_select(0, ids.to(options_.device).flatten()).to(at::kFloat);
+  const at::Tensor positions = at::arange(first, first + length, at::kLong).repeat({batch});
+  return entrance_.pass(std::move(rows), positions).view({batch, length, config_.embedding_width});
 }
 
 at::Tensor ResidentModel::forward(const at::Tensor& ids, KeyValueCache& cache) const {
@@ -124,7 +121,7 @@ at::Tensor ResidentModel::forward(const at::Tensor& ids, KeyValueCache& cache) c
     throw_error(ErrorKind::kUsage, cache.length + length, " tokens: are more than the ", cache.capacity,
                 " that the cache has room for");
   }
-  at::Tensor x = embed(ids);
+  at::Tensor x = embed(ids, cache.length);
   const LayerContext context = continued_context(cache.positions, cache.length, length);
   for (size_t index = 0; index < layers_.size(); ++index) {
     x = forward_layer(layers_[index], context, x, cache.layers[index]);

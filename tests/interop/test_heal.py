@@ -19,7 +19,7 @@ def logits_of(model, window):
         return model(window).logits
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3_text", "smollm3", "gemma2", "olmo2", "granite", "hunyuan_v1_dense"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3_text", "smollm3", "gemma2", "olmo2", "granite", "hunyuan_v1_dense", "opt"])
 def test_peft_loads_the_adapter_and_gives_the_merged_model(run, tiny_model, text_file, our_logits, window, tmp_path, family):
     source = tiny_model(family, num_hidden_layers=3)
     options = ["--text", text_file, *TEXT, *QUICK, "--rank", "5", "--alpha", "7"]

@@ -33,6 +33,10 @@ SLICED = {
     "sliced ministral3": ("ministral3", {}, ["--avg", "25%"]),
     "sliced phi3": ("phi3", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 16,
         "short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [2.0 + 0.3 * i for i in range(8)]}}, ["--avg", "25%"]),
+    "sliced opt": ("opt", {}, ["--avg", "25%"]),
+    "sliced opt, untied, head": ("opt", {"tie_word_embeddings": False}, ["--avg", "25%", "--slice-head"]),
+    "rotated opt": ("opt", {}, ["--avg", "0%", "--allocate", "constant"]),
+    "unequal opt": ("opt", {}, ["--method", "modular", "--avg", "25%", "--allocate", "loss", "--round-to", "8"]),
     "sliced hunyuan": ("hunyuan_v1_dense", {}, ["--avg", "25%"]),
     "sliced qwen3": ("qwen3", {"tie_word_embeddings": True}, ["--avg", "25%"]),
 }

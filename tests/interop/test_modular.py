@@ -28,6 +28,7 @@ FAMILIES = {
     "hunyuan-dense": ("hunyuan_v1_dense", {}),
     "phi3": ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
     "glm4": ("glm4", {}),
+    "opt": ("opt", {}),
 }
 # Those whose norms are of all heads together keep all of them.
 OF_ONE_SIZE = ["qwen3", "gemma3", "smollm3", "seed_oss", "gemma2", "mistral3", "olmo2", "granite", "exaone4", "hunyuan-dense", "phi3", "glm4"]
@@ -43,8 +44,9 @@ def compress(run, tiny_model, text_file, tmp_path):
         out, how = tmp_path / "out", ["--method", "modular", "--avg", "25%", "--allocate", allocate]
         # A query less for each key-value head, a key-value head less, and no attention at all, where that has no bias.
         if allocate == "heads":
-            last = 1 if "attention_bias" in changes else 0
-            plan = {"method": "modular", "dims": [160, 128, 160, 96], "heads": [4, 2, 2, last], "kv_heads": [2, 2, 1, last]}
+            last = 1 if "attention_bias" in changes or name == "opt" else 0
+            heads, kv_heads = [4, 2, 2, last], [4, 2, 2, last] if name == "opt" else [2, 2, 1, last]
+            plan = {"method": "modular", "dims": [160, 128, 160, 96], "heads": heads, "kv_heads": kv_heads}
             (tmp_path / "plan.json").write_text(json.dumps(plan))
             how = ["--plan", tmp_path / "plan.json"]
         run("slice", tiny_model(family, **changes), *how, "--calib", text_file, "--samples", "6", "--seqlen", "64", "-o", out)

@@ -152,6 +152,8 @@ LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
         ("phi3", {"rope_parameters": {**LONG_ROPE, "original_max_position_embeddings": 128, "partial_rotary_factor": 0.5, "long_factor": [1.5] * 4, "short_factor": [1.0, 1.1, 1.2, 1.3]}}),
         ("glm4", {}),
         ("glm4", {"attention_bias": False, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}}),
+        ("opt", {}),
+        ("opt", {"tie_word_embeddings": False}),
         ("hunyuan_v1_dense", {"attention_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain",
@@ -166,7 +168,8 @@ def test_tiny_models_logits_equal_transformers(build_dir, tmp_path, tiny_model, 
 
 
 @pytest.mark.parametrize("kind, changes", [("llama", {}), ("llama", {"tie_word_embeddings": True}),
-                                           ("llama", {"attention_bias": True, "mlp_bias": True}), ("mistral", {}), ("qwen2", {}), ("qwen3", {}), ("smollm3", {}), ("seed_oss", {"attention_out_bias": True})],
+                                           ("llama", {"attention_bias": True, "mlp_bias": True}), ("mistral", {}), ("qwen2", {}), ("qwen3", {}), ("smollm3", {}), ("seed_oss", {"attention_out_bias": True}),
+                                           ("opt", {}), ("opt", {"tie_word_embeddings": False})],
                          ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain")
 def test_rotation_without_slicing_leaves_the_logits(build_dir, tmp_path, run, tiny_model, text_file, kind, changes):
     folder = tiny_model(kind, **changes)

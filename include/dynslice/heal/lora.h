@@ -43,8 +43,11 @@ void write_healed(const Checkpoint& source, const std::vector<LayerUpdates>& upd
                   CheckpointWriter& writer, ProgressSink& progress);
 
 // The adapter in PEFT's format: its tensors, for a writer with the stem "adapter_model", and adapter_config.json.
-[[nodiscard]] std::vector<OutputTensor> adapter_tensors(const std::vector<LayerUpdates>& updates);
-void write_adapter(const std::vector<LayerUpdates>& updates, CheckpointWriter& writer);
-[[nodiscard]] OrderedJson adapter_config(const LoraOptions& options, const std::string& base_model);
+// Modules have the names that checkpoints of `config` have.
+[[nodiscard]] std::vector<OutputTensor> adapter_tensors(const ModelConfig& config,
+                                                        const std::vector<LayerUpdates>& updates);
+void write_adapter(const ModelConfig& config, const std::vector<LayerUpdates>& updates, CheckpointWriter& writer);
+[[nodiscard]] OrderedJson adapter_config(const ModelConfig& config, const LoraOptions& options,
+                                         const std::string& base_model);
 
 }  // namespace dynslice

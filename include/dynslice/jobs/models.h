@@ -15,7 +15,7 @@ namespace dynslice {
 struct SupportedModel {
   std::string model_type;              // config.json's
   std::string class_name;              // transformers', which loads ordinary results
-  std::string gguf;                    // general.architecture of its GGUF files, in and out
+  std::string gguf;                    // general.architecture of its GGUF files, in and out; empty: none
   std::string gguf_of_unequal_layers;  // the same of results whose layers differ in size; empty: llama.cpp has none
   bool cuts_stream = false;            // slice --method slice
   bool removes_heads = false;          // slice --method modular --attention heads

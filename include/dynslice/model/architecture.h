@@ -76,6 +76,7 @@ enum class BiasRule {
   kAttentionFlag,  // attention_bias alone
   kReadersFlag,    // attention_bias: query, key and value
   kOutputFlag,     // attention_bias: query, key and value, unless false; attention_out_bias: output; mlp_bias
+  kAll,            // all linears, always
 };
 
 enum class WindowRule {
@@ -104,7 +105,7 @@ struct Fusion {
 struct Architecture {
   std::string_view model_type;  // config.json's
   std::string_view class_name;  // transformers': "LlamaForCausalLM"
-  std::string_view gguf;        // general.architecture of its GGUF files
+  std::string_view gguf;        // general.architecture of its GGUF files; empty: llama.cpp does not know it
   // The architecture that llama.cpp knows with sizes of its own for every layer; empty: none.
   std::string_view gguf_of_unequal_layers = "";
   // What transformers assumes where config.json is silent; 0: what the other sizes imply.
@@ -128,18 +129,27 @@ struct Architecture {
   bool has_longrope = false;           // rope_type "longrope", by old names "su" and "yarn"
   bool has_query_growth = false;       // llama_4_scaling_beta, which makes queries grow with their position
   QueryKeyNorm query_key_norm = QueryKeyNorm::kNone;
-  bool has_input_norms = true;    // RMS norms in front of attention and MLP
+  bool has_input_norms = true;    // in front of attention and MLP
   bool has_branch_norms = false;  // RMS norms of what attention and MLP write, before it is added to the stream
   // Granite's four: attention_multiplier, embedding_multiplier, residual_multiplier, and logits_scaling, a divisor.
   bool has_multipliers = false;
   // What attn_logit_softcapping and final_logit_softcapping are where config.json is silent; 0: there are no such keys.
   double score_cap = 0;
   double logit_cap = 0;
+  // Its norms are layer norms (Ba et al., arXiv 1607.06450), with biases: what they read is centred first.
+  bool has_centred_norms = false;
+  // Positions are rows of a matrix, the first of them this one, which are added to the embedding; 0: there is none, and
+  // heads are rotated.
+  int64_t first_position_row = 0;
+  bool is_gated = true;  // its MLPs: down(act(gate x) * up x), not down(act(up x))
   Activation activation = Activation::kSilu;
   std::string_view activation_key = "hidden_act";  // config.json's
   bool scales_embedding = false;                   // rows of the embedding are multiplied by √hidden_size
   // What a checkpoint's norm weights lack of the factor that they stand for: Gemma's are w of 1 + w.
   double norm_offset = 0;
+  std::string_view size_key = "intermediate_size";  // config.json's, of the neurons of an MLP
+  std::string_view stem = "model.";                 // what the names of all tensors but the head's begin with
+  std::string_view final_norm = "norm";
   std::span<const Renaming> names = {};
   std::span<const Renaming> gguf_names = {};
   std::span<const Fusion> fusions = {};
@@ -159,12 +169,15 @@ struct Architecture {
   int64_t gguf_layers_that_slide = 0;
   bool gguf_has_one_theta = false;
 
+  [[nodiscard]] bool has_positions() const { return first_position_row > 0; }
   // A norm behind the matrix that writes runs over the whole width of the stream, and scales what comes out of it:
   // whether a basis of the stream can be cut, and whether linear maps can be folded into the matrices that write.
   [[nodiscard]] bool can_cut_stream() const { return !has_branch_norms; }
   [[nodiscard]] bool can_fold_maps() const { return !has_branch_norms; }
   // Whether checkpoints have every linear as a matrix of its own, as packed weights and adapters are named by.
   [[nodiscard]] bool has_linears_apart() const { return fusions.empty(); }
+  // A model with a narrower stream, its directions in one basis for all layers, would centre that stream.
+  [[nodiscard]] bool can_be_narrower() const { return can_cut_stream() && !has_centred_norms; }
   // A norm over all heads together would make something else of those that are left.
   [[nodiscard]] bool can_remove_heads() const { return query_key_norm != QueryKeyNorm::kWhole; }
 };

@@ -51,7 +51,7 @@ struct ShortcutShape {
   bool operator==(const ShortcutShape&) const = default;
 };
 
-// What RMS norms queries and keys have, if any.
+// What norms queries and keys have, if any.
 enum class QueryKeyNorm {
   kNone,
   kHead,         // of every head, before it is rotated; one weight for all heads of a layer
@@ -109,6 +109,9 @@ struct ModelConfig {
   bool qkv_bias = false;  // qwen2; llama with attention_bias
   bool o_bias = false;    // llama with attention_bias
   bool mlp_bias = false;
+  bool has_centred_norms = false;         // norms with weights are layer norms, with biases; those without, RMS norms
+  int64_t position_rows = 0;              // of the matrix of positions; 0: there is none
+  int64_t first_position_row = 0;         // of position 0
   std::optional<int64_t> sliding_window;  // tokens a position sees at most, itself included
   std::vector<bool> layer_is_sliding;     // per layer; empty when all (or none) are
   std::vector<bool> layer_is_unrotated;   // per layer: no rotary embedding; empty when all have it
@@ -117,7 +120,8 @@ struct ModelConfig {
   int64_t head_width = 0;       // width of the stream that enters the final norm
   // With a rotation, embed_tokens has hidden_size columns and embed_rotation [embedding_width, hidden_size] takes its
   // rows to the stream; likewise head_rotation [hidden_size, head_width] takes the final norm's output to the output
-  // matrix. A tied matrix can so be stored once while embedding and head work in different bases.
+  // matrix. A tied matrix can so be stored once while embedding and head work in different bases. The bias of a layer
+  // norm in front of the head is behind the rotation then.
   bool has_embedding_rotation = false;
   bool has_head_rotation = false;
   bool has_final_norm_weight = true;
@@ -132,13 +136,19 @@ struct ModelConfig {
   WrapperNames wrapper_names = WrapperNames::kOutside;
 
   [[nodiscard]] int64_t rotated_channels() const { return rotary_dim > 0 ? rotary_dim : head_dim; }
+  // Where layer norms were folded away, the stream must enter centred: without a rotation, which has that in it, and in
+  // the coordinates of the embedding, its rows are.
+  [[nodiscard]] bool centres_embedding() const {
+    return has_centred_norms && !layers.front().has_norm_weights && !has_embedding_rotation &&
+           embedding_width == hidden_size;
+  }
   // Columns of embed_tokens and of the output matrix.
   [[nodiscard]] int64_t embedding_columns() const { return has_embedding_rotation ? hidden_size : embedding_width; }
   [[nodiscard]] int64_t head_columns() const { return has_head_rotation ? hidden_size : head_width; }
   [[nodiscard]] int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
   // True when every runtime that knows `model_type` can run these shapes.
   [[nodiscard]] bool is_ordinary() const;
-  // True when every layer has attention and a gated MLP, as those of the dense model.
+  // True when every layer has attention and an MLP as those of the dense model.
   [[nodiscard]] bool has_whole_layers() const;
   // True when a checkpoint of this configuration holds the wrapper's other parts too: they fit an ordinary model whose
   // stream is as wide as it was.

@@ -34,19 +34,21 @@ struct Shortcut {
 struct DecoderLayer {
   LayerShape shape;
   at::Tensor input_norm;             // [input_width]; undefined when folded into qkv, or without such norms
+  at::Tensor input_norm_bias;        // of a layer norm: undefined in RMS norms
   Linear qkv;                        // rows: query heads, key heads, value heads; undefined without attention
   at::Tensor query_norm, key_norm;   // [head_dim], shared by all heads, or as wide as all heads; undefined without
   Linear o_proj;                     // [middle_width, heads * head_dim]
   at::Tensor attention_branch_norm;  // [middle_width]; undefined without such norms
   at::Tensor post_attention_norm;    // [middle_width]; undefined when folded into gate_up, or without such norms
-  Linear gate_up;                    // rows: gate (of a gated MLP), up; [read_rows(), middle_width]
-  Linear down_proj;                  // [output_width, intermediate_size]
-  at::Tensor mlp_branch_norm;        // [output_width]; undefined without such norms
-  Shortcut attn_shortcut;            // input_width → middle_width
-  Shortcut mlp_shortcut;             // middle_width → output_width
-  double branch_scale = 1;           // what both halves write is multiplied by before it is added to the stream
-  bool is_rotated = true;            // queries and keys have rotary embeddings
-  bool is_sliding = false;           // attention sees the last `sliding_window` tokens only
+  at::Tensor post_attention_norm_bias;
+  Linear gate_up;              // rows: gate (of a gated MLP), up; [read_rows(), middle_width]
+  Linear down_proj;            // [output_width, intermediate_size]
+  at::Tensor mlp_branch_norm;  // [output_width]; undefined without such norms
+  Shortcut attn_shortcut;      // input_width → middle_width
+  Shortcut mlp_shortcut;       // middle_width → output_width
+  double branch_scale = 1;     // what both halves write is multiplied by before it is added to the stream
+  bool is_rotated = true;      // queries and keys have rotary embeddings
+  bool is_sliding = false;     // attention sees the last `sliding_window` tokens only
 };
 
 // A half layer: the parts that norm, read and write its stream. Whoever treats attention and MLP alike takes it as an
@@ -55,6 +57,7 @@ struct HalfLayer {
   Half which;
   const char* name;                 // "attention", for messages
   at::Tensor DecoderLayer::* norm;  // undefined when folded into `reads`
+  at::Tensor DecoderLayer::* norm_bias;
   Linear DecoderLayer::* reads;
   Linear DecoderLayer::* writes;
   at::Tensor DecoderLayer::* branch_norm;  // of what is written; undefined in most architectures
@@ -66,6 +69,7 @@ struct HalfLayer {
 inline constexpr HalfLayer kAttentionHalf{Half::kAttention,
                                           "attention",
                                           &DecoderLayer::input_norm,
+                                          &DecoderLayer::input_norm_bias,
                                           &DecoderLayer::qkv,
                                           &DecoderLayer::o_proj,
                                           &DecoderLayer::attention_branch_norm,
@@ -73,6 +77,7 @@ inline constexpr HalfLayer kAttentionHalf{Half::kAttention,
 inline constexpr HalfLayer kMlpHalf{Half::kMlp,
                                     "MLP",
                                     &DecoderLayer::post_attention_norm,
+                                    &DecoderLayer::post_attention_norm_bias,
                                     &DecoderLayer::gate_up,
                                     &DecoderLayer::down_proj,
                                     &DecoderLayer::mlp_branch_norm,
@@ -85,6 +90,7 @@ std::string name_of(const HalfLayer& half, int64_t layer);
 
 // Where a layer keeps a part: a norm as a tensor of its own, a linear as rows of a matrix. Null where the part is none.
 at::Tensor DecoderLayer::* norm_member(Role role);
+at::Tensor DecoderLayer::* norm_bias_member(Role role);  // of norms that may be layer norms
 Linear DecoderLayer::* matrix_member(Role role);
 
 // A linear in its matrix.
@@ -115,6 +121,7 @@ void for_each_tensor(Layer& layer, Visitor visit) {
       Linear DecoderLayer::* const matrix = matrix_member(part.role);
       if (matrix == nullptr) {
         visit(layer.*norm_member(part.role));
+        if (const auto bias = norm_bias_member(part.role)) visit(layer.*bias);
       } else if (matrix != last) {
         visit((layer.*matrix).weight);
         visit((layer.*matrix).bias);
@@ -146,7 +153,9 @@ DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype);
 // The layer's tensors under the names that they have in a checkpoint ("mlp.up_proj.weight"): views of its matrices.
 std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer& layer, int64_t head_dim);
 
-// Folds the norm weights into the linears that read them, which leaves weightless norms.
+// Folds the norm weights into the linears that read them, which leaves weightless RMS norms. Of layer norms the biases
+// go the same way, and the centring into the matrices that write (Ashkboos et al., arXiv 2401.15024, section 3.2):
+// what enters the layer must be centred.
 void fold_norms(DecoderLayer& layer);
 
 }  // namespace dynslice

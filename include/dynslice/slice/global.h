@@ -13,6 +13,9 @@ struct GlobalOptions {
   RotationRefitOptions refit{.refit = RotationRefit::kAll};
 };
 
+// Throws kUsage for a model whose norms forbid one narrower stream.
+void check_narrower(const Checkpoint& checkpoint);
+
 // Slices the dense model of `walk` to the plan's one width D. docs/design/rotation.md derives basis, norms and tied
 // head.
 //

@@ -30,6 +30,11 @@ namespace dynslice::kernels {
 [[nodiscard]] at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t divisor, double eps,
                                   at::ScalarType dtype);
 
+// (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias (Ba et al., arXiv 1607.06450). x [..., width], weight and
+// bias [width] fp32; the result is `dtype`. With gradients, too.
+[[nodiscard]] at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps,
+                                    at::ScalarType dtype);
+
 // Rotates the first `heads` heads of qkv [B, T, total, head_dim] in place, of each its first 2 n channels, whose two
 // halves are the real and imaginary parts (Hugging Face's layout), or, interleaved, every channel and the next one.
 // cos, sin [T, n] fp32.

@@ -41,7 +41,8 @@ class PrefixTree {
   int64_t longest_ = 0;
 };
 
-// The tree's rows as windows of one token each.
+// The tree's rows as windows of one token each, and their positions in the sequences.
 [[nodiscard]] TokenWindows rows_as_windows(const PrefixTree& tree);
+[[nodiscard]] std::vector<int64_t> positions_of_rows(const PrefixTree& tree);
 
 }  // namespace dynslice

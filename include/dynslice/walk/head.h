@@ -18,7 +18,9 @@ struct Head {
   int64_t width = 0;         // of the stream that enters the norm
   int64_t columns = 0;       // of the output matrix: `width`, or the original hidden size behind a rotation
   at::Tensor norm;           // [width] fp32; undefined when folded into what follows
+  bool is_centred = false;   // the norm is a layer norm, with `bias`
   at::Tensor rotation;       // [columns, width] fp32, between norm and output matrix; undefined when there is none
+  at::Tensor bias;           // [columns] fp32, of a layer norm, or behind a rotation in its place; undefined: none
   int64_t norm_divisor = 0;  // the original hidden size
   double rms_norm_eps = 0;
   double logit_scale = 1;  // what logits are multiplied by, and by what they are capped behind that; 0: by nothing

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "dynslice/model/checkpoint.h"
@@ -75,7 +76,8 @@ class LayerWalk {
   void check_ids(const TokenWindows& windows) const;
 
   // The stream that enters layer 0: the rows of the embedding matrix, which is read in blocks. Checks the ids.
-  [[nodiscard]] ResidualStream embed(const TokenWindows& windows) const;
+  // `positions` are those of the ids in their sequences, where the windows are none.
+  [[nodiscard]] ResidualStream embed(const TokenWindows& windows, std::span<const int64_t> positions = {}) const;
 
   // A stream without chunks that keeps its chunks where `embed` would; for those that a journal restores.
   [[nodiscard]] ResidualStream empty_stream() const { return {{}, options_.activations, options_.device}; }
@@ -95,8 +97,16 @@ class LayerWalk {
 // Walks the stream through all layers of the checkpoint as they are.
 void run_dense(const LayerWalk& walk, const std::string& task, ResidualStream& stream, const WalkSpan& span = {});
 
-// Rows of the embedding in fp32, times what the model multiplies them by, in place; that factor is rounded to the dtype
-// of the forward, as in training.
-void scale_embedding_(at::Tensor& rows, const ModelConfig& config, at::ScalarType dtype);
+// What rows of the embedding pass through on their way to layer 0.
+struct Entrance {
+  double scale = 1;      // rounded to the dtype of the forward, as in training
+  at::Tensor positions;  // [positions, columns] fp32, added; undefined where heads are rotated instead
+  bool centres = false;  // takes the mean of its entries from every row
+  at::Tensor rotation;   // [embedding_width, columns] fp32; undefined when there is none
+
+  // rows [n, columns] fp32, used up, of tokens at positions [n] int64 → [n, embedding_width].
+  [[nodiscard]] at::Tensor pass(at::Tensor rows, const at::Tensor& at_positions) const;
+};
+[[nodiscard]] Entrance load_entrance(const Checkpoint& checkpoint, const ComputeOptions& options);
 
 }  // namespace dynslice

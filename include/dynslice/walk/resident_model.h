@@ -40,8 +40,8 @@ class ResidentModel {
   [[nodiscard]] const std::vector<DecoderLayer>& layers() const { return layers_; }
   [[nodiscard]] const Head& head() const { return head_; }
   // The stream that enters layer 0 for ids [B, T] (int64): [B, T, embedding_width] fp32. Throws kBadInput for an id
-  // outside the vocabulary.
-  [[nodiscard]] at::Tensor embed(const at::Tensor& ids) const;
+  // outside the vocabulary. The first of them is at position `first`.
+  [[nodiscard]] at::Tensor embed(const at::Tensor& ids, int64_t first = 0) const;
   // Of all tensors in memory; a matrix that is embedding and head counts once.
   [[nodiscard]] int64_t weight_bytes() const;
 
@@ -61,10 +61,10 @@ class ResidentModel {
   ModelConfig config_;
   ComputeOptions options_;
   std::vector<DecoderLayer> layers_;
-  at::Tensor embedding_;           // [vocab_size, embedding_columns]
-  at::Tensor embedding_rotation_;  // [embedding_width, embedding_columns] fp32; undefined when there is none
-  Head head_;                      // its rows are those of output_matrix_
-  at::Tensor output_matrix_;       // [vocab_size, head_columns]; embedding_ itself when tied
+  at::Tensor embedding_;      // [vocab_size, embedding_columns]
+  Entrance entrance_;         // what its rows pass through
+  Head head_;                 // its rows are those of output_matrix_
+  at::Tensor output_matrix_;  // [vocab_size, head_columns]; embedding_ itself when tied
 };
 
 }  // namespace dynslice

@@ -17,18 +17,17 @@ struct Column {
   std::string (*cell)(const SupportedModel& model);
 };
 
+std::string name_or_no(const std::string& name) { return name.empty() ? "no" : name; }
 std::string yes_or_no(bool value) { return value ? "yes" : "no"; }
 
 const std::array kColumns = {
     Column{"model_type", "as config.json names it", [](const SupportedModel& model) { return model.model_type; }},
     Column{"transformers", "the class that loads ordinary results",
            [](const SupportedModel& model) { return model.class_name; }},
-    Column{"GGUF", "the architecture of GGUF files that are read and exported, which llama.cpp runs",
-           [](const SupportedModel& model) { return model.gguf; }},
+    Column{"GGUF", "the architecture of GGUF files that are read and exported, which llama.cpp runs; no: it does not",
+           [](const SupportedModel& model) { return name_or_no(model.gguf); }},
     Column{"GGUF, unequal", "the same where layers differ in size; no: such results have no GGUF form",
-           [](const SupportedModel& model) {
-             return model.gguf_of_unequal_layers.empty() ? "no" : model.gguf_of_unequal_layers;
-           }},
+           [](const SupportedModel& model) { return name_or_no(model.gguf_of_unequal_layers); }},
     Column{"slice", "whether slice cuts the stream; --method modular takes all",
            [](const SupportedModel& model) { return yes_or_no(model.cuts_stream); }},
     Column{"heads", "whether slice --method modular removes heads as well as neurons",

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 FORMAT = 2
 # What sets the original models apart, and what their own configuration classes assume where config.json is silent.
 # Biases: "flags" are attention_bias and mlp_bias, "attention" the first of them alone, "readers" the same without attention's
-# output, "output" both and one of its own for attention's output. Windows: of all layers, of some,
+# output, "output" both and one of its own for attention's output, "all" those of all linears, always. Windows: of all layers, of some,
 # or "types", of those that layer_types names.
 BASE_MODELS = {
     "llama": {"max_position_embeddings": 2048, "biases": "flags"},
@@ -111,6 +111,16 @@ BASE_MODELS = {
         "interleaved_rotary": True,  # pairs are (2j, 2j + 1)
         "branch_norms": True,
     },
+    "opt": {
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "biases": "all",
+        "layer_norms": True,  # with biases; of those without weights the centring is in the weights around them
+        "first_position": 2,  # row of a matrix of positions, in the place of rotary embeddings
+        "activation": "relu",
+        "activation_key": "activation_function",
+        "tie_word_embeddings": True,
+    },
 }
 SLIDING_WINDOW = 4096
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -160,6 +170,8 @@ class DynsliceConfig(PretrainedConfig):
             raise ValueError(f"config.json: activation {self.hidden_act!r}: only {base.get('activation', 'silu')!r} is known")
         self._read_window(kwargs)
         period = kwargs.pop("no_rope_layer_interval", base.get("unrotated_period"))
+        if "first_position" in base:
+            period = 1
         rotated = [int(period is None or (i + 1) % period != 0) for i in range(self.num_hidden_layers)]
         if base.get("rotates_sliding_only") and self.has_window:
             rotated = [int(kind == "sliding_attention") for kind in self.layer_types]
@@ -255,17 +267,17 @@ class DynsliceConfig(PretrainedConfig):
 
     @property
     def qkv_bias(self):
-        return self._biases == "qkv" or (self._biases in ("flags", "attention", "readers", "output") and self.attention_bias)
+        return self._biases in ("qkv", "all") or (self._biases in ("flags", "attention", "readers", "output") and self.attention_bias)
 
     @property
     def o_bias(self):
         if self._biases == "output":
             return self.attention_out_bias
-        return self._biases in ("flags", "attention") and self.attention_bias
+        return self._biases == "all" or (self._biases in ("flags", "attention") and self.attention_bias)
 
     @property
     def gated_bias(self):
-        return self._biases in ("flags", "output") and self.mlp_bias
+        return self._biases == "all" or (self._biases in ("flags", "output") and self.mlp_bias)
 
     @property
     def head_norms(self):
@@ -278,6 +290,20 @@ class DynsliceConfig(PretrainedConfig):
     @property
     def interleaved_rotary(self):
         return BASE_MODELS[self.base_model_type].get("interleaved_rotary", False)
+
+    @property
+    def layer_norms(self):
+        return BASE_MODELS[self.base_model_type].get("layer_norms", False)
+
+    @property
+    def first_position(self):
+        return BASE_MODELS[self.base_model_type].get("first_position")
+
+    @property
+    def centres_embedding(self):
+        shapes = self.dynslice
+        is_folded = self.layer_norms and not shapes["layers"][0]["norm_weights"]
+        return is_folded and not shapes["embedding_rotation"] and shapes["embedding_width"] == self.hidden_size
 
     @property
     def input_norms(self):

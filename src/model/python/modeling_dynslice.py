@@ -102,6 +102,13 @@ class DynsliceRMSNorm(nn.Module):
         return normed if self.weight is None else self.weight * normed
 
 
+def make_norm(config, width, weighted):
+    """A norm of the stream. Layer norms whose weights are folded into what follows them are RMS norms: what enters them is centred."""
+    if config.layer_norms and weighted:
+        return nn.LayerNorm(width, eps=config.rms_norm_eps)
+    return DynsliceRMSNorm(config, width, weighted)
+
+
 def inverse_frequencies(config, layer_type, is_long=False):
     """Of the rotary pairs in layers of that type, fp32 [pairs], on the CPU; `is_long` where a context is longer than what the
     model was trained for at first."""
@@ -302,13 +309,13 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
             self.post_mlp_layernorm = DynsliceRMSNorm(config, widths[2], True)
         if shape["num_attention_heads"] > 0:
             if config.input_norms:
-                self.input_layernorm = DynsliceRMSNorm(config, widths[0], shape["norm_weights"])
+                self.input_layernorm = make_norm(config, widths[0], shape["norm_weights"])
             self.self_attn = DynsliceAttention(config, shape, index)
             if config.branch_norms:
                 self.post_self_attn_layernorm = DynsliceRMSNorm(config, widths[1], True)
         self.attn_shortcut = make_shortcut(shape["attn_shortcut"], widths[0], widths[1])
         if config.input_norms:
-            self.post_attention_layernorm = DynsliceRMSNorm(config, widths[1], shape["norm_weights"])
+            self.post_attention_layernorm = make_norm(config, widths[1], shape["norm_weights"])
         self.mlp = DynsliceMLP(config, shape)
         self.mlp_shortcut = make_shortcut(shape["mlp_shortcut"], widths[1], widths[2])
 
@@ -339,14 +346,17 @@ class DynsliceModel(DynslicePreTrainedModel):
         shapes = config.dynslice
         width = config.hidden_size if shapes["embedding_rotation"] else shapes["embedding_width"]
         self.embed_tokens = nn.Embedding(config.vocab_size, width)
+        self.embed_positions = None
+        if config.first_position is not None:
+            self.embed_positions = nn.Embedding(config.first_position + config.max_position_embeddings, width)
         self.embed_rotation = nn.Identity()
         if shapes["embedding_rotation"]:
             self.embed_rotation = nn.Linear(config.hidden_size, shapes["embedding_width"], bias=False)
         self.layers = nn.ModuleList(DynsliceDecoderLayer(config, index) for index in range(config.num_hidden_layers))
-        self.norm = DynsliceRMSNorm(config, shapes["head_width"], shapes["final_norm_weight"])
+        self.norm = make_norm(config, shapes["head_width"], shapes["final_norm_weight"])
         self.head_rotation = nn.Identity()
         if shapes["head_rotation"]:
-            self.head_rotation = nn.Linear(shapes["head_width"], config.hidden_size, bias=False)
+            self.head_rotation = nn.Linear(shapes["head_width"], config.hidden_size, bias=config.layer_norms)
         self.rotary = nn.ModuleDict({kind: DynsliceRotary(config, kind) for kind in set(config.layer_types)})
         self.gradient_checkpointing = False
         self.post_init()
@@ -391,15 +401,19 @@ class DynsliceModel(DynslicePreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         if self.config.embedding_scale != 1 and not is_scaled:
             inputs_embeds = inputs_embeds * torch.tensor(self.config.embedding_scale, dtype=inputs_embeds.dtype)
-        x = self.embed_rotation(inputs_embeds)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         cache_position = kwargs.pop("cache_position", None)  # given by generate() of transformers 4
         if cache_position is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-            cache_position = torch.arange(x.shape[1], device=x.device) + seen
+            cache_position = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)
+        if self.embed_positions is not None:
+            inputs_embeds = inputs_embeds + self.embed_positions(position_ids + self.config.first_position)
+        if self.config.centres_embedding:
+            inputs_embeds = inputs_embeds - inputs_embeds.mean(-1, keepdim=True)
+        x = self.embed_rotation(inputs_embeds)
         masks = self.make_masks(x, attention_mask, past_key_values, position_ids, cache_position)
         position_embeddings = {kind: rotary(x, position_ids) for kind, rotary in self.rotary.items()}
 

@@ -111,12 +111,18 @@ TEST(Lora, UpdatesOnlyTheModulesThatAreNamed) {
 }
 
 TEST(Lora, AdapterTensorsHaveTheNamesOfPeft) {
-  const auto updates = make_lora(tiny_config({.layers = 1}), {.rank = 3}, at::kCPU);
-  const auto tensors = adapter_tensors(updates);
+  const ModelConfig config = tiny_config({.layers = 1});
+  const auto updates = make_lora(config, {.rank = 3}, at::kCPU);
+  const auto tensors = adapter_tensors(config, updates);
   EXPECT_EQ(tensors.front().name, "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight");
   EXPECT_EQ(tensors.front().shape, (std::vector<int64_t>{3, 32}));
   EXPECT_EQ(tensors[1].name, "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight");
-  EXPECT_EQ(adapter_config({.rank = 3}, "base").at("r"), 3);
+  EXPECT_EQ(adapter_config(config, {.rank = 3}, "base").at("r"), 3);
+  const ModelConfig opt = tiny_config({.layers = 1, .opt = true});
+  EXPECT_EQ(adapter_tensors(opt, make_lora(opt, {}, at::kCPU)).back().name,
+            "base_model.model.model.decoder.layers.0.fc2.lora_B.weight");
+  EXPECT_THAT(adapter_config(opt, {}, "base").at("target_modules").get<std::vector<std::string>>(),
+              ::testing::ElementsAre("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"));
 }
 
 // ---- Distillation

@@ -15,10 +15,16 @@ namespace dynslice {
 namespace {
 
 using testing::MemoryCheckpoint;
+using testing::random_model;
+using testing::tiny_config;
 using testing::tiny_model;
 
 // A layer that has every part, and every bias.
-MemoryCheckpoint model_with_all_parts() { return tiny_model({.layers = 1, .all_biases = true, .gemma = true}); }
+MemoryCheckpoint model_with_all_parts() {
+  ModelConfig config = tiny_config({.layers = 1, .all_biases = true, .gemma = true});
+  config.has_centred_norms = true;
+  return random_model(config);
+}
 
 std::set<std::string> all_tensors() {
   std::set<std::string> names;

@@ -33,8 +33,8 @@ inline MemoryCheckpoint compressed(const MemoryCheckpoint& model, const SlicePla
   MemoryCheckpoint smaller(sliced_config(model.config(), plan));
   compress_layers(walk, plan, windows, sensitivity, options,
                   [&](const std::string& name, const at::Tensor& values) { smaller.put(name, values); });
-  for (const char* name : {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}) {
-    if (const TensorInfo* info = model.find(name)) smaller.put(name, model.load(name, info->shape, at::kFloat));
+  for (const TensorInfo& info : model.tensors()) {
+    if (!split_layer_name(info.name)) smaller.put(info.name, model.load(info.name, info.shape, at::kFloat));
   }
   return smaller;
 }

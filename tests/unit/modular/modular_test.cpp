@@ -96,7 +96,8 @@ TEST_P(ModularOfEveryKindOfModel, LosesNothingWithHeadsThatAddNothing) {
   silence(2, 0, 4);
   SlicePlan plan = plan_of_sizes(model.config(), {kInner, kInner, kInner});
   // A bias of the output would go with the last head.
-  plan.heads = {{2, 1}, {2, 2}, GetParam().options.all_biases ? HeadCount{1, 1} : HeadCount{}};
+  const bool shared = model.config().layers.front().num_key_value_heads == 2, biased = model.config().o_bias;
+  plan.heads = {{2, shared ? 1 : 2}, {2, 2}, biased ? HeadCount{1, 1} : HeadCount{}};
   const TokenWindows windows = random_windows(16, 16, 61);
   if (GetParam().options.olmo) {  // a norm over all of them would make something else of the others
     EXPECT_THROW((void)compress(model, plan, windows), Error);
@@ -114,7 +115,7 @@ INSTANTIATE_TEST_SUITE_P(Modular, ModularOfEveryKindOfModel,
                                            Kind{"AllBiases", {.tied = true, .all_biases = true}},
                                            Kind{"HeadNorms", {.head_norms = true}},
                                            Kind{"Gemma", {.tied = true, .gemma = true}}, Kind{"Olmo", {.olmo = true}},
-                                           Kind{"Granite", {.granite = true}}),
+                                           Kind{"Granite", {.granite = true}}, Kind{"Opt", {.opt = true}}),
                          [](const auto& instance) { return instance.param.name; });
 
 // Gemma 3's norms behind MLPs have weights from 0 to 200 in one layer.

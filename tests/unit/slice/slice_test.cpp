@@ -82,7 +82,8 @@ INSTANTIATE_TEST_SUITE_P(Slice, EveryKindOfModel,
                                            TinyKind{"MultiHead", {.kv_heads = 4}},
                                            TinyKind{"QkvBias", {.qkv_bias = true}},
                                            TinyKind{"AllBiases", {.tied = true, .all_biases = true}},
-                                           TinyKind{"HeadNorms", {.head_norms = true}}),
+                                           TinyKind{"HeadNorms", {.head_norms = true}}, TinyKind{"Opt", {.opt = true}},
+                                           TinyKind{"TiedOpt", {.tied = true, .opt = true}}),
                          [](const auto& instance) { return instance.param.name; });
 
 TEST(Slice, LeavesATiedModelTiedWhereThatIsSmaller) {

@@ -38,6 +38,11 @@ const Kind kKinds[] = {
        shape.has_input_norms = false;
        shape.has_branch_norms = true;
      }},
+    {"LayerNorms", [](LayerShape& shape) { shape.is_gated = false; },
+     [](ModelConfig& config) {
+       config.has_centred_norms = config.mlp_bias = true;
+       config.activation = Activation::kGeluTanh;  // ReLU has no gradient where it turns
+     }},
     {"ScaledBranches", [](LayerShape&) {}, [](ModelConfig& config) { config.branch_scale = 0.3; }},
     {"CappedScores", [](LayerShape&) {},
      [](ModelConfig& config) {

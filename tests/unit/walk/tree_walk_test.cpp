@@ -143,7 +143,7 @@ TEST(TreeWalk, GivesEverySequenceItsOwnStream) {
   for (const ModelConfig& config :
        {testing::tiny_config({.qkv_bias = true}), sliding, testing::tiny_config({.gemma = true}),
         testing::tiny_config({.gemma = true, .caps = true}), testing::tiny_config({.olmo = true}),
-        testing::tiny_config({.granite = true})}) {
+        testing::tiny_config({.granite = true}), testing::tiny_config({.opt = true})}) {
     const testing::MemoryCheckpoint model = testing::random_model(config);
     const Sequences sequences = branching_sequences();
     PrefixTree tree;
@@ -151,7 +151,7 @@ TEST(TreeWalk, GivesEverySequenceItsOwnStream) {
     for (const auto& sequence : sequences) rows.push_back(tree.add(sequence));
     for (const int64_t chunk : {2048, 5, 1}) {
       const LayerWalk walk(model, {.chunk_tokens = chunk}, 1, no_progress());
-      ResidualStream stream = walk.embed(rows_as_windows(tree));
+      ResidualStream stream = walk.embed(rows_as_windows(tree), positions_of_rows(tree));
       run_tree(walk, "test", tree, stream);
       const at::Tensor found = stream.gather().squeeze(1);
       for (size_t i = 0; i < sequences.size(); ++i) {
