@@ -387,7 +387,7 @@ def tiny_config(family, **overrides):
              "gemma2": transformers.Gemma2Config, "ministral3": transformers.Ministral3Config,
              "olmo2": transformers.Olmo2Config, "olmo3": transformers.Olmo3Config, "granite": transformers.GraniteConfig,
              "exaone4": transformers.Exaone4Config, "hunyuan_v1_dense": transformers.HunYuanDenseV1Config,
-             "phi3": transformers.Phi3Config, "glm4": transformers.Glm4Config, "opt": transformers.OPTConfig}
+             "phi3": transformers.Phi3Config, "glm4": transformers.Glm4Config, "opt": transformers.OPTConfig, "qwen3_5_text": transformers.Qwen3_5TextConfig}
     settings = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
                 "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
                 "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **overrides}
@@ -415,6 +415,9 @@ def tiny_config(family, **overrides):
         "hunyuan_v1_dense": {"head_dim": 24, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 50.0}},
     }
     own["glm4"] = {"head_dim": 24, "attention_bias": True}
+    own["qwen3_5_text"] = {"head_dim": 24, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
+                           "linear_value_head_dim": 16, "rope_parameters": {
+                               "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [1, 1, 1]}}
     if family == "opt":
         settings = {name: value for name, value in settings.items() if name != "num_key_value_heads"}
         settings["ffn_dim"] = settings.pop("intermediate_size")

@@ -33,6 +33,7 @@ struct TinyOptions {
   bool olmo = false;        // OLMo 2: norms behind attention and MLP alone, and of all queries and keys together
   bool granite = false;     // Granite: multipliers of scores, embedding, branches and logits
   bool opt = false;         // OPT: layer norms, a matrix of positions, ReLU without gates, biases everywhere
+  bool delta = false;       // Qwen3.5: gated delta nets, and attention with output gates in the last layer
   bool caps = false;        // Gemma 2's caps of scores and logits
   uint64_t seed = 7;
 };
@@ -82,6 +83,16 @@ inline void make_opt(ModelConfig& config) {
   }
 }
 
+inline void make_delta(ModelConfig& config) {
+  config.model_type = "qwen3_5_text";
+  config.rotary_dim = config.head_dim / 2;
+  for (LayerShape& shape : config.layers) {
+    shape.query_key_norm = QueryKeyNorm::kHead;
+    shape.has_output_gate = true;
+    if (&shape != &config.layers.back()) shape.delta = {2, 4, 6, 5, 4};
+  }
+}
+
 inline ModelConfig tiny_config(const TinyOptions& options) {
   ModelConfig config;
   config.model_type = options.head_norms ? "qwen3" : "llama";
@@ -108,6 +119,7 @@ inline ModelConfig tiny_config(const TinyOptions& options) {
   if (options.olmo) make_olmo(config);
   if (options.granite) make_granite(config);
   if (options.opt) make_opt(config);
+  if (options.delta) make_delta(config);
   if (options.caps) {
     config.score_cap = 1.5;
     config.logit_cap = 2.5;

@@ -68,6 +68,7 @@ DecoderLayer initial_replacement(ReplacementKind kind, DecoderLayer layer) {
   layer = with_dtype(std::move(layer), at::kFloat);
   if (kind == ReplacementKind::kLayer) return layer;
   layer.shape.num_attention_heads = layer.shape.num_key_value_heads = 0;
+  layer.shape.delta = {};
   remove_attention(layer);
   if (kind == ReplacementKind::kSwiglu) return layer;
   layer.shape.is_gated = false;

@@ -30,7 +30,8 @@ std::vector<Module> modules_of(const LayerShape& shape, int64_t head_dim) {
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
 bool is_wanted(const Module& module, const LoraOptions& options) {
-  return std::find(options.modules.begin(), options.modules.end(), last_part(module.name)) != options.modules.end();
+  const std::vector<std::string>& wanted = options.modules;
+  return wanted.empty() || std::find(wanted.begin(), wanted.end(), last_part(module.name)) != wanted.end();
 }
 
 void check_modules(const std::vector<std::string>& modules) {
@@ -55,18 +56,6 @@ std::string adapter_name(const ModelConfig& config, size_t layer, const LowRankU
   return "base_model.model." + stored_module(config, layer, part.module) + ".lora_" + factor + ".weight";
 }
 
-// The last words of the names of the modules that the options name, as far as a layer has them.
-std::vector<std::string> stored_modules(const ModelConfig& config, const LoraOptions& options) {
-  std::vector<std::string> names;
-  for (size_t layer = 0; layer < config.layers.size(); ++layer) {
-    for (const Module& module : modules_of(config.layers[layer], config.head_dim)) {
-      const std::string name = last_part(stored_module(config, layer, module.name));
-      if (is_wanted(module, options) && std::ranges::find(names, name) == names.end()) names.push_back(name);
-    }
-  }
-  return names;
-}
-
 // Ids of the examples, padded to `length`.
 at::Tensor padded_ids(const std::vector<TrainingExample>& set, std::span<const int64_t> examples, int64_t length) {
   std::vector<int64_t> ids(examples.size() * static_cast<size_t>(length), 0);
@@ -78,6 +67,17 @@ at::Tensor padded_ids(const std::vector<TrainingExample>& set, std::span<const i
 }
 
 }  // namespace
+
+std::vector<std::string> updated_modules(const ModelConfig& config, const LoraOptions& options) {
+  std::vector<std::string> names;
+  for (size_t layer = 0; layer < config.layers.size(); ++layer) {
+    for (const Module& module : modules_of(config.layers[layer], config.head_dim)) {
+      const std::string name = last_part(stored_module(config, layer, module.name));
+      if (is_wanted(module, options) && std::ranges::find(names, name) == names.end()) names.push_back(name);
+    }
+  }
+  return names;
+}
 
 std::vector<int64_t> lora_parameters(const ModelConfig& config, const LoraOptions& options) {
   check_modules(options.modules);
@@ -188,7 +188,7 @@ OrderedJson adapter_config(const ModelConfig& config, const LoraOptions& options
           {"r", options.rank},
           {"lora_alpha", options.alpha},
           {"lora_dropout", options.dropout},
-          {"target_modules", stored_modules(config, options)},
+          {"target_modules", updated_modules(config, options)},
           {"bias", "none"},
           {"fan_in_fan_out", false},
           {"inference_mode", true}};

@@ -9,6 +9,7 @@
 #include "dynslice/depth/drop.h"
 #include "dynslice/depth/estimate.h"
 #include "dynslice/depth/merge.h"
+#include "dynslice/model/architecture.h"
 #include "dynslice/score/score.h"
 #include "dynslice/support/error.h"
 #include "jobs/depth_frame.h"
@@ -129,6 +130,9 @@ Outcome<DepthResult> run(const MergeRequest& request, ProgressSink& progress) {
   return run_method(request, progress, [&](const Checkpoint& checkpoint) {
     const int64_t layers = checkpoint.config().num_layers();
     DepthMethod method{"merge", "merged"};
+    if (!architecture_of(checkpoint.config()).can_merge_layers())
+      throw_error(ErrorKind::kUsage, checkpoint.path().string(), ": ", checkpoint.config().model_type,
+                  " has layers of two kinds, of which no sum can be made; use depth drop or depth streamline");
     method.layers_left = request.target_layers ? *request.target_layers
                          : request.ratio       ? layers - share_of_layers(*request.ratio, layers)
                                                : layers;

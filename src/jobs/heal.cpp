@@ -40,7 +40,6 @@ LoraOptions lora_options(const HealRequest& options) {
   lora.dropout = options.dropout;
   lora.seed = options.training.seed;
   if (options.target_modules == "all") return lora;
-  lora.modules.clear();
   for (std::string rest = options.target_modules + ","; !rest.empty();) {
     const size_t comma = rest.find(',');
     lora.modules.push_back(rest.substr(0, comma));
@@ -193,7 +192,7 @@ OrderedJson describe_healing(const HealInputs& in, const HealResult& result, con
   json["lora"] = {{"rank", in.lora.rank},
                   {"alpha", in.lora.alpha},
                   {"dropout", in.lora.dropout},
-                  {"target_modules", in.lora.modules},
+                  {"target_modules", updated_modules(in.checkpoint.config(), in.lora)},
                   {"merged", !in.options.adapter}};
   json["training"] = describe_training(result);
   if (in.text != nullptr) json["text"] = describe(*in.text, in.options.text);

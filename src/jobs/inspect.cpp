@@ -28,6 +28,7 @@ OrderedJson to_json(const InspectResult& result) {
                               {"intermediate_size", shape.intermediate_size},
                               {"heads", shape.num_attention_heads},
                               {"key_value_heads", shape.num_key_value_heads}});
+    if (shape.is_delta()) json["shapes"].back()["mixer"] = "gated_delta_net";
   }
   return json;
 }

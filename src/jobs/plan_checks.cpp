@@ -71,9 +71,11 @@ void check_method(const PlanningRequest& options, const Checkpoint& checkpoint) 
     check_modular(checkpoint);
     const bool asks = options.modular.attention == AttentionChoice::kHeads;
     if (asks && !architecture_of(checkpoint.config()).can_remove_heads()) {
+      const bool has_delta = architecture_of(checkpoint.config()).has_delta_layers();
       throw_error(ErrorKind::kUsage, checkpoint.path().string(), ": ", checkpoint.config().model_type,
-                  " norms all heads of queries together, so that none can be removed; give --attention keep, which "
-                  "removes neurons alone");
+                  has_delta ? " has gated delta nets in the place of attention, whose heads are kept"
+                            : " norms all heads of queries together, so that none can be removed",
+                  "; give --attention keep, which removes neurons alone");
     }
     return;
   }

@@ -12,6 +12,14 @@ int64_t middle_width(const LayerShape& shape, int64_t) { return shape.middle_wid
 int64_t output_width(const LayerShape& shape, int64_t) { return shape.output_width; }
 int64_t inner_size(const LayerShape& shape, int64_t) { return shape.intermediate_size; }
 int64_t query_width(const LayerShape& shape, int64_t head_dim) { return shape.num_attention_heads * head_dim; }
+int64_t query_rows(const LayerShape& shape, int64_t head_dim) {
+  return (shape.has_output_gate ? 2 : 1) * query_width(shape, head_dim);
+}
+int64_t delta_channels(const LayerShape& shape, int64_t) { return shape.delta.channels(); }
+int64_t delta_values(const LayerShape& shape, int64_t) { return shape.delta.values(); }
+int64_t delta_heads(const LayerShape& shape, int64_t) { return shape.delta.value_heads; }
+int64_t delta_head_width(const LayerShape& shape, int64_t) { return shape.delta.value_dim; }
+int64_t delta_taps(const LayerShape& shape) { return shape.delta.taps; }
 int64_t key_width(const LayerShape& shape, int64_t head_dim) { return shape.num_key_value_heads * head_dim; }
 // Of the norms of queries and keys.
 int64_t query_norm_width(const LayerShape& shape, int64_t head_dim) {
@@ -22,11 +30,12 @@ int64_t key_norm_width(const LayerShape& shape, int64_t head_dim) {
 }
 
 bool always(const LayerShape&) { return true; }
-bool with_attention(const LayerShape& shape) { return shape.has_attention(); }
+bool with_attention(const LayerShape& shape) { return shape.has_attention() && !shape.is_delta(); }
+bool with_delta(const LayerShape& shape) { return shape.has_attention() && shape.is_delta(); }
 bool with_mlp_norm(const LayerShape& shape) { return shape.has_input_norms && shape.has_norm_weights; }
 bool with_attention_norm(const LayerShape& shape) { return shape.has_attention() && with_mlp_norm(shape); }
 bool with_head_norms(const LayerShape& shape) {
-  return shape.has_attention() && shape.query_key_norm != QueryKeyNorm::kNone;
+  return with_attention(shape) && shape.query_key_norm != QueryKeyNorm::kNone;
 }
 bool with_attention_branch_norm(const LayerShape& shape) { return shape.has_attention() && shape.has_branch_norms; }
 bool with_mlp_branch_norm(const LayerShape& shape) { return shape.has_branch_norms; }
@@ -40,12 +49,21 @@ constexpr bool ModelConfig::* kNormBias = &ModelConfig::has_centred_norms;
 // clang-format off
 constexpr LayerPart kParts[] = {
     {Role::kAttentionNorm,       "input_layernorm",          "attn_norm",           Half::kAttention, PartSide::kNorm,   input_width,  nullptr,      with_attention_norm,        kNormBias,   false},
-    {Role::kQuery,               "self_attn.q_proj",         "attn_q",              Half::kAttention, PartSide::kReads,  query_width,  input_width,  with_attention,             kQkvBias,    true},
+    {Role::kQuery,               "self_attn.q_proj",         "attn_q",              Half::kAttention, PartSide::kReads,  query_rows,   input_width,  with_attention,             kQkvBias,    true},
     {Role::kKey,                 "self_attn.k_proj",         "attn_k",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,             kQkvBias,    true},
     {Role::kValue,               "self_attn.v_proj",         "attn_v",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,             kQkvBias,    false},
     {Role::kQueryNorm,           "self_attn.q_norm",         "attn_q_norm",         Half::kAttention, PartSide::kInside, query_norm_width, nullptr,      with_head_norms,            nullptr,     false},
     {Role::kKeyNorm,             "self_attn.k_norm",         "attn_k_norm",         Half::kAttention, PartSide::kInside, key_norm_width,   nullptr,      with_head_norms,            nullptr,     false},
     {Role::kOutput,              "self_attn.o_proj",         "attn_output",         Half::kAttention, PartSide::kWrites, middle_width, query_width,  with_attention,             kOutputBias, false},
+    {Role::kDeltaInput,          "linear_attn.in_proj_qkv",  "attn_qkv",            Half::kAttention, PartSide::kReads,  delta_channels, input_width, with_delta,                 nullptr,     false},
+    {Role::kDeltaGate,           "linear_attn.in_proj_z",    "attn_gate",           Half::kAttention, PartSide::kReads,  delta_values, input_width,  with_delta,                 nullptr,     false},
+    {Role::kDeltaBeta,           "linear_attn.in_proj_b",    "ssm_beta",            Half::kAttention, PartSide::kReads,  delta_heads,  input_width,  with_delta,                 nullptr,     false},
+    {Role::kDeltaDecay,          "linear_attn.in_proj_a",    "ssm_alpha",           Half::kAttention, PartSide::kReads,  delta_heads,  input_width,  with_delta,                 nullptr,     false},
+    {Role::kDeltaConvolution,    "linear_attn.conv1d",       "ssm_conv1d",          Half::kAttention, PartSide::kInside, delta_channels, nullptr,    with_delta,                 nullptr,     false, delta_taps},
+    {Role::kDeltaStep,           "linear_attn.dt_bias",      "ssm_dt",              Half::kAttention, PartSide::kInside, delta_heads,  nullptr,      with_delta,                 nullptr,     false},
+    {Role::kDeltaRate,           "linear_attn.A_log",        "ssm_a",               Half::kAttention, PartSide::kInside, delta_heads,  nullptr,      with_delta,                 nullptr,     false},
+    {Role::kDeltaNorm,           "linear_attn.norm",         "ssm_norm",            Half::kAttention, PartSide::kInside, delta_head_width, nullptr,  with_delta,                 nullptr,     false},
+    {Role::kDeltaOutput,         "linear_attn.out_proj",     "ssm_out",             Half::kAttention, PartSide::kWrites, middle_width, delta_values, with_delta,                 nullptr,     false},
     {Role::kAttentionBranchNorm, "post_self_attn_layernorm", "post_attention_norm", Half::kAttention, PartSide::kBehind, middle_width, nullptr,      with_attention_branch_norm, nullptr,     false},
     {Role::kMlpNorm,             "post_attention_layernorm", "ffn_norm",            Half::kMlp,       PartSide::kNorm,   middle_width, nullptr,      with_mlp_norm,              kNormBias,   false},
     {Role::kGate,                "mlp.gate_proj",            "ffn_gate",            Half::kMlp,       PartSide::kReads,  inner_size,   middle_width, with_gate,                  kMlpBias,    false},
@@ -71,6 +89,9 @@ constexpr Renaming kOptNames[] = {{"input_layernorm", "self_attn_layer_norm"},
                                   {"post_attention_layernorm", "final_layer_norm"},
                                   {"mlp.up_proj", "fc1"},
                                   {"mlp.down_proj", "fc2"}};
+
+constexpr Renaming kDeltaNames[] = {{"linear_attn.dt_bias", "linear_attn.dt_bias", true},
+                                    {"linear_attn.A_log", "linear_attn.A_log", true}};
 
 constexpr Role kReaders[] = {Role::kQuery, Role::kKey, Role::kValue}, kGateAndUp[] = {Role::kGate, Role::kUp};
 constexpr Fusion kPhiFusions[] = {{"self_attn.qkv_proj", "attn_qkv", kReaders},
@@ -295,6 +316,18 @@ constexpr Architecture kArchitectures[] = {
      .stem = "model.decoder.",
      .final_norm = "final_layer_norm",
      .names = kOptNames},
+    {.model_type = "qwen3_5_text",
+     .class_name = "Qwen3_5ForCausalLM",
+     .gguf = "",
+     .max_position_embeddings = 32768,
+     .num_key_value_heads = 4,
+     .head_dim = 256,
+     .biases = BiasRule::kAttentionFlag,
+     .partial_rotary_factor = 0.25,
+     .query_key_norm = QueryKeyNorm::kHead,
+     .delta_period = 4,
+     .norm_offset = 1,
+     .names = kDeltaNames},
 };
 
 }  // namespace
@@ -308,6 +341,20 @@ const LayerPart* find_part(std::string_view tensor) {
   if (kind != ".weight" && kind != ".bias") return nullptr;
   const auto* found = std::ranges::find(kParts, module, &LayerPart::module);
   return found == std::end(kParts) ? nullptr : found;
+}
+
+bool is_norm(Role role) {
+  switch (role) {
+    case Role::kAttentionNorm:
+    case Role::kQueryNorm:
+    case Role::kKeyNorm:
+    case Role::kAttentionBranchNorm:
+    case Role::kMlpNorm:
+    case Role::kMlpBranchNorm:
+      return true;
+    default:
+      return false;
+  }
 }
 
 const LayerPart& part_of(Role role) { return *std::ranges::find(kParts, role, &LayerPart::role); }

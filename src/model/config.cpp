@@ -29,8 +29,10 @@ bool ModelConfig::is_ordinary() const {
   const bool has_head_sizes =
       first.num_attention_heads == first.num_key_value_heads && first.num_attention_heads * head_dim == hidden_size;
   if (architecture_of(*this).has_positions() && !has_head_sizes) return false;  // OPT's config has no key for them
-  return has_whole_layers() && std::ranges::all_of(layers, [this](const LayerShape& shape) {
-           return shape == layers.front() && shape.input_width == hidden_size && shape.middle_width == hidden_size &&
+  return has_whole_layers() && std::ranges::all_of(layers, [&](const LayerShape& shape) {
+           LayerShape same = first;  // but for what mixes the tokens, which layer_types tells
+           same.delta = shape.delta;
+           return shape == same && shape.input_width == hidden_size && shape.middle_width == hidden_size &&
                   shape.output_width == hidden_size && shape.attn_shortcut == ShortcutShape{} &&
                   shape.mlp_shortcut == ShortcutShape{} && shape.has_norm_weights;
          });
@@ -49,7 +51,7 @@ ModelCost count_layer(const ModelConfig& config, const LayerShape& shape) {
     if (!part.is_in(shape)) continue;
     const int64_t rows = part.rows(shape, config.head_dim);
     if (part.is_linear()) cost.multiply_adds_per_token += rows * part.columns(shape, config.head_dim);
-    if (!part.is_linear()) cost.parameters += rows;
+    if (!part.is_linear()) cost.parameters += rows * (part.taps != nullptr ? part.taps(shape) : 1);
     if (part.has_bias(config)) cost.parameters += rows;
   }
   cost.parameters += cost.multiply_adds_per_token +

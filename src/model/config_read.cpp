@@ -160,17 +160,18 @@ void read_common_window(const JsonReader& reader, ModelConfig& config) {
   if (!reader.raw().contains(key) && usual > 0) config.sliding_window = usual;
 }
 
-std::vector<bool> read_layer_types(const JsonReader& reader, size_t count) {
+// Whether each is of type `other`; those that are not are "full_attention".
+std::vector<bool> read_layer_types(const JsonReader& reader, size_t count,
+                                   const std::string& other = "sliding_attention") {
   const Json& types = reader.raw().at("layer_types");
   if (!types.is_array() || types.size() != count) {
     reader.fail("layer_types", "a list of one entry for each of the " + std::to_string(count) + " layers");
   }
   std::vector<bool> sliding;
   for (const Json& type : types) {
-    if (type != "full_attention" && type != "sliding_attention") {
-      reader.fail("layer_types", "a list of \"full_attention\" and \"sliding_attention\"");
-    }
-    sliding.push_back(type == "sliding_attention");
+    if (type != "full_attention" && type != other)
+      reader.fail("layer_types", "a list of \"full_attention\" and \"" + other + "\"");
+    sliding.push_back(type == other);
   }
   return sliding;
 }
@@ -191,6 +192,37 @@ void read_unrotated(const JsonReader& reader, const Architecture& architecture, 
     unrotated = every_nth_layer(unrotated.size(), period);
   }
   if (std::ranges::find(unrotated, true) != unrotated.end()) config.layer_is_unrotated = unrotated;
+}
+
+// Which layers have a gated delta net in the place of attention, and its sizes; the attention of the others has output
+// gates.
+void read_delta_layers(const JsonReader& reader, const Architecture& architecture, ModelConfig& config) {
+  const auto size = [&](const char* key, int64_t usual) {
+    return reader.has(key) ? reader.integer(key, 1, kMaxWidth / 16) : usual;
+  };
+  DeltaShape delta{size("linear_num_key_heads", 16), size("linear_num_value_heads", 32),
+                   size("linear_key_head_dim", 128), size("linear_value_head_dim", 128),
+                   size("linear_conv_kernel_dim", 4)};
+  if (delta.value_heads % delta.key_heads != 0)
+    reader.fail("linear_num_value_heads",
+                "a multiple of linear_num_key_heads (" + std::to_string(delta.key_heads) + ")");
+  if (delta.key_dim > kMaxWidth / delta.key_heads || delta.value_dim > kMaxWidth / delta.value_heads)
+    reader.fail("linear_value_head_dim", "such that all heads together are at most 2^20 wide");
+  if (!reader.boolean_or("attn_output_gate", true))
+    reader.fail("attn_output_gate", "true, as attention has output gates in this architecture");
+  const size_t count = config.layers.size();
+  std::vector<bool> is_delta;
+  if (reader.has("layer_types")) {
+    is_delta = read_layer_types(reader, count, "linear_attention");
+  } else {
+    const char* key = "full_attention_interval";
+    is_delta = every_nth_layer(count, reader.has(key) ? reader.integer(key, 1, kMaxLayers) : architecture.delta_period);
+    is_delta.flip();
+  }
+  for (size_t i = 0; i < count; ++i) {
+    config.layers[i].has_output_gate = true;
+    if (is_delta[i]) config.layers[i].delta = delta;
+  }
 }
 
 // All but every so-manieth layer slide, or those that layer_types names.
@@ -324,7 +356,10 @@ void read_sliced_shapes(const JsonReader& reader, ModelConfig& config) {
   }
   for (size_t i = 0; i < layers.size(); ++i) {
     const JsonReader entry(layers[i], reader.where() + ".layers[" + std::to_string(i) + "]");
-    config.layers[i] = read_sliced_shape(entry, config);
+    LayerShape shape = read_sliced_shape(entry, config);
+    shape.has_output_gate = config.layers[i].has_output_gate;
+    if (shape.has_attention()) shape.delta = config.layers[i].delta;
+    config.layers[i] = shape;
   }
   // Caches of keys and values tell their length by the first layer.
   if (!config.layers.front().has_attention())
@@ -374,6 +409,7 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
     config.attention_scale = 1 / std::sqrt(positive(reader, key, reader.number_or(key, usual)));
   }
   if (architecture.unrotated_period > 0) read_unrotated(reader, architecture, config);
+  if (architecture.has_delta_layers()) read_delta_layers(reader, architecture, config);
   if (architecture.scales_embedding) config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
   if (architecture.has_multipliers) read_multipliers(reader, config);
   if (architecture.score_cap > 0) read_caps(reader, architecture, config);

@@ -95,6 +95,13 @@ void update_changed(const ModelConfig& config, Json& out) {
 
 // transformers refuses a layer_types whose length is not the number of layers.
 void update_layer_types(const ModelConfig& config, Json& out) {
+  if (architecture_of(config).has_delta_layers()) {
+    out.erase("full_attention_interval");
+    out["layer_types"] = Json::array();
+    for (const LayerShape& shape : config.layers)
+      out["layer_types"].push_back(shape.is_delta() ? "linear_attention" : "full_attention");
+    return;
+  }
   const WindowRule rule = architecture_of(config).window;
   if (rule != WindowRule::kByLayer && rule != WindowRule::kByPattern) {
     out.erase("layer_types");

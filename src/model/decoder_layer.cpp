@@ -93,7 +93,7 @@ std::string name_of(const HalfLayer& half, int64_t layer) {
   return std::string("the ") + half.name + " of layer " + std::to_string(layer);
 }
 
-at::Tensor DecoderLayer::* norm_member(Role role) {
+at::Tensor DecoderLayer::* own_member(Role role) {
   switch (role) {
     case Role::kAttentionNorm:
       return &DecoderLayer::input_norm;
@@ -101,6 +101,14 @@ at::Tensor DecoderLayer::* norm_member(Role role) {
       return &DecoderLayer::query_norm;
     case Role::kKeyNorm:
       return &DecoderLayer::key_norm;
+    case Role::kDeltaConvolution:
+      return &DecoderLayer::delta_convolution;
+    case Role::kDeltaStep:
+      return &DecoderLayer::delta_step;
+    case Role::kDeltaRate:
+      return &DecoderLayer::delta_rate;
+    case Role::kDeltaNorm:
+      return &DecoderLayer::delta_norm;
     case Role::kAttentionBranchNorm:
       return &DecoderLayer::attention_branch_norm;
     case Role::kMlpNorm:
@@ -128,8 +136,13 @@ Linear DecoderLayer::* matrix_member(Role role) {
     case Role::kQuery:
     case Role::kKey:
     case Role::kValue:
+    case Role::kDeltaInput:
+    case Role::kDeltaGate:
+    case Role::kDeltaBeta:
+    case Role::kDeltaDecay:
       return &DecoderLayer::qkv;
     case Role::kOutput:
+    case Role::kDeltaOutput:
       return &DecoderLayer::o_proj;
     case Role::kGate:
     case Role::kUp:
@@ -168,7 +181,7 @@ void remove_attention(DecoderLayer& layer) {
     if (part.is_linear()) {
       layer.*matrix_member(part.role) = {};
     } else {
-      (layer.*norm_member(part.role)).reset();
+      (layer.*own_member(part.role)).reset();
       if (const auto bias = norm_bias_member(part.role)) (layer.*bias).reset();
     }
   }
@@ -176,15 +189,15 @@ void remove_attention(DecoderLayer& layer) {
 
 std::vector<at::Tensor*> tensors_of(DecoderLayer& layer) {
   std::vector<at::Tensor*> tensors;
-  Linear* last = nullptr;
   for (const LayerPart& part : layer_parts()) {
     if (!part.is_linear()) {
-      tensors.push_back(&(layer.*norm_member(part.role)));
+      tensors.push_back(&(layer.*own_member(part.role)));
       if (const auto bias = norm_bias_member(part.role)) tensors.push_back(&(layer.*bias));
-    } else if (Linear* linear = &(layer.*matrix_member(part.role)); linear != last) {
-      tensors.insert(tensors.end(), {&linear->weight, &linear->bias});
-      last = linear;
+      continue;
     }
+    Linear& linear = layer.*matrix_member(part.role);
+    if (std::ranges::find(tensors, &linear.weight) == tensors.end())
+      tensors.insert(tensors.end(), {&linear.weight, &linear.bias});
   }
   return tensors;
 }
@@ -206,9 +219,9 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
   for (const LayerPart& part : layer_parts()) {
     if (part.is_linear() || !part.is_in(shape)) continue;
     const auto load = [&](const char* kind) {
-      return loader.tensor(std::string(part.module) + kind, {part.rows(shape, config.head_dim)}, at::kFloat);
+      return loader.tensor(std::string(part.module) + kind, part.sizes(shape, config.head_dim), at::kFloat);
     };
-    layer.*norm_member(part.role) = load(".weight");
+    layer.*own_member(part.role) = load(".weight");
     if (part.has_bias(config)) layer.*norm_bias_member(part.role) = load(".bias");
   }
   const std::vector<MatrixPart> linears = matrix_parts(shape, config.head_dim);
@@ -262,7 +275,7 @@ std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer
   for (const LayerPart& part : layer_parts()) {
     const std::string module(part.module);
     if (!part.is_linear()) {
-      tensor(module + ".weight", layer.*norm_member(part.role));
+      tensor(module + ".weight", layer.*own_member(part.role));
       if (const auto bias = norm_bias_member(part.role)) tensor(module + ".bias", layer.*bias);
     }
     const auto one = std::ranges::find(linears, &part, &MatrixPart::part);

@@ -1,5 +1,6 @@
 #include "dynslice/model/forward.h"
 
+#include <ATen/ops/softplus.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 
@@ -14,6 +15,7 @@
 #include "dynslice/tensor/attention_kernel.h"
 #include "dynslice/tensor/capped_attention.h"
 #include "dynslice/tensor/decode_kernels.h"
+#include "dynslice/tensor/delta_net.h"
 #include "dynslice/tensor/kernels.h"
 
 namespace dynslice {
@@ -94,8 +96,8 @@ at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Ten
 
 // From queries, keys and values [B, T, (H + 2 kv_heads) * head_dim], side by side, to the heads' outputs
 // [B, T, H * head_dim]; `cache` is null for windows that stand alone.
-at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& packed,
-                      LayerCache* cache) {
+at::Tensor mix_heads(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& packed,
+                     LayerCache* cache) {
   const int64_t batch = packed.size(0), length = packed.size(1);
   const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
   at::Tensor qkv = packed.view({batch, length, heads + 2 * kv, context.head_dim});
@@ -114,6 +116,22 @@ at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, co
   };
   const at::Tensor attended = cache != nullptr ? attend_cached(q, k, v, layer.is_sliding, context, *cache) : alone();
   return attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
+}
+
+// What `o_proj` multiplies, of what `qkv` gave.
+at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& packed,
+                      LayerCache* cache) {
+  if (layer.shape.is_delta()) {
+    DeltaState none;
+    const bool goes_on = cache != nullptr && cache->length > 0;
+    DeltaState& state = cache != nullptr ? cache->delta : none;
+    if (!goes_on) state = {};
+    if (cache != nullptr) cache->length += packed.size(1);
+    return mix_by_delta(layer, context.rms_norm_eps, packed, state);
+  }
+  if (!layer.shape.has_output_gate) return mix_heads(layer, context, packed, cache);
+  const GatedHeads heads = split_gates(layer.shape, context.head_dim, packed);
+  return mix_heads(layer, context, heads.qkv, cache).mul_(heads.gate);
 }
 
 // What the MLP multiplies by its last matrix.
@@ -341,6 +359,39 @@ void place_heads_(const DecoderLayer& layer, const LayerContext& context, const 
   if (!is_rotated_first) rotate();
   if (rotary.query_scale.defined())
     qkv.narrow(2, 0, heads).mul_(rotary.query_scale.to(qkv.scalar_type()).view({-1, 1, 1}));
+}
+
+GatedHeads split_gates(const LayerShape& shape, int64_t head_dim, const at::Tensor& packed) {
+  const int64_t batch = packed.size(0), length = packed.size(1), width = shape.num_attention_heads * head_dim;
+  const at::Tensor queries =
+      packed.narrow(2, 0, 2 * width).view({batch, length, shape.num_attention_heads, 2, head_dim});
+  const at::Tensor rest = packed.narrow(2, 2 * width, packed.size(2) - 2 * width);
+  return {at::cat({queries.select(3, 0).reshape({batch, length, width}), rest}, 2),
+          queries.select(3, 1).reshape({batch, length, width}).sigmoid()};
+}
+
+at::Tensor mix_by_delta(const DecoderLayer& layer, double eps, const at::Tensor& packed, DeltaState& state) {
+  const DeltaShape& shape = layer.shape.delta;
+  const int64_t batch = packed.size(0), length = packed.size(1), keys = shape.keys(), values = shape.values();
+  int64_t first = 0;
+  const auto next = [&](const at::Tensor& of, int64_t count) {
+    first += count;
+    return of.narrow(2, first - count, count);
+  };
+  const auto heads = [&](const at::Tensor& x, int64_t count) { return x.reshape({batch, length, count, -1}); };
+  const at::Tensor mixed = next(packed, shape.channels()), gate = next(packed, values).to(at::kFloat);
+  const at::Tensor rate = next(packed, shape.value_heads).to(at::kFloat).sigmoid();
+  const at::Tensor turn = next(packed, shape.value_heads).to(at::kFloat) + layer.delta_step;
+  const at::Tensor decay = at::softplus(turn) * layer.delta_rate.exp().neg();
+  const at::Tensor seen =
+      at::silu(kernels::causal_convolution(mixed, layer.delta_convolution, state.before, &state.before));
+  first = 0;
+  const at::Tensor q = heads(next(seen, keys), shape.key_heads), k = heads(next(seen, keys), shape.key_heads);
+  const at::Tensor v = heads(next(seen, values), shape.value_heads);
+  const at::Tensor read = kernels::gated_delta_rule({q, k, v, decay, rate}, state.memory);
+  const at::Tensor scale = at::rsqrt((read * read).mean(-1, /*keepdim=*/true) + eps);
+  const at::Tensor normed = read * scale * layer.delta_norm * heads(at::silu(gate), shape.value_heads);
+  return normed.reshape({batch, length, values}).to(packed.scalar_type());
 }
 
 at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out) {

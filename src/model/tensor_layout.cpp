@@ -38,8 +38,7 @@ void add_layer(std::vector<OutputTensor>& tensors, const ModelConfig& config, in
   LayerLayout layer(tensors, index, dtype);
   for (const LayerPart& part : layer_parts()) {
     if (!part.is_in(shape)) continue;
-    std::vector<int64_t> sizes{part.rows(shape, config.head_dim)};
-    if (part.is_linear()) sizes.push_back(part.columns(shape, config.head_dim));
+    const std::vector<int64_t> sizes = part.sizes(shape, config.head_dim);
     const std::string module(part.module);
     layer.tensor(module + ".weight", sizes);
     if (part.has_bias(config)) layer.tensor(module + ".bias", {sizes.front()});
@@ -114,9 +113,8 @@ std::vector<int64_t> shape_of_part(const ModelConfig& config, int64_t layer, con
   const LayerPart* part = find_part(suffix);
   DYNSLICE_CHECK(part != nullptr, "no part of a layer is called ", suffix);
   const LayerShape& shape = config.layers.at(static_cast<size_t>(layer));
-  std::vector<int64_t> sizes{part->rows(shape, config.head_dim)};
-  if (part->is_linear() && suffix.ends_with(".weight")) sizes.push_back(part->columns(shape, config.head_dim));
-  return sizes;
+  if (!suffix.ends_with(".weight")) return {part->rows(shape, config.head_dim)};
+  return part->sizes(shape, config.head_dim);
 }
 
 namespace {
@@ -178,9 +176,9 @@ StoredTensor stored_alone(const ModelConfig& config, const std::string& name) {
     return stored;
   }
   const auto renamed = std::ranges::find(architecture.names, part->module, &Renaming::ours);
-  const double offset = part->is_linear() || kind != ".weight" ? 0 : architecture.norm_offset;
+  const double offset = kind == ".weight" && is_norm(part->role) ? architecture.norm_offset : 0;
   if (renamed == architecture.names.end()) return {name, offset};
-  return {layer_tensor_name(layer, std::string(renamed->theirs) + kind), offset};
+  return {layer_tensor_name(layer, std::string(renamed->theirs) + (renamed->is_whole ? "" : kind)), offset};
 }
 
 }  // namespace
@@ -202,11 +200,14 @@ std::vector<std::string> names_of_stored(const ModelConfig& config, const std::s
   const std::string stored = config.is_ordinary() ? without_stem(architecture_of(config), *alone) : *alone;
   const auto place = split_layer_name(stored);
   if (!config.is_ordinary() || !place) return {stored};
+  const Architecture& architecture = architecture_of(config);
+  const auto is_its_name = [&](const Renaming& name) { return name.is_whole && name.theirs == place->second; };
+  if (const auto whole = std::ranges::find_if(architecture.names, is_its_name); whole != architecture.names.end())
+    return {layer_tensor_name(place->first, std::string(whole->ours) + ".weight")};
   const size_t dot = place->second.rfind('.');
   if (dot == std::string::npos) return {stored};
   const std::string_view module = std::string_view(place->second).substr(0, dot);
   const std::string kind = place->second.substr(dot);
-  const Architecture& architecture = architecture_of(config);
   const auto fusion = std::ranges::find(architecture.fusions, module, &Fusion::module);
   if (fusion != architecture.fusions.end() && (kind == ".weight" || kind == ".bias")) {
     std::vector<std::string> names;

@@ -33,6 +33,10 @@ void keep_neurons(DecoderLayer& layer, const at::Tensor& kept, const at::Tensor&
 // Gives the attention the refitted rows [k, d] fp64 of the heads that are left.
 void keep_heads(DecoderLayer& layer, const HeadElimination& heads, const at::Tensor& rows, int64_t head_dim) {
   const HeadCount left = heads.left();
+  if (layer.shape.is_delta() || left.heads == layer.shape.num_attention_heads) {
+    layer.o_proj.weight = written_by(kAttentionHalf, layer, rows);
+    return;
+  }
   const int64_t queries = layer.shape.num_attention_heads * head_dim;
   const int64_t keys = layer.shape.num_key_value_heads * head_dim;
   layer.shape.num_attention_heads = left.heads;
@@ -153,6 +157,15 @@ class Compressor {
         held_out_, [&](const at::Tensor& x) { return forward_half(kAttentionHalf, now, step.context, x); }, 2);
   }
 
+  // A gated delta net keeps its heads, all of which write.
+  static HeadCount heads_of(const LayerShape& shape) {
+    if (shape.is_delta()) return {shape.delta.value_heads, shape.delta.value_heads};
+    return {shape.num_attention_heads, shape.num_key_value_heads};
+  }
+  int64_t width_of_head(const LayerShape& shape) const {
+    return shape.is_delta() ? shape.delta.value_dim : walk_.config().head_dim;
+  }
+
   // `read` is the layer as it is, in the dtype of the forward.
   void compress_attention(LayerStep& step, const DecoderLayer& read, const HeadCount& wanted) {
     // What attention mixes is kept: it is needed for the moment and, behind that, for the output.
@@ -170,9 +183,8 @@ class Compressor {
     const std::string where = mixed_in(step.index());
     HeadElimination heads(moment.take(where), seen_writer(kAttentionHalf, step.layer),
                           sensitivity_.directions(step.index(), StreamPlace::kInside, device), options_.ridge,
-                          {read.shape.num_attention_heads, read.shape.num_key_value_heads}, walk_.config().head_dim,
-                          where);
-    heads.reduce_to(wanted);
+                          heads_of(read.shape), width_of_head(read.shape), where);
+    if (!read.shape.is_delta()) heads.reduce_to(wanted);
     keep_heads(step.layer, heads, refitted(kAttentionHalf, step.layer, heads.columns(), moment),
                walk_.config().head_dim);
     const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);

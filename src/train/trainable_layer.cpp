@@ -73,6 +73,16 @@ class DifferentiableOps {
   }
 
   at::Tensor mix_tokens(const at::Tensor& packed) const {
+    if (layer_.shape.is_delta()) {
+      DeltaState none;
+      return mix_by_delta(layer_, context_.rms_norm_eps, packed, none);
+    }
+    if (!layer_.shape.has_output_gate) return mix_heads(packed);
+    const GatedHeads heads = split_gates(layer_.shape, context_.head_dim, packed);
+    return mix_heads(heads.qkv) * heads.gate;
+  }
+
+  at::Tensor mix_heads(const at::Tensor& packed) const {
     const int64_t batch = packed.size(0), length = packed.size(1);
     const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
     const at::Tensor qkv = placed(packed.view({batch, length, heads + 2 * kv, context_.head_dim}));

@@ -29,7 +29,8 @@ int64_t bytes_of(const DecoderLayer& layer) {
 
 int64_t KeyValueCache::bytes() const {
   int64_t bytes = 0;
-  for (const LayerCache& layer : layers) bytes += bytes_of({layer.keys, layer.values});
+  for (const LayerCache& layer : layers)
+    bytes += bytes_of({layer.keys, layer.values, layer.delta.before, layer.delta.memory});
   return bytes;
 }
 
@@ -97,6 +98,10 @@ KeyValueCache ResidentModel::make_cache(int64_t batch, int64_t capacity) const {
   const at::ScalarType dtype = options_.device.is_cpu() ? at::kFloat : options_.dtype;
   const auto options = at::TensorOptions().dtype(dtype).device(options_.device);
   for (const LayerShape& shape : config_.layers) {
+    if (shape.is_delta()) {
+      cache.layers.emplace_back();
+      continue;
+    }
     const std::vector<int64_t> sizes{batch, shape.num_key_value_heads, capacity, config_.head_dim};
     cache.layers.push_back({at::empty(sizes, options), at::empty(sizes, options), 0});
   }

@@ -43,15 +43,18 @@ int64_t layer_parameters(const ModelConfig& config, const LayerShape& shape) {
 }
 
 int64_t largest_linear(const ModelConfig& config, const LayerShape& shape) {
-  const int64_t qkv = (shape.num_attention_heads + 2 * shape.num_key_value_heads) * config.head_dim * shape.input_width;
-  return std::max(qkv, shape.read_rows() * shape.middle_width);
+  int64_t qkv = (shape.num_attention_heads + 2 * shape.num_key_value_heads) * config.head_dim;
+  if (shape.is_delta()) qkv = shape.delta.channels() + shape.delta.values();
+  return std::max(qkv * shape.input_width, shape.read_rows() * shape.middle_width);
 }
 
 int64_t chunk_bytes(const ModelConfig& config, const ComputeOptions& compute, TextAmount text) {
   const int64_t width = widest_stream(config), size = multiplied_bytes(compute);
   const int64_t a_token = largest_of_layers(config, [&](const LayerShape& shape) {
     const int64_t heads = (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads) * config.head_dim;
-    return std::max(2 * heads, 3 * shape.intermediate_size) * size;
+    const int64_t mixing =
+        shape.is_delta() ? 6 * 4 * (shape.delta.channels() + shape.delta.values()) : 2 * heads * size;
+    return std::max(mixing, 3 * shape.intermediate_size * size);
   });
   // The normed chunk; what the half layer writes, in the dtype and in fp32; the shortcut's part.
   int64_t bytes = chunk_size(compute, text) * (a_token + width * (2 * size + 2 * 4));
@@ -136,7 +139,15 @@ ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOp
   ComputeOptions at_once = compute;
   at_once.chunk_tokens = prompts.tokens();
   int64_t cache = 0;
-  for (const LayerShape& shape : config.layers) cache += 2 * shape.num_key_value_heads * config.head_dim;
+  int64_t memories = 0;  // of gated delta nets, however long the text
+  for (const LayerShape& shape : config.layers) {
+    const DeltaShape& delta = shape.delta;
+    if (shape.is_delta()) {
+      memories += 4 * use.batch * (delta.values() * delta.key_dim + (delta.taps - 1) * delta.channels());
+    } else {
+      cache += 2 * shape.num_key_value_heads * config.head_dim;
+    }
+  }
   cache *= use.batch * (use.prompt_tokens + use.decode_tokens) *
            (compute.device.is_cpu() ? 4 : element_bytes(compute.dtype));
   const int64_t weights = count_cost(config).parameters * element_bytes(compute.dtype);

@@ -17,15 +17,17 @@ def their_logits(folder, window, **options):
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)(window).logits
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3", "seed_oss", "gemma2", "olmo3", "granite", "exaone4", "phi3", "opt"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3", "seed_oss", "gemma2", "olmo3", "granite", "exaone4", "phi3", "opt", "qwen3_5_text"])
 def test_a_model_without_layers_is_that_of_transformers_without_them(run, tiny_model, our_logits, window, tmp_path, family):
-    source = tiny_model(family, num_hidden_layers=5)
+    # transformers wants a layer with keys and values.
+    kinds = {"layer_types": ["linear_attention", "full_attention"] * 2 + ["full_attention"]} if family == "qwen3_5_text" else {}
+    source = tiny_model(family, num_hidden_layers=5, **kinds)
     run("depth", "drop", source, "--indices", "1,3-3", "-o", tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
     decoder = getattr(model.model, "decoder", model.model)
     decoder.layers = torch.nn.ModuleList(layer for i, layer in enumerate(decoder.layers) if i not in (1, 3))
     for i, layer in enumerate(decoder.layers):
-        layer.self_attn.layer_idx = i
+        (layer.linear_attn if hasattr(layer, "linear_attn") else layer.self_attn).layer_idx = i
     model.config.num_hidden_layers = 3
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = [kind for i, kind in enumerate(model.config.layer_types) if i not in (1, 3)]

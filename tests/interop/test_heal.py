@@ -19,9 +19,11 @@ def logits_of(model, window):
         return model(window).logits
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3_text", "smollm3", "gemma2", "olmo2", "granite", "hunyuan_v1_dense", "opt"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3_text", "smollm3", "gemma2", "olmo2", "granite", "hunyuan_v1_dense", "opt", "qwen3_5_text"])
 def test_peft_loads_the_adapter_and_gives_the_merged_model(run, tiny_model, text_file, our_logits, window, tmp_path, family):
-    source = tiny_model(family, num_hidden_layers=3)
+    # transformers wants a layer with keys and values.
+    kinds = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]} if family == "qwen3_5_text" else {}
+    source = tiny_model(family, num_hidden_layers=3, **kinds)
     options = ["--text", text_file, *TEXT, *QUICK, "--rank", "5", "--alpha", "7"]
     run("heal", source, *options, "--adapter", "-o", tmp_path / "adapter")
     run("heal", source, *options, "--out-dtype", "fp32", "-o", tmp_path / "merged")

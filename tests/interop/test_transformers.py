@@ -154,6 +154,8 @@ LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
         ("glm4", {"attention_bias": False, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}}),
         ("opt", {}),
         ("opt", {"tie_word_embeddings": False}),
+        ("qwen3_5_text", {}),
+        ("qwen3_5_text", {"attention_bias": True, "tie_word_embeddings": True, "linear_num_key_heads": 4, "linear_key_head_dim": 12, "linear_value_head_dim": 10, "layer_types": ["full_attention", "linear_attention"] * 2}),
         ("hunyuan_v1_dense", {"attention_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain",
@@ -169,7 +171,7 @@ def test_tiny_models_logits_equal_transformers(build_dir, tmp_path, tiny_model, 
 
 @pytest.mark.parametrize("kind, changes", [("llama", {}), ("llama", {"tie_word_embeddings": True}),
                                            ("llama", {"attention_bias": True, "mlp_bias": True}), ("mistral", {}), ("qwen2", {}), ("qwen3", {}), ("smollm3", {}), ("seed_oss", {"attention_out_bias": True}),
-                                           ("opt", {}), ("opt", {"tie_word_embeddings": False})],
+                                           ("opt", {}), ("opt", {"tie_word_embeddings": False}), ("qwen3_5_text", {})],
                          ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain")
 def test_rotation_without_slicing_leaves_the_logits(build_dir, tmp_path, run, tiny_model, text_file, kind, changes):
     folder = tiny_model(kind, **changes)

@@ -22,6 +22,9 @@ namespace dynslice {
 [[nodiscard]] std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions& options,
                                                   at::Device device);
 
+// The last words of the names that the modules with updates have in checkpoints of `config`.
+[[nodiscard]] std::vector<std::string> updated_modules(const ModelConfig& config, const LoraOptions& options);
+
 // Parameters of the updates of every layer.
 [[nodiscard]] std::vector<int64_t> lora_parameters(const ModelConfig& config, const LoraOptions& options);
 

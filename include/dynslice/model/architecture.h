@@ -22,6 +22,15 @@ enum class Role {
   kQueryNorm,
   kKeyNorm,
   kOutput,
+  kDeltaInput,
+  kDeltaGate,
+  kDeltaBeta,
+  kDeltaDecay,
+  kDeltaConvolution,
+  kDeltaStep,
+  kDeltaRate,
+  kDeltaNorm,
+  kDeltaOutput,
   kAttentionBranchNorm,
   kMlpNorm,
   kGate,
@@ -49,8 +58,16 @@ struct LayerPart {
   bool (*is_in)(const LayerShape& shape);                         // whether a layer of this shape has it
   bool ModelConfig::* bias;                                       // whether it has a bias; null: never
   bool is_rotary;                                                 // whether its rows are rotated in pairs
+  // Of a convolution [rows, 1, taps].
+  int64_t (*taps)(const LayerShape& shape) = nullptr;
 
   [[nodiscard]] bool is_linear() const { return columns != nullptr; }
+  // Of its weight.
+  [[nodiscard]] std::vector<int64_t> sizes(const LayerShape& shape, int64_t head_dim) const {
+    if (taps != nullptr) return {rows(shape, head_dim), 1, taps(shape)};
+    if (!is_linear()) return {rows(shape, head_dim)};
+    return {rows(shape, head_dim), columns(shape, head_dim)};
+  }
   [[nodiscard]] bool has_bias(const ModelConfig& config) const { return bias != nullptr && config.*bias; }
 };
 
@@ -60,6 +77,9 @@ struct LayerPart {
 // The part that the tensor of that name in a layer belongs to ("mlp.up_proj.weight"); null for shortcuts and unknown
 // names.
 [[nodiscard]] const LayerPart* find_part(std::string_view tensor);
+
+// Whether it is a norm of the stream, of branches, or of queries and keys.
+[[nodiscard]] bool is_norm(Role role);
 
 // The part with that role.
 [[nodiscard]] const LayerPart& part_of(Role role);
@@ -93,6 +113,7 @@ enum class GgufHead { kAny, kTied, kOwn };
 struct Renaming {
   std::string_view ours;    // the part's `module`
   std::string_view theirs;  // "pre_feedforward_layernorm", in GGUF "post_attention_norm"
+  bool is_whole = false;    // `theirs` is the name of the tensor: no ".weight" follows
 };
 
 // Linears that an architecture's files have as one matrix, their rows one after the other.
@@ -129,6 +150,9 @@ struct Architecture {
   bool has_longrope = false;           // rope_type "longrope", by old names "su" and "yarn"
   bool has_query_growth = false;       // llama_4_scaling_beta, which makes queries grow with their position
   QueryKeyNorm query_key_norm = QueryKeyNorm::kNone;
+  // All layers but every delta_period-th, or those that layer_types names, have a gated delta net in the place of
+  // attention; 0: there is none. The other layers' attention has an output gate.
+  int64_t delta_period = 0;
   bool has_input_norms = true;    // in front of attention and MLP
   bool has_branch_norms = false;  // RMS norms of what attention and MLP write, before it is added to the stream
   // Granite's four: attention_multiplier, embedding_multiplier, residual_multiplier, and logits_scaling, a divisor.
@@ -178,8 +202,12 @@ struct Architecture {
   [[nodiscard]] bool has_linears_apart() const { return fusions.empty(); }
   // A model with a narrower stream, its directions in one basis for all layers, would centre that stream.
   [[nodiscard]] bool can_be_narrower() const { return can_cut_stream() && !has_centred_norms; }
-  // A norm over all heads together would make something else of those that are left.
-  [[nodiscard]] bool can_remove_heads() const { return query_key_norm != QueryKeyNorm::kWhole; }
+  // A norm over all heads together would make something else of those that are left,
+  // and heads are not removed where some layers have no attention.
+  [[nodiscard]] bool can_remove_heads() const { return query_key_norm != QueryKeyNorm::kWhole && !has_delta_layers(); }
+  [[nodiscard]] bool has_delta_layers() const { return delta_period > 0; }
+  // Whether layers are alike, so that one can stand for some.
+  [[nodiscard]] bool can_merge_layers() const { return !has_delta_layers(); }
 };
 
 [[nodiscard]] std::span<const Architecture> architectures();

@@ -59,6 +59,20 @@ enum class QueryKeyNorm {
   kWhole,        // of all heads together, before they are rotated
 };
 
+// A gated delta net in the place of attention (Yang et al., arXiv 2412.06464): a matrix [key_dim, value_dim] for every
+// value head is what it remembers of all tokens so far. Value heads share the queries and keys of a key head.
+struct DeltaShape {
+  int64_t key_heads = 0;  // 0: there is none
+  int64_t value_heads = 0;
+  int64_t key_dim = 0;  // of a head
+  int64_t value_dim = 0;
+  int64_t taps = 0;  // of the convolution over tokens that queries, keys and values pass through
+  [[nodiscard]] int64_t keys() const { return key_heads * key_dim; }
+  [[nodiscard]] int64_t values() const { return value_heads * value_dim; }
+  [[nodiscard]] int64_t channels() const { return 2 * keys() + values(); }  // queries, keys, values side by side
+  bool operator==(const DeltaShape&) const = default;
+};
+
 // Widths of one decoder layer. In a dense model the three stream widths are hidden_size.
 struct LayerShape {
   int64_t input_width = 0;   // of the stream that enters the layer
@@ -74,6 +88,9 @@ struct LayerShape {
   bool has_input_norms = true;    // attention and MLP read the stream normed
   bool has_branch_norms = false;  // what attention and MLP write is normed before it is added to the stream
   bool is_gated = true;           // down(act(gate x) * up x); else down(act(up x))
+  bool has_output_gate = false;   // attention's output is multiplied by sigmoid(g): q_proj gives of every head q and g
+  DeltaShape delta = {};          // in the place of attention; heads and key-value heads are those of other layers then
+  [[nodiscard]] bool is_delta() const { return delta.key_heads > 0; }
   [[nodiscard]] bool has_attention() const { return num_attention_heads > 0; }
   [[nodiscard]] int64_t read_rows() const {
     return (is_gated ? 2 : 1) * intermediate_size;

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
@@ -33,13 +34,17 @@ struct Shortcut {
 // Linears that read the same input are packed into one matrix, so that one product serves them.
 struct DecoderLayer {
   LayerShape shape;
-  at::Tensor input_norm;             // [input_width]; undefined when folded into qkv, or without such norms
-  at::Tensor input_norm_bias;        // of a layer norm: undefined in RMS norms
-  Linear qkv;                        // rows: query heads, key heads, value heads; undefined without attention
-  at::Tensor query_norm, key_norm;   // [head_dim], shared by all heads, or as wide as all heads; undefined without
-  Linear o_proj;                     // [middle_width, heads * head_dim]
-  at::Tensor attention_branch_norm;  // [middle_width]; undefined without such norms
-  at::Tensor post_attention_norm;    // [middle_width]; undefined when folded into gate_up, or without such norms
+  at::Tensor input_norm;            // [input_width]; undefined when folded into qkv, or without such norms
+  at::Tensor input_norm_bias;       // of a layer norm: undefined in RMS norms
+  Linear qkv;                       // rows: query heads, key heads, value heads; undefined without attention
+  at::Tensor query_norm, key_norm;  // [head_dim], shared by all heads, or as wide as all heads; undefined without
+  // Of a gated delta net, in the place of attention, whose qkv has channels(), values() and two times value_heads rows.
+  at::Tensor delta_convolution;       // [channels(), 1, taps]
+  at::Tensor delta_step, delta_rate;  // [value_heads]
+  at::Tensor delta_norm;              // [value_dim]
+  Linear o_proj;                      // [middle_width, heads * head_dim]
+  at::Tensor attention_branch_norm;   // [middle_width]; undefined without such norms
+  at::Tensor post_attention_norm;     // [middle_width]; undefined when folded into gate_up, or without such norms
   at::Tensor post_attention_norm_bias;
   Linear gate_up;              // rows: gate (of a gated MLP), up; [read_rows(), middle_width]
   Linear down_proj;            // [output_width, intermediate_size]
@@ -88,8 +93,9 @@ inline constexpr std::array kHalfLayers = {kAttentionHalf, kMlpHalf};
 // "the attention of layer 3", for messages.
 std::string name_of(const HalfLayer& half, int64_t layer);
 
-// Where a layer keeps a part: a norm as a tensor of its own, a linear as rows of a matrix. Null where the part is none.
-at::Tensor DecoderLayer::* norm_member(Role role);
+// Where a layer keeps a part: as a tensor of its own, such as a norm, or, a linear, as rows of a matrix. Null where the
+// part is none.
+at::Tensor DecoderLayer::* own_member(Role role);
 at::Tensor DecoderLayer::* norm_bias_member(Role role);  // of norms that may be layer norms
 Linear DecoderLayer::* matrix_member(Role role);
 
@@ -115,18 +121,18 @@ void remove_attention(DecoderLayer& layer);
 template <typename Layer, typename Visitor>
 void for_each_tensor(Layer& layer, Visitor visit) {
   const auto parts = [&](Half half, bool writes) {
-    Linear DecoderLayer::* last = nullptr;
+    std::vector<Linear DecoderLayer::*> visited;
     for (const LayerPart& part : layer_parts()) {
       if (part.half != half || (part.side >= PartSide::kWrites) != writes) continue;
       Linear DecoderLayer::* const matrix = matrix_member(part.role);
       if (matrix == nullptr) {
-        visit(layer.*norm_member(part.role));
+        visit(layer.*own_member(part.role));
         if (const auto bias = norm_bias_member(part.role)) visit(layer.*bias);
-      } else if (matrix != last) {
+      } else if (std::find(visited.begin(), visited.end(), matrix) == visited.end()) {
+        visited.push_back(matrix);
         visit((layer.*matrix).weight);
         visit((layer.*matrix).bias);
       }
-      last = matrix;
     }
   };
   const auto half = [&](Half which, auto& shortcut) {

@@ -41,10 +41,17 @@ struct LayerContext {
   }
 };
 
+// What a gated delta net remembers of the tokens that it has seen; undefined before the first.
+struct DeltaState {
+  at::Tensor before;  // [B, taps - 1, channels] fp32: what the convolution sees of them
+  at::Tensor memory;  // [B, value_heads, key_dim, value_dim] fp32
+};
+
 // Keys (rotated) and values of the tokens that a layer has seen, for tokens that come later.
 struct LayerCache {
-  at::Tensor keys, values;  // [B, kv_heads, capacity, head_dim]; fp32 on the CPU
+  at::Tensor keys, values;  // [B, kv_heads, capacity, head_dim]; fp32 on the CPU; undefined in a gated delta net
   int64_t length = 0;       // positions that are filled
+  DeltaState delta = {};
 };
 
 LayerContext make_layer_context(const ModelConfig& config, int64_t window_length, at::Device device);
@@ -93,6 +100,18 @@ at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& cont
 // Norms queries and keys in place, where the layer has such norms, and rotates them, in the layer's order:
 // qkv [B, T, heads + 2 kv_heads, head_dim], as projected.
 void place_heads_(const DecoderLayer& layer, const LayerContext& context, const RotaryTable& rotary, at::Tensor& qkv);
+
+// Of queries, keys and values as projected [B, T, ...] in a layer with output gates: these without the gates
+// [B, T, (heads + 2 kv_heads) * head_dim], and what the heads' outputs are multiplied by [B, T, heads * head_dim].
+struct GatedHeads {
+  at::Tensor qkv, gate;
+};
+[[nodiscard]] GatedHeads split_gates(const LayerShape& shape, int64_t head_dim, const at::Tensor& packed);
+
+// From what a gated delta net reads the stream by [B, T, channels + values + 2 value_heads] to what it writes by
+// [B, T, values]. With gradients, too.
+[[nodiscard]] at::Tensor mix_by_delta(const DecoderLayer& layer, double eps, const at::Tensor& packed,
+                                      DeltaState& state);
 
 // shortcut(x) [..., out] in fp32.
 at::Tensor pass(const Shortcut& shortcut, const at::Tensor& x, int64_t out);

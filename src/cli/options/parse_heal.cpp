@@ -101,9 +101,11 @@ void add_updates(CLI::App& verb, HealRequest& options) {
                   "that was made smaller; needs the memory of a layer, not of a model")
       ->group(basic(Group::kWhat))
       ->type_name("MODEL");
-  verb.add_option("--target-modules", options.target_modules,
-                  "linears that are updated: all, or some of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
-                  "down_proj with commas between them")
+  verb.add_option(
+          "--target-modules", options.target_modules,
+          "linears that are updated: all, or some of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
+          "down_proj with commas between them (of gated delta nets in_proj_qkv, in_proj_z, in_proj_b, in_proj_a and "
+          "out_proj, too)")
       ->group(advanced(Group::kWhat))
       ->type_name("all|NAMES")
       ->capture_default_str();

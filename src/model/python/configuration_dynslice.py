@@ -121,6 +121,14 @@ BASE_MODELS = {
         "activation_key": "activation_function",
         "tie_word_embeddings": True,
     },
+    "qwen3_5_text": {
+        "max_position_embeddings": 32768,
+        "biases": "attention",
+        "head_dim": 256,
+        "head_norms": "head",
+        "rotary_share": 0.25,
+        "delta_period": 4,  # all other layers have a gated delta net in the place of attention, whose output has gates
+    },
 }
 SLIDING_WINDOW = 4096
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -168,6 +176,7 @@ class DynsliceConfig(PretrainedConfig):
         self.use_cache = kwargs.pop("use_cache", True)
         if self.hidden_act != base.get("activation", "silu"):
             raise ValueError(f"config.json: activation {self.hidden_act!r}: only {base.get('activation', 'silu')!r} is known")
+        self._read_delta(kwargs)
         self._read_window(kwargs)
         period = kwargs.pop("no_rope_layer_interval", base.get("unrotated_period"))
         if "first_position" in base:
@@ -194,6 +203,19 @@ class DynsliceConfig(PretrainedConfig):
             self.logit_scale = 1 / self.logits_scaling
         self.attn_logit_softcapping = kwargs.pop("attn_logit_softcapping", base.get("score_cap"))
         self.final_logit_softcapping = kwargs.pop("final_logit_softcapping", base.get("logit_cap"))
+
+    def _read_delta(self, kwargs):
+        """Which layers have a gated delta net in the place of attention, and its sizes."""
+        period = BASE_MODELS[self.base_model_type].get("delta_period")
+        types = kwargs.pop("delta_layers", None)  # as save_pretrained wrote it
+        self.delta_layers = [False] * self.num_hidden_layers
+        if period is None:
+            return
+        for key, usual in (("num_key_heads", 16), ("num_value_heads", 32), ("key_head_dim", 128), ("value_head_dim", 128), ("conv_kernel_dim", 4)):
+            setattr(self, f"linear_{key}", kwargs.pop(f"linear_{key}", usual))
+        names, period = kwargs.pop("layer_types", None), kwargs.pop("full_attention_interval", period)
+        for i in range(self.num_hidden_layers):
+            self.delta_layers[i] = types[i] if types else names[i] == "linear_attention" if names else (i + 1) % period != 0
 
     def _read_window(self, kwargs):
         """`layer_types` for every base model, and `sliding_window`, None where no layer slides."""
@@ -290,6 +312,10 @@ class DynsliceConfig(PretrainedConfig):
     @property
     def interleaved_rotary(self):
         return BASE_MODELS[self.base_model_type].get("interleaved_rotary", False)
+
+    @property
+    def output_gates(self):
+        return "delta_period" in BASE_MODELS[self.base_model_type]
 
     @property
     def layer_norms(self):

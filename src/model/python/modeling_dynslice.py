@@ -211,6 +211,104 @@ def eager_attention(module, query, key, value, attention_mask, scaling, dropout=
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+class Vector(nn.Module):
+    def __init__(self, *sizes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(*sizes))
+
+
+def delta_rule(query, key, value, decay, rate, memory):
+    """What tokens read of a memory S of every head: S <- exp(decay) S, S <- S + k (rate (v - k S)), q S; in chunks of 64 tokens,
+    whose corrections solve a unit triangular system. All [batch, heads, tokens, ...], fp32."""
+    read = []
+    for q, k, v, d, r in zip(*(x.split(64, dim=2) for x in (query, key, value, decay, rate))):
+        total = d.cumsum(-1)
+        since_start = total.exp()[..., None]
+        later = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
+        between = (total[..., :, None] - total[..., None, :]).masked_fill(later, float("-inf")).exp()
+        weighted = k * r[..., None]
+        alone = v * r[..., None] - (weighted * since_start) @ memory
+        written = torch.linalg.solve_triangular((weighted @ k.mT) * between, alone, upper=False, unitriangular=True)
+        read.append((q * since_start) @ memory + ((q @ k.mT) * between) @ written)
+        memory = memory * since_start[..., -1:, :] + (k * (total[..., -1:] - total).exp()[..., None]).mT @ written
+    return torch.cat(read, dim=2), memory
+
+
+class DynsliceDeltaNet(nn.Module):
+    """A gated delta net. What it remembers lies beside the cache of keys and values, which gets keys of no meaning for the length
+    that it tells."""
+
+    def __init__(self, config, shape, index):
+        super().__init__()
+        self.layer_idx = index
+        self.key_heads, self.heads = config.linear_num_key_heads, config.linear_num_value_heads
+        self.key_dim, self.value_dim = config.linear_key_head_dim, config.linear_value_head_dim
+        self.keys, self.values = self.key_heads * self.key_dim, self.heads * self.value_dim
+        self.taps, self.eps = config.linear_conv_kernel_dim, config.rms_norm_eps
+        channels, width = 2 * self.keys + self.values, shape["input_width"]
+        self.in_proj_qkv = nn.Linear(width, channels, bias=False)
+        self.in_proj_z = nn.Linear(width, self.values, bias=False)
+        self.in_proj_b = nn.Linear(width, self.heads, bias=False)
+        self.in_proj_a = nn.Linear(width, self.heads, bias=False)
+        self.conv1d = Vector(channels, 1, self.taps)
+        self.dt_bias, self.A_log, self.norm = Vector(self.heads), Vector(self.heads), Vector(self.value_dim)
+        self.out_proj = nn.Linear(self.values, shape["middle_width"], bias=False)
+
+    def state(self, x, past_key_values):
+        """The tokens before x as the convolution sees them, and the memory."""
+        states = remembered(past_key_values)
+        if self.layer_idx in states:
+            return states[self.layer_idx]
+        before = x.new_zeros(x.shape[0], self.taps - 1, 2 * self.keys + self.values)
+        return before, torch.zeros(x.shape[0], self.heads, self.key_dim, self.value_dim, device=x.device)
+
+    def forward(self, x, token_mask=None, past_key_values=None, cache_position=None, **kwargs):
+        if token_mask is not None:
+            x = x * token_mask[:, -x.shape[1] :, None].to(x.dtype)
+        before, memory = self.state(x, past_key_values)
+        seen = torch.cat((before, self.in_proj_qkv(x)), dim=1)
+        mixed = sum(seen[:, tap : tap + x.shape[1]] * self.conv1d.weight[:, 0, tap] for tap in range(self.taps))
+        query, key, value = functional.silu(mixed).split((self.keys, self.keys, self.values), dim=-1)
+        query, key = (self.by_head(part, self.key_heads, self.key_dim) for part in (query, key))
+        rate = self.in_proj_b(x).float().sigmoid().transpose(1, 2)
+        decay = -self.A_log.weight.float().exp() * functional.softplus(self.in_proj_a(x).float() + self.dt_bias.weight.float())
+        value = self.by_head(value, self.heads, self.value_dim)
+        read, memory = delta_rule(unit(query) * self.key_dim**-0.5, unit(key), value, decay.transpose(1, 2), rate, memory)
+        if past_key_values is not None:
+            remembered(past_key_values)[self.layer_idx] = seen[:, x.shape[1] :], memory
+            nothing = x.new_zeros(x.shape[0], 1, x.shape[1], 1)
+            past_key_values.update(nothing, nothing, self.layer_idx, cache_kwargs={"cache_position": cache_position})
+        read = read.transpose(1, 2)
+        normed = read * torch.rsqrt(read.square().mean(-1, keepdim=True) + self.eps)
+        gate = functional.silu(self.in_proj_z(x).float()).view_as(normed)
+        return self.out_proj((self.norm.weight * normed.to(x.dtype) * gate.to(x.dtype)).flatten(2)), None
+
+    def by_head(self, x, heads, width):
+        x = x.reshape(*x.shape[:2], heads, width).float().transpose(1, 2)
+        return x.repeat_interleave(self.heads // heads, dim=1)
+
+
+def unit(x):
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+def remembered(cache):
+    """What the gated delta nets remember of the sequences in this cache, by layer."""
+    if cache is None:
+        return {}
+    if not hasattr(cache, "delta_states"):
+        cache.delta_states = {}
+        reorder = cache.reorder_cache
+
+        def reorder_all(beams):
+            reorder(beams)
+            for layer, state in cache.delta_states.items():
+                cache.delta_states[layer] = tuple(part.index_select(0, beams.to(part.device)) for part in state)
+
+        cache.reorder_cache = reorder_all
+    return cache.delta_states
+
+
 class DynsliceAttention(nn.Module):
     def __init__(self, config, shape, index):
         super().__init__()
@@ -225,7 +323,9 @@ class DynsliceAttention(nn.Module):
         self.is_causal = True
         self.score_cap = config.attn_logit_softcapping
         self.sliding_window = config.sliding_window if config.layer_types[index] == "sliding_attention" else None
-        self.q_proj = nn.Linear(shape["input_width"], heads * self.head_dim, bias=config.qkv_bias)
+        self.has_output_gate = config.output_gates  # q_proj gives the query and the gate of every head
+        width = heads * self.head_dim * (2 if self.has_output_gate else 1)
+        self.q_proj = nn.Linear(shape["input_width"], width, bias=config.qkv_bias)
         self.k_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
         self.v_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
         self.o_proj = nn.Linear(heads * self.head_dim, shape["middle_width"], bias=config.o_bias)
@@ -236,11 +336,15 @@ class DynsliceAttention(nn.Module):
             self.q_norm, self.k_norm = (DynsliceRMSNorm(config, width, True, divisor=width) for width in widths)
 
     def forward(
-        self, x, position_embeddings, attention_mask=None, past_key_values=None, cache_position=None, **kwargs
+        self, x, position_embeddings, attention_mask=None, past_key_values=None, cache_position=None, token_mask=None, **kwargs
     ):
         by_head = (*x.shape[:-1], -1, self.head_dim)
         cos, sin, query_scale = position_embeddings
-        query = self.place(self.q_proj(x), self.q_norm, by_head, cos, sin)
+        query, gate = self.q_proj(x), None
+        if self.has_output_gate:
+            query, gate = query.view(*x.shape[:-1], -1, 2 * self.head_dim).chunk(2, dim=-1)
+            query, gate = query.flatten(-2), gate.flatten(-2).sigmoid()
+        query = self.place(query, self.q_norm, by_head, cos, sin)
         key = self.place(self.k_proj(x), self.k_norm, by_head, cos, sin)
         if query_scale is not None:
             query = query * query_scale
@@ -265,8 +369,8 @@ class DynsliceAttention(nn.Module):
             sliding_window=self.sliding_window,
             **kwargs,
         )
-        return self.o_proj(attended.reshape(*x.shape[:-1], -1)), weights
-
+        attended = attended.reshape(*x.shape[:-1], -1)
+        return self.o_proj(attended if gate is None else attended * gate), weights
 
     def place(self, x, norm, by_head, cos, sin):
         """Queries or keys by head, normed and rotated in the model's order."""
@@ -301,7 +405,7 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
         shape = config.dynslice["layers"][index]
         widths = shape["input_width"], shape["middle_width"], shape["output_width"]
         self.attention_type = config.layer_types[index]
-        self.self_attn = None  # a layer may be an MLP alone
+        self.self_attn = self.linear_attn = None  # a layer may be an MLP alone
         self.branch_scale = config.branch_scale
         self.post_self_attn_layernorm = self.post_mlp_layernorm = nn.Identity()
         self.input_layernorm = self.post_attention_layernorm = nn.Identity()
@@ -310,7 +414,8 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
         if shape["num_attention_heads"] > 0:
             if config.input_norms:
                 self.input_layernorm = make_norm(config, widths[0], shape["norm_weights"])
-            self.self_attn = DynsliceAttention(config, shape, index)
+            mixer = DynsliceDeltaNet if config.delta_layers[index] else DynsliceAttention
+            setattr(self, "linear_attn" if config.delta_layers[index] else "self_attn", mixer(config, shape, index))
             if config.branch_norms:
                 self.post_self_attn_layernorm = DynsliceRMSNorm(config, widths[1], True)
         self.attn_shortcut = make_shortcut(shape["attn_shortcut"], widths[0], widths[1])
@@ -321,8 +426,9 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
 
     def forward(self, x, **kwargs):
         weights = None
-        if self.self_attn is not None:
-            attended, weights = self.self_attn(self.input_layernorm(x), **kwargs)
+        mixer = self.self_attn if self.linear_attn is None else self.linear_attn
+        if mixer is not None:
+            attended, weights = mixer(self.input_layernorm(x), **kwargs)
             x = self.attn_shortcut(x) + self.post_self_attn_layernorm(attended) * self.branch_scale
         added = self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x)))
         return self.mlp_shortcut(x) + added * self.branch_scale, weights
@@ -414,6 +520,8 @@ class DynsliceModel(DynslicePreTrainedModel):
         if self.config.centres_embedding:
             inputs_embeds = inputs_embeds - inputs_embeds.mean(-1, keepdim=True)
         x = self.embed_rotation(inputs_embeds)
+        is_padded = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2
+        token_mask = attention_mask if is_padded and any(self.config.delta_layers) else None
         masks = self.make_masks(x, attention_mask, past_key_values, position_ids, cache_position)
         position_embeddings = {kind: rotary(x, position_ids) for kind, rotary in self.rotary.items()}
 
@@ -424,13 +532,14 @@ class DynsliceModel(DynslicePreTrainedModel):
                 x,
                 position_embeddings=position_embeddings[layer.attention_type],
                 attention_mask=masks[layer.attention_type],
+                token_mask=token_mask,
                 past_key_values=past_key_values,
                 use_cache=use_cache,
                 position_ids=position_ids,
                 cache_position=cache_position,
                 **kwargs,
             )
-            attentions += (weights,) if keep_attentions else ()
+            attentions += (weights,) if keep_attentions and layer.linear_attn is None else ()
         x = self.head_rotation(self.norm(x))
         return BaseModelOutputWithPast(
             last_hidden_state=x,

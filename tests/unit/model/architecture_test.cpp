@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <set>
 
-#include "dynslice/heal/lora_options.h"
+#include "dynslice/heal/lora.h"
 #include "dynslice/model/decoder_layer.h"
 #include "dynslice/model/tensor_layout.h"
 #include "tiny_model.h"
@@ -19,10 +19,13 @@ using testing::random_model;
 using testing::tiny_config;
 using testing::tiny_model;
 
-// A layer that has every part, and every bias.
+// Two layers that have every part between them, and every bias.
 MemoryCheckpoint model_with_all_parts() {
   ModelConfig config = tiny_config({.layers = 1, .all_biases = true, .gemma = true});
   config.has_centred_norms = true;
+  config.layers.push_back(config.layers.front());
+  config.layers.back().delta = {2, 4, 6, 5, 4};
+  config.layer_is_sliding.push_back(false);
   return random_model(config);
 }
 
@@ -45,11 +48,13 @@ TEST(Architecture, EveryRoleIsInTheLayoutOfACheckpoint) {
 
 TEST(Architecture, EveryRoleIsLoadedAndGivenBackUnderItsName) {
   MemoryCheckpoint model = model_with_all_parts();
-  const DecoderLayer layer = load_decoder_layer(model, 0, at::kFloat, at::kCPU);
   std::set<std::string> names;
-  for (const auto& [suffix, values] : layer_tensors(layer, model.config().head_dim)) {
-    names.insert(suffix);
-    EXPECT_TRUE(at::equal(values, model.at(layer_tensor_name(0, suffix)))) << suffix;
+  for (const int64_t index : {0, 1}) {
+    const DecoderLayer layer = load_decoder_layer(model, index, at::kFloat, at::kCPU);
+    for (const auto& [suffix, values] : layer_tensors(layer, model.config().head_dim)) {
+      names.insert(suffix);
+      EXPECT_TRUE(at::equal(values, model.at(layer_tensor_name(index, suffix)))) << suffix;
+    }
   }
   EXPECT_EQ(names, all_tensors());
 }
@@ -63,17 +68,19 @@ TEST(Architecture, EveryRoleIsCounted) {
 
 TEST(Architecture, EveryRoleIsATensorOrAMatrixOfTheLayer) {
   MemoryCheckpoint model = model_with_all_parts();
-  DecoderLayer layer = load_decoder_layer(model, 0, at::kFloat, at::kCPU);
   int64_t values = 0, visited = 0, stored = 0;
-  for (const at::Tensor* tensor : tensors_of(layer)) values += tensor->numel();
-  for_each_tensor(layer, [&](const at::Tensor& tensor) { visited += tensor.defined() ? tensor.numel() : 0; });
+  for (const int64_t index : {0, 1}) {
+    DecoderLayer layer = load_decoder_layer(model, index, at::kFloat, at::kCPU);
+    for (const at::Tensor* tensor : tensors_of(layer)) values += tensor->defined() ? tensor->numel() : 0;
+    for_each_tensor(layer, [&](const at::Tensor& tensor) { visited += tensor.defined() ? tensor.numel() : 0; });
+  }
   for (const TensorInfo& info : model.tensors()) {
     if (split_layer_name(info.name)) stored += static_cast<int64_t>(info.bytes / 4);
   }
   EXPECT_EQ(values, stored);
   EXPECT_EQ(visited, stored);
   for (const LayerPart& part : layer_parts()) {
-    EXPECT_NE(matrix_member(part.role) != nullptr, norm_member(part.role) != nullptr) << part.module;
+    EXPECT_NE(matrix_member(part.role) != nullptr, own_member(part.role) != nullptr) << part.module;
     EXPECT_EQ(matrix_member(part.role) != nullptr, part.is_linear()) << part.module;
   }
 }
@@ -94,7 +101,8 @@ TEST(Architecture, NamesOfPartsAreFoundAgain) {
   EXPECT_EQ(find_part("attn_shortcut.weight"), nullptr);
   EXPECT_EQ(find_part("self_attn.q_proj"), nullptr);
   EXPECT_THAT(linear_names(),
-              ::testing::ElementsAre("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"));
+              ::testing::ElementsAre("q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkv", "in_proj_z", "in_proj_b",
+                                     "in_proj_a", "out_proj", "gate_proj", "up_proj", "down_proj"));
 }
 
 TEST(Architecture, StoredNamesAreFoundAgain) {
@@ -102,7 +110,8 @@ TEST(Architecture, StoredNamesAreFoundAgain) {
   std::set<std::string> names;
   for (const OutputTensor& tensor : checkpoint_tensors(config, at::kFloat)) {
     EXPECT_EQ(names_of_stored(config, tensor.stored_name()), std::vector{tensor.name});
-    EXPECT_EQ(tensor.stored.offset, tensor.name.ends_with("norm.weight") ? 1 : 0) << tensor.name;
+    const bool has_offset = tensor.name.ends_with("norm.weight") && !tensor.name.ends_with("linear_attn.norm.weight");
+    EXPECT_EQ(tensor.stored.offset, has_offset ? 1 : 0) << tensor.name;
     names.insert(tensor.stored_name());
   }
   for (const char* name : {"post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"}) {
@@ -141,7 +150,10 @@ TEST(Architecture, WhatDynsliceAloneReadsIsStoredUnderItsOwnNames) {
   }
 }
 
-TEST(Architecture, LoraUpdatesAllLinearsUnlessToldOtherwise) { EXPECT_EQ(LoraOptions{}.modules, linear_names()); }
+TEST(Architecture, LoraUpdatesAllLinearsUnlessToldOtherwise) {
+  EXPECT_THAT(updated_modules(model_with_all_parts().config(), {}),
+              ::testing::UnorderedElementsAreArray(linear_names()));
+}
 
 TEST(Architecture, ModelTypesAreFoundByTheirNames) {
   for (const Architecture& row : architectures()) EXPECT_EQ(find_architecture(row.model_type), &row);

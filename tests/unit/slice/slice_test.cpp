@@ -83,6 +83,7 @@ INSTANTIATE_TEST_SUITE_P(Slice, EveryKindOfModel,
                                            TinyKind{"QkvBias", {.qkv_bias = true}},
                                            TinyKind{"AllBiases", {.tied = true, .all_biases = true}},
                                            TinyKind{"HeadNorms", {.head_norms = true}}, TinyKind{"Opt", {.opt = true}},
+                                           TinyKind{"Delta", {.delta = true}},
                                            TinyKind{"TiedOpt", {.tied = true, .opt = true}}),
                          [](const auto& instance) { return instance.param.name; });
 

@@ -44,8 +44,8 @@ inline MemoryCheckpoint model_in_a_subspace(const TinyOptions& options) {
   const at::Tensor axes = std::get<0>(at::linalg_qr(at::randn({32, 12}, at::kFloat)));
   const at::Tensor projection = at::matmul(axes, axes.t());
   for (const TensorInfo& info : model.tensors()) {
-    const bool writes =
-        info.name.find("o_proj") != std::string::npos || info.name.find("down_proj") != std::string::npos;
+    const LayerPart* part = split_layer_name(info.name) ? find_part(split_layer_name(info.name)->second) : nullptr;
+    const bool writes = part != nullptr && part->side == PartSide::kWrites;
     if (writes) model.at(info.name) = at::matmul(projection, model.at(info.name));
     if (info.name.find("embed") != std::string::npos) model.at(info.name) = at::matmul(model.at(info.name), projection);
   }

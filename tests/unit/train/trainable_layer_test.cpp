@@ -43,6 +43,8 @@ const Kind kKinds[] = {
        config.has_centred_norms = config.mlp_bias = true;
        config.activation = Activation::kGeluTanh;  // ReLU has no gradient where it turns
      }},
+    {"DeltaNet", [](LayerShape& shape) { shape.delta = {2, 4, 6, 5, 4}; }},
+    {"OutputGates", [](LayerShape& shape) { shape.has_output_gate = true; }},
     {"ScaledBranches", [](LayerShape&) {}, [](ModelConfig& config) { config.branch_scale = 0.3; }},
     {"CappedScores", [](LayerShape&) {},
      [](ModelConfig& config) {

@@ -79,6 +79,7 @@ TEST(ResidentModel, GivesTheWalksLogitsHoweverTheTextIsCut) {
   expect_pieces_do_not_matter(tiny_model({.gemma = true, .caps = true}), "capped scores and logits");
   expect_pieces_do_not_matter(tiny_model({.olmo = true}), "olmo2's norms");
   expect_pieces_do_not_matter(tiny_model({.granite = true}), "granite's multipliers");
+  expect_pieces_do_not_matter(tiny_model({.delta = true}), "qwen3.5's delta nets");
   expect_pieces_do_not_matter(tiny_model({.tied = true, .opt = true}), "opt's layer norms and positions");
 }
 
