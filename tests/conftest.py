@@ -415,8 +415,8 @@ def tiny_config(family, **overrides):
         "hunyuan_v1_dense": {"head_dim": 24, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 50.0}},
     }
     own["glm4"] = {"head_dim": 24, "attention_bias": True}
-    own["qwen3_5_text"] = {"head_dim": 24, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
-                           "linear_value_head_dim": 16, "rope_parameters": {
+    own["qwen3_5_text"] = {"head_dim": 24, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32,
+                           "linear_value_head_dim": 32, "rope_parameters": {
                                "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [1, 1, 1]}}
     if family == "opt":
         settings = {name: value for name, value in settings.items() if name != "num_key_value_heads"}

@@ -245,26 +245,45 @@ RopeConfig read_sliding_rope(const Metadata& metadata, const Architecture& archi
   return rope;
 }
 
-// Which layers slide: a list, or that all but every n-th do.
-void read_window_pattern(const Metadata& metadata, const Architecture& architecture, ModelConfig& config) {
-  if (!metadata.has("attention.sliding_window")) return;
-  const std::string suffix = "attention.sliding_window_pattern";
-  const auto count = config.layers.size();
-  std::vector<bool> sliding(count);
+// A list of one flag a layer, or that all layers but every n-th have it.
+std::vector<bool> read_pattern(const Metadata& metadata, const std::string& suffix, size_t count, int64_t period) {
   const auto found = metadata.file().metadata().find(metadata.key(suffix));
   const bool is_there = found != metadata.file().metadata().end();
+  std::vector<bool> flags(count);
   if (is_there && std::holds_alternative<std::vector<bool>>(found->second)) {
-    sliding = std::get<std::vector<bool>>(found->second);
+    flags = std::get<std::vector<bool>>(found->second);
   } else if (is_there && std::holds_alternative<std::vector<int64_t>>(found->second)) {
-    const std::vector<int64_t> flags = metadata.file().integers(found->first);
-    sliding.assign(flags.begin(), flags.end());
+    const std::vector<int64_t> values = metadata.file().integers(found->first);
+    flags.assign(values.begin(), values.end());
   } else {
-    const int64_t period = is_there ? metadata.integer(suffix) : architecture.window_period;
+    if (is_there) period = metadata.integer(suffix);
     if (period < 1) metadata.fail(suffix, "1 or more");
-    sliding = every_nth_layer(count, period);
-    sliding.flip();
+    flags = every_nth_layer(count, period);
+    flags.flip();
   }
-  if (sliding.size() != count) metadata.fail(suffix, "a list of " + std::to_string(count) + " entries, one a layer");
+  if (flags.size() < count) metadata.fail(suffix, "a list of " + std::to_string(count) + " entries, one a layer");
+  flags.resize(count);
+  return flags;
+}
+
+// Which layers have a gated delta net in the place of attention, and its sizes.
+void read_delta_layers(const Metadata& metadata, const Architecture& architecture, ModelConfig& config) {
+  const int64_t width = read_size(metadata, "ssm.state_size");
+  const DeltaShape delta{read_size(metadata, "ssm.group_count"), read_size(metadata, "ssm.time_step_rank"), width,
+                         width, read_size(metadata, "ssm.conv_kernel")};
+  const char* interval = "full_attention_interval";
+  const int64_t period = metadata.has(interval) ? metadata.integer(interval) : architecture.delta_period;
+  const std::vector<bool> is_delta = read_pattern(metadata, "attention.recurrent_layers", config.layers.size(), period);
+  for (size_t i = 0; i < is_delta.size(); ++i) {
+    config.layers[i].has_output_gate = true;
+    if (is_delta[i]) config.layers[i].delta = delta;
+  }
+}
+
+void read_window_pattern(const Metadata& metadata, const Architecture& architecture, ModelConfig& config) {
+  if (!metadata.has("attention.sliding_window")) return;
+  std::vector<bool> sliding =
+      read_pattern(metadata, "attention.sliding_window_pattern", config.layers.size(), architecture.window_period);
   if (std::ranges::find(sliding, true) == sliding.end()) return;
   config.sliding_window = metadata.integer("attention.sliding_window");
   config.layer_is_sliding = std::move(sliding);
@@ -329,7 +348,8 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   config.hidden_size = read_size(metadata, "embedding_length");
   const LayerShape shape = read_shape(metadata, config.hidden_size);
   config.head_dim = read_head_dim(metadata, config.hidden_size, shape.num_attention_heads);
-  const int64_t layers = metadata.integer("block_count");
+  const char* further = "nextn_predict_layers";  // layers that guess further tokens, which are left out
+  const int64_t layers = metadata.integer("block_count") - (metadata.has(further) ? metadata.integer(further) : 0);
   if (layers < 1 || layers > kMaxLayers) metadata.fail("block_count", "from 1 to " + std::to_string(kMaxLayers));
   config.layers.assign(static_cast<size_t>(layers), shape);
   config.max_position_embeddings = metadata.integer("context_length");
@@ -355,6 +375,7 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   if (architecture.window == WindowRule::kAllLayers && metadata.has(window) && metadata.integer(window) > 0)
     config.sliding_window = metadata.integer(window);
   if (architecture.window == WindowRule::kByPattern) read_window_pattern(metadata, architecture, config);
+  if (architecture.has_delta_layers()) read_delta_layers(metadata, architecture, config);
   config.bos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.bos_token_id");
   config.eos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.eos_token_id");
   return config;

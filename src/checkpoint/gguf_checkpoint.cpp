@@ -8,6 +8,7 @@
 
 #include "aten.h"
 #include "checkpoint/chunks.h"
+#include "checkpoint/gguf_form.h"
 #include "dynslice/checkpoint/tensor_copy.h"
 #include "dynslice/formats/gguf/ggml_dequantize.h"
 #include "dynslice/model/architecture.h"
@@ -68,12 +69,22 @@ void decode_rows(const RowDecoder& decoder, int64_t begin, int64_t end, int64_t 
   });
 }
 
+bool is_number(const std::string& index) {
+  return !index.empty() && std::ranges::all_of(index, [](char c) { return c >= '0' && c <= '9'; });
+}
+
 }  // namespace
 
 std::vector<std::string> hugging_face_names(const Architecture& architecture, const std::string& gguf_name) {
   const size_t dot = gguf_name.rfind('.');
   if (dot == std::string::npos) return {};
   const std::string kind = gguf_name.substr(dot), module = gguf_name.substr(0, dot);
+  for (const Renaming& renamed : architecture.gguf_names) {
+    const std::string end = "." + std::string(renamed.theirs);
+    if (!renamed.is_whole || !gguf_name.starts_with("blk.") || !gguf_name.ends_with(end)) continue;
+    const std::string index = gguf_name.substr(4, gguf_name.size() - 4 - end.size());
+    if (is_number(index)) return {"model.layers." + index + "." + std::string(renamed.ours) + ".weight"};
+  }
   if (kind != ".weight" && kind != ".bias") return {};
   if (!module.starts_with("blk.")) {
     const std::string name = lookup(model_modules(), module);
@@ -82,8 +93,7 @@ std::vector<std::string> hugging_face_names(const Architecture& architecture, co
   const size_t second = module.find('.', 4);
   if (second == std::string::npos) return {};
   const std::string index = module.substr(4, second - 4);
-  const bool is_number = !index.empty() && std::ranges::all_of(index, [](char c) { return c >= '0' && c <= '9'; });
-  if (!is_number) return {};
+  if (!is_number(index)) return {};
   const auto name_of = [&](const LayerPart& part) {
     return "model.layers." + index + "." + std::string(part.module) + kind;
   };
@@ -104,7 +114,9 @@ std::string gguf_name(const Architecture& architecture, const std::string& huggi
     if (const LayerPart* part = find_part(place->second)) {
       const Fusion* fusion = fusion_of(architecture, part->role, &Fusion::gguf);
       const std::string_view module = fusion != nullptr ? fusion->gguf : gguf_module(architecture, *part);
-      return "blk." + std::to_string(place->first) + "." + std::string(module) + kind;
+      const auto renamed = std::ranges::find(architecture.gguf_names, part->module, &Renaming::ours);
+      const bool is_whole = renamed != architecture.gguf_names.end() && renamed->is_whole;
+      return "blk." + std::to_string(place->first) + "." + std::string(module) + (is_whole ? "" : kind);
     }
   }
   for (const auto& [ours, theirs] : model_modules()) {
@@ -154,6 +166,18 @@ void GgufCheckpoint::add_tensor(size_t index, const std::string& name) {
     const LayerShape& shape = config_.layers[known ? static_cast<size_t>(place->first) : 0];
     location.interleaved_heads = part->rows(shape, config_.head_dim) / config_.head_dim;
   }
+  if (part != nullptr && part->taps != nullptr && tensor.shape.size() == 2)
+    location.info.shape = {tensor.shape.front(), 1, tensor.shape.back()};
+  GgufForm form = gguf_form(config_, name);
+  const auto count = static_cast<int64_t>(form.rows.size()), parts = static_cast<int64_t>(form.column_parts.size());
+  if ((count > 0 && tensor.shape.front() != count) || (parts > 0 && tensor.shape.back() != parts * form.part_width)) {
+    throw_error(ErrorKind::kBadInput, path_.string(), ": tensor \"", tensor.name, "\" is ",
+                describe_shape(tensor.shape), "; the sizes of the gated delta nets (ssm.*) ask for ",
+                count > 0 ? std::to_string(count) + " rows" : std::to_string(parts * form.part_width) + " columns");
+  }
+  location.rows = inverse_order(form.rows);
+  location.column_parts = inverse_order(form.column_parts);
+  location.is_rate = form.is_rate;
   const int64_t heads = location.interleaved_heads;
   if (heads > 0 && tensor.shape.front() != heads * config_.head_dim) {
     throw_error(ErrorKind::kBadInput, path_.string(), ": tensor \"", tensor.name, "\" has ", tensor.shape.front(),
@@ -182,10 +206,16 @@ at::ScalarType GgufCheckpoint::storage_dtype() const {
 
 at::Tensor GgufCheckpoint::read_rows(const TensorInfo& info, int64_t begin, int64_t end, at::ScalarType dtype) const {
   const Location& location = tensors_.at(info.name);
-  return info.shape.size() == 1 ? read_vector(location, begin, end, dtype) : read_matrix(location, begin, end, dtype);
+  if (info.shape.size() == 1) return read_vector(location, begin, end, dtype);
+  const at::Tensor rows = read_matrix(location, begin, end, dtype);
+  if (info.shape.size() == 2) return rows;
+  std::vector<int64_t> shape = info.shape;
+  shape.front() = end - begin;
+  return rows.view(shape);
 }
 
 int64_t GgufCheckpoint::row_in_file(const Location& location, int64_t row) const {
+  if (!location.rows.empty()) return location.rows[static_cast<size_t>(row)];
   return location.first_row + (location.interleaved_heads > 0 ? interleaved_row(row, config_.head_dim) : row);
 }
 
@@ -200,7 +230,7 @@ at::Tensor GgufCheckpoint::read_vector(const Location& location, int64_t begin, 
   float* out = values.data_ptr<float>();
   for (int64_t i = begin; i < end; ++i) out[i - begin] = whole[static_cast<size_t>(row_in_file(location, i))];
   file_.file().release(tensor.offset, tensor.bytes);
-  return values.to(dtype);
+  return (location.is_rate ? values.neg().log() : values).to(dtype);
 }
 
 // Made chunk by chunk, so that a large matrix is never in memory twice, nor much of the file.
@@ -221,7 +251,11 @@ at::Tensor GgufCheckpoint::read_matrix(const Location& location, int64_t begin, 
     at::Tensor part = values.narrow(0, row - begin, count);
     at::Tensor decoded = is_float ? part : at::empty_like(part, at::TensorOptions().dtype(at::kFloat));
     decode_rows(decoder, row, row + count, columns, decoded.data_ptr<float>(), row_at);
-    if (!is_float) part.copy_(decoded);
+    if (!location.column_parts.empty()) {
+      part.copy_(reordered_columns(decoded, location.column_parts));
+    } else if (!is_float) {
+      part.copy_(decoded);
+    }
     file_.file().release(tensor.offset + static_cast<uint64_t>(location.first_row + row) * decoder.row_bytes(),
                          static_cast<uint64_t>(count) * decoder.row_bytes());
   }

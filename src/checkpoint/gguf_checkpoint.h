@@ -31,6 +31,10 @@ class GgufCheckpoint : public Checkpoint {
     // Heads whose rows the file keeps in the order of interleaved rotary embeddings; 0 when rows are as they should.
     int64_t interleaved_heads = 0;
     int64_t first_row = 0;  // of the file's tensor
+    // Of gated delta nets: the file's row for each of ours, its part of a row for each of ours, and whether it holds
+    // -exp(x) of x.
+    std::vector<int64_t> rows = {}, column_parts = {};
+    bool is_rate = false;
   };
 
   void add_tensor(size_t index, const std::string& name);

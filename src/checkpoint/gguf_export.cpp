@@ -12,6 +12,7 @@
 
 #include "checkpoint/chunks.h"
 #include "checkpoint/gguf_checkpoint.h"
+#include "checkpoint/gguf_form.h"
 #include "checkpoint/gguf_metadata.h"
 #include "dynslice/formats/gguf/ggml_quantize.h"
 #include "dynslice/formats/gguf/gguf_writer.h"
@@ -133,6 +134,10 @@ std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
              " leaves out every " + std::to_string(architecture.unrotated_period) + "th only";
     }
   }
+  for (const LayerShape& shape : config.layers) {
+    if (shape.is_delta() && shape.delta.key_dim != shape.delta.value_dim)
+      return "heads of gated delta nets have keys and values of different widths; " + runtime + " has one for both";
+  }
   if (const auto obstacle = window_obstacle(config, runtime)) return obstacle;
   if (const auto obstacle = head_obstacle(config, runtime)) return obstacle;
   const bool has_scale = architecture.has_multipliers;
@@ -156,9 +161,15 @@ GgmlType preferred_type(const std::string& name, GgmlType wanted) {
   return keeps_six_bits(name, wanted) ? GgmlType::kQ6_K : wanted;
 }
 
-GgmlType type_of(const std::string& name, const std::vector<int64_t>& shape, GgmlType wanted) {
-  if (shape.size() == 1) return GgmlType::kF32;
-  return type_for_rows(preferred_type(name, wanted), shape.back());
+// Rows of some matrices have pieces of `part_width` columns, which are not cut by blocks; 0: none.
+GgmlType type_of(const std::string& name, const std::vector<int64_t>& shape, int64_t part_width, GgmlType wanted) {
+  if (shape.size() != 2) return GgmlType::kF32;
+  return type_for_rows(preferred_type(name, wanted), part_width > 0 ? part_width : shape.back());
+}
+
+// A convolution's tensor has no dimension of one value there.
+std::vector<int64_t> shape_there(const std::vector<int64_t>& shape) {
+  return shape.size() == 3 ? std::vector<int64_t>{shape.front(), shape.back()} : shape;
 }
 
 // Row of Hugging Face's tensor that row `row` of the file holds: the file keeps the rotary pairs (j, j + width / 2) of
@@ -185,9 +196,12 @@ class GgufExporter {
         continue;
       }
       const auto given = options.types.find(tensor.name);
-      const GgmlType type = given != options.types.end() ? given->second : type_of(name, tensor.shape, options.type);
+      const int64_t part_width = gguf_form(checkpoint.config(), tensor.name).part_width;
+      const bool is_given = given != options.types.end();
+      const GgmlType type = is_given ? given->second : type_of(name, tensor.shape, part_width, options.type);
+      if (is_given && part_width % ggml_format(type).values != 0) refuse_blocks(tensor.name, part_width, type);
       targets_.push_back(tensors_.size());
-      tensors_.push_back({name, tensor.shape, type});
+      tensors_.push_back({name, shape_there(tensor.shape), type});
     }
   }
 
@@ -202,6 +216,12 @@ class GgufExporter {
   }
 
  private:
+  [[noreturn]] void refuse_blocks(const std::string& name, int64_t part_width, GgmlType type) const {
+    throw_error(ErrorKind::kUsage, checkpoint_.path().string(), ": tensor \"", name,
+                "\": llama.cpp has its columns in ", "another order, in pieces of ", part_width, ", which blocks of ",
+                ggml_format(type).values, " weights would cut; give --types of smaller blocks, such as q8_0,q4_0");
+  }
+
   // Query and key rows, and their biases, lie in rotary pairs.
   bool is_paired(const std::string& name) const {
     const auto place = split_layer_name(name);
@@ -211,6 +231,17 @@ class GgufExporter {
 
   void write_tensor(GgufWriter& writer, const OutputTensor& tensor, const GgufOutputTensor& target,
                     ProgressTask& progress) const {
+    if (const GgufForm form = gguf_form(checkpoint_.config(), tensor.name); !form.is_ours()) {
+      write_formed(writer, tensor, target, form);
+      progress.advance(count_values(tensor));
+      return;
+    }
+    if (tensor.shape.size() == 3) {
+      const at::Tensor values = checkpoint_.load(tensor.name, tensor.shape, at::kFloat);
+      writer.write(target.name, encode(tensor.name, values, tensor.shape.back(), target.type));
+      progress.advance(count_values(tensor));
+      return;
+    }
     const int64_t rows = tensor.shape.front(), columns = tensor.shape.size() == 1 ? 1 : tensor.shape.back();
     const int64_t head = checkpoint_.config().head_dim;
     // Whole heads, and whole blocks of a vector.
@@ -225,6 +256,21 @@ class GgufExporter {
       }
       progress.advance((end - row) * columns);
     }
+  }
+
+  // A tensor of a gated delta net, as a whole.
+  void write_formed(GgufWriter& writer, const OutputTensor& tensor, const GgufOutputTensor& target,
+                    const GgufForm& form) const {
+    const bool is_encoded = options_.is_encoded && options_.is_encoded(tensor.name);
+    const int64_t rows = tensor.shape.front();
+    at::Tensor values = is_encoded ? options_.encoded_rows(tensor.name, 0, rows)
+                                   : checkpoint_.load(tensor.name, tensor.shape, at::kFloat);
+    if (!form.rows.empty()) values = values.index_select(0, at::tensor(form.rows));
+    if (!form.column_parts.empty()) values = reordered_columns(values.contiguous(), form.column_parts);
+    if (form.is_rate) values = values.exp().neg();
+    const int64_t columns = tensor.shape.size() == 1 ? 1 : tensor.shape.back();
+    writer.write(target.name, is_encoded ? in_order(tensor.name, values)
+                                         : encode(tensor.name, values.contiguous(), columns, target.type));
   }
 
   // Encoded rows [rows, bytes of a row] as the file has them.

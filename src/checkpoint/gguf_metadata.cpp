@@ -54,6 +54,25 @@ void add_yarn(const RopeConfig& rope, const Add& add) {
   if (rope.query_growth != 0) add("attention.temperature_scale", rope.query_growth);
 }
 
+// Which layers have a gated delta net, its sizes, and the channels that turn by text, height and width, which for text
+// are all the same.
+template <typename Add>
+void add_delta_layers(const ModelConfig& config, const Add& add) {
+  std::vector<int64_t> is_delta;
+  for (const LayerShape& shape : config.layers) {
+    is_delta.push_back(shape.is_delta() ? 1 : 0);
+    if (!shape.is_delta() || std::ranges::count(is_delta, 1) > 1) continue;
+    add("ssm.conv_kernel", shape.delta.taps);
+    add("ssm.state_size", shape.delta.key_dim);
+    add("ssm.group_count", shape.delta.key_heads);
+    add("ssm.time_step_rank", shape.delta.value_heads);
+    add("ssm.inner_size", shape.delta.values());
+  }
+  add("attention.recurrent_layers", std::move(is_delta));
+  const int64_t pairs = config.rotated_channels() / 2;
+  add("rope.dimension_sections", std::vector<int64_t>{(pairs + 2) / 3, (pairs + 1) / 3, pairs / 3, 0});
+}
+
 // What is multiplied by numbers of the model's own, or capped.
 template <typename Add>
 void add_scales(const ModelConfig& config, const Add& add) {
@@ -138,6 +157,7 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
   }
   if (config.sliding_rope) add("rope.freq_base_swa", config.sliding_rope->theta);
   add_scales(config, add);
+  if (architecture_of(config).has_delta_layers()) add_delta_layers(config, add);
   return metadata;
 }
 

@@ -93,6 +93,10 @@ constexpr Renaming kOptNames[] = {{"input_layernorm", "self_attn_layer_norm"},
 constexpr Renaming kDeltaNames[] = {{"linear_attn.dt_bias", "linear_attn.dt_bias", true},
                                     {"linear_attn.A_log", "linear_attn.A_log", true}};
 
+constexpr Renaming kDeltaGgufNames[] = {{"post_attention_layernorm", "post_attention_norm"},
+                                        {"linear_attn.dt_bias", "ssm_dt.bias", true},
+                                        {"linear_attn.A_log", "ssm_a", true}};
+
 constexpr Role kReaders[] = {Role::kQuery, Role::kKey, Role::kValue}, kGateAndUp[] = {Role::kGate, Role::kUp};
 constexpr Fusion kPhiFusions[] = {{"self_attn.qkv_proj", "attn_qkv", kReaders},
                                   {"mlp.gate_up_proj", "ffn_up", kGateAndUp}};
@@ -318,7 +322,7 @@ constexpr Architecture kArchitectures[] = {
      .names = kOptNames},
     {.model_type = "qwen3_5_text",
      .class_name = "Qwen3_5ForCausalLM",
-     .gguf = "",
+     .gguf = "qwen35",
      .max_position_embeddings = 32768,
      .num_key_value_heads = 4,
      .head_dim = 256,
@@ -327,7 +331,8 @@ constexpr Architecture kArchitectures[] = {
      .query_key_norm = QueryKeyNorm::kHead,
      .delta_period = 4,
      .norm_offset = 1,
-     .names = kDeltaNames},
+     .names = kDeltaNames,
+     .gguf_names = kDeltaGgufNames},
 };
 
 }  // namespace

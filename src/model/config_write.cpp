@@ -110,6 +110,17 @@ void update_layer_types(const ModelConfig& config, Json& out) {
   }
 }
 
+void describe_delta_layers(const ModelConfig& config, Json& out) {
+  update_layer_types(config, out);
+  const auto found = std::ranges::find_if(config.layers, &LayerShape::is_delta);
+  if (found == config.layers.end()) return;
+  out["linear_num_key_heads"] = found->delta.key_heads;
+  out["linear_num_value_heads"] = found->delta.value_heads;
+  out["linear_key_head_dim"] = found->delta.key_dim;
+  out["linear_value_head_dim"] = found->delta.value_dim;
+  out["linear_conv_kernel_dim"] = found->delta.taps;
+}
+
 // Which layers have rotary embeddings, where not all of them do; transformers wants an entry for every layer.
 void update_unrotated(const ModelConfig& config, Json& out) {
   if (architecture_of(config).unrotated_period == 0) return;
@@ -222,6 +233,7 @@ Json describe_dense_config(const ModelConfig& config) {
   }
   if (has_flags || architecture.biases == BiasRule::kOutputFlag) out["mlp_bias"] = config.mlp_bias;
   describe_window(config, out);
+  if (architecture.has_delta_layers()) describe_delta_layers(config, out);
   update_unrotated(config, out);
   return out;
 }

@@ -240,7 +240,8 @@ RotaryTable rotary_table(const RopeConfig& rope, const ModelConfig& config, int6
 }
 
 // The norm of queries or keys [.., count, head_dim], where the layer has it.
-void norm_heads_(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& weight, at::Tensor heads) {
+void norm_heads_(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& weight,
+                 const at::Tensor& heads) {
   if (!weight.defined()) return;
   const bool is_whole = layer.shape.query_key_norm == QueryKeyNorm::kWhole;
   const at::Tensor values = is_whole ? heads.flatten(-2) : heads.contiguous();

@@ -65,7 +65,7 @@ std::optional<uint64_t> bytes_of(const std::vector<int64_t>& shape, at::ScalarTy
 
 }  // namespace
 
-Journal::Journal(std::shared_ptr<WorkFolder> folder, const OrderedJson& fingerprint, OrderedJson job,
+Journal::Journal(std::shared_ptr<WorkFolder> folder, const OrderedJson& fingerprint, const OrderedJson& job,
                  const JournalOptions& options)
     : folder_(std::move(folder)), fingerprint_(plain(fingerprint)), job_(plain(job)), options_(options) {
   const bool found = folder_->open_existing() && fs::exists(fs::symlink_status(state_path()));

@@ -28,9 +28,9 @@ at::Device parse_device(const std::string& name) {
   if (!valid) throw_error(ErrorKind::kUsage, "--device ", name, ": is not one of auto, cpu, cuda, cuda:N");
   if (!cuda) throw_error(ErrorKind::kUsage, "--device ", name, ": LibTorch sees no CUDA device; use --device cpu");
   const at::Device device(name);
-  const int64_t count = at::detail::getCUDAHooks().deviceCount();
+  const auto count = at::detail::getCUDAHooks().deviceCount();
   if (device.has_index() && device.index() >= count) {
-    throw_error(ErrorKind::kUsage, "--device ", name, ": LibTorch sees only ", count,
+    throw_error(ErrorKind::kUsage, "--device ", name, ": LibTorch sees only ", std::to_string(count),
                 " CUDA device(s), numbered from 0");
   }
   return device;
@@ -94,7 +94,7 @@ void LayerWalk::check_ids(const TokenWindows& windows) const {
   }
 }
 
-at::Tensor Entrance::pass(at::Tensor rows, const at::Tensor& at_positions) const {
+at::Tensor Entrance::pass(const at::Tensor& rows, const at::Tensor& at_positions) const {
   if (scale != 1) rows.mul_(scale);
   if (positions.defined()) rows.add_(positions.index_select(0, at_positions.to(positions.device())));
   if (centres) rows.sub_(rows.mean(-1, /*keepdim=*/true));

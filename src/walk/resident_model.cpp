@@ -115,9 +115,9 @@ at::Tensor ResidentModel::embed(const at::Tensor& ids, int64_t first) const {
                 config_.vocab_size, " entries");
   }
   const int64_t batch = ids.size(0), length = ids.size(1);
-  at::Tensor rows = embedding_.index_select(0, ids.to(options_.device).flatten()).to(at::kFloat);
+  const at::Tensor rows = embedding_.index_select(0, ids.to(options_.device).flatten()).to(at::kFloat);
   const at::Tensor positions = at::arange(first, first + length, at::kLong).repeat({batch});
-  return entrance_.pass(std::move(rows), positions).view({batch, length, config_.embedding_width});
+  return entrance_.pass(rows, positions).view({batch, length, config_.embedding_width});
 }
 
 at::Tensor ResidentModel::forward(const at::Tensor& ids, KeyValueCache& cache) const {

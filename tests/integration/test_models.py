@@ -11,7 +11,7 @@ CALIBRATION = ["--samples", "4", "--seqlen", "32"]
 EXPORTABLE = {"smollm3": {"no_rope_layer_interval": 4},  # llama.cpp knows no other
               "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 4}}  # fmt: skip
 DONE, REFUSED, NO_FORM = 0, 2, 3
-NOT_IN_LLAMA_CPP = ["opt", "qwen3_5_text"]
+NOT_IN_LLAMA_CPP = ["opt"]
 OF_TWO_KINDS_OF_LAYERS = ["qwen3_5_text"]  # no sum of which makes a layer
 
 

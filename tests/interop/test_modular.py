@@ -29,11 +29,11 @@ FAMILIES = {
     "phi3": ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
     "glm4": ("glm4", {}),
     "opt": ("opt", {}),
-    "qwen3_5": ("qwen3_5_text", {}),
+    "qwen35": ("qwen3_5_text", {}),
 }
 # Those whose norms are of all heads together keep all of them, and so do gated delta nets.
-OF_ONE_SIZE = ["qwen3", "gemma3", "smollm3", "seed_oss", "gemma2", "mistral3", "olmo2", "granite", "exaone4", "hunyuan-dense", "phi3", "glm4"]
-WITH_HEADS = [name for name in FAMILIES if not name.startswith("olmo") and name != "qwen3_5"]
+OF_ONE_SIZE = ["qwen3", "gemma3", "smollm3", "seed_oss", "gemma2", "mistral3", "olmo2", "granite", "exaone4", "hunyuan-dense", "phi3", "glm4", "qwen35"]
+WITH_HEADS = [name for name in FAMILIES if not name.startswith("olmo") and name != "qwen35"]
 
 
 @pytest.fixture

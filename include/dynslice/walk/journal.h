@@ -51,7 +51,7 @@ class Journal {
   // Throws kUsage when the folder holds the journal of a run that ended early and the options name neither what to do
   // with it, or when it is to be resumed and has another fingerprint (naming the first key that differs); kBadInput
   // when it is to be resumed and is damaged.
-  Journal(std::shared_ptr<WorkFolder> folder, const OrderedJson& fingerprint, OrderedJson job,
+  Journal(std::shared_ptr<WorkFolder> folder, const OrderedJson& fingerprint, const OrderedJson& job,
           const JournalOptions& options);
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;

@@ -105,7 +105,7 @@ struct Entrance {
   at::Tensor rotation;   // [embedding_width, columns] fp32; undefined when there is none
 
   // rows [n, columns] fp32, used up, of tokens at positions [n] int64 → [n, embedding_width].
-  [[nodiscard]] at::Tensor pass(at::Tensor rows, const at::Tensor& at_positions) const;
+  [[nodiscard]] at::Tensor pass(const at::Tensor& rows, const at::Tensor& at_positions) const;
 };
 [[nodiscard]] Entrance load_entrance(const Checkpoint& checkpoint, const ComputeOptions& options);
 
