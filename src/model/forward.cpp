@@ -106,9 +106,9 @@ at::Tensor mix_heads(const DecoderLayer& layer, const LayerContext& context, con
   const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
   const bool stands_alone = cache == nullptr || (cache->length == 0 && length > 1);
   const int64_t window = layer.is_sliding ? context.sliding_window : 0;
-  if (stands_alone && context.score_cap == 0 && kernels::causal_attention_applies(qkv)) {
+  if (stands_alone && kernels::causal_attention_applies(qkv)) {
     if (cache != nullptr) append(*cache, k, v);
-    return kernels::causal_attention(qkv, heads, kv, window);
+    return kernels::causal_attention(qkv, heads, kv, window, context.score_cap);
   }
   const auto alone = [&] {
     if (context.score_cap != 0) return kernels::capped_attention(q, k, v, window, context.score_cap);

@@ -35,6 +35,7 @@ bool has_avx512() {
 // One attention problem's sizes.
 struct Shape {
   int64_t length, heads, kv_heads, head_dim, window;
+  float cap;  // of scores; 0: none
   int64_t total() const { return heads + 2 * kv_heads; }
   int64_t key_blocks() const { return (length + kKeys - 1) / kKeys; }
   int64_t padded() const { return key_blocks() * kKeys; }
@@ -102,18 +103,18 @@ void pack_values(const typename Number::Value* values, const Shape& shape, typen
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")
 
-inline __m512 multiply_add(__m512 sum, const float* columns, float row) {
+DYNSLICE_IN_LOOPS __m512 multiply_add(__m512 sum, const float* columns, float row) {
   return _mm512_fmadd_ps(_mm512_loadu_ps(columns), _mm512_set1_ps(row), sum);
 }
-inline __m512 multiply_add(__m512 sum, const uint32_t* columns, uint32_t row) {
+DYNSLICE_IN_LOOPS __m512 multiply_add(__m512 sum, const uint32_t* columns, uint32_t row) {
   return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_loadu_si512(columns)),
                           reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(row))));
 }
 
 // out [kQueries, 16 * vectors] (+)= rows [kQueries, steps] columns [steps, 16 * vectors].
 template <typename Number, int vectors>
-inline void multiply_tile(const typename Number::Value* const* rows, const typename Number::Packed* columns,
-                          int64_t steps, int64_t column_stride, float* out, int64_t out_stride) {
+DYNSLICE_IN_LOOPS void multiply_tile(const typename Number::Value* const* rows, const typename Number::Packed* columns,
+                                     int64_t steps, int64_t column_stride, float* out, int64_t out_stride) {
   __m512 sums[kQueries][vectors];
 #pragma GCC unroll 8
   for (int64_t q = 0; q < kQueries; ++q) {
@@ -137,8 +138,15 @@ inline void multiply_tile(const typename Number::Value* const* rows, const typen
   }
 }
 
-// scores[begin, end) → weights exp(scale * (score - top)) in place, zero outside of [first, last]; their sum.
-inline float weigh(float* scores, int64_t begin, int64_t end, int64_t first, int64_t last, float scale) {
+// scores[begin, end) → weights exp(scale * (score - top)) in place, zero outside of [first, last]; their sum. Where
+// scores are capped, it is scale * score that is.
+DYNSLICE_IN_LOOPS float weigh(float* scores, int64_t begin, int64_t end, int64_t first, int64_t last, float scale,
+                              float cap) {
+  if (cap != 0) {
+#pragma omp simd
+    for (int64_t i = first; i <= last; ++i) scores[i] = capped(scale * scores[i], cap);
+    scale = 1;
+  }
   float top = -std::numeric_limits<float>::infinity();
 #pragma omp simd reduction(max : top)
   for (int64_t i = first; i <= last; ++i) top = std::max(top, scores[i]);
@@ -178,7 +186,7 @@ void attend_tile(const typename Number::Value* queries, const typename Number::P
   for (int64_t q = 0; q < kQueries; ++q) {
     const int64_t query = std::min(first_query + q, last_query);
     float* row = scores.data() + q * padded;
-    sums[q] = weigh(row, begin, end, std::max<int64_t>(0, query - seen + 1), query, scale);
+    sums[q] = weigh(row, begin, end, std::max<int64_t>(0, query - seen + 1), query, scale, shape.cap);
     typename Number::Value* narrow = weights.data() + q * padded;
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) narrow[i] = Number::narrow(row[i]);
@@ -246,8 +254,8 @@ bool causal_attention_applies(const at::Tensor& qkv) {
   return has_instructions && fits && (qkv.scalar_type() == at::kFloat || qkv.scalar_type() == at::kBFloat16);
 }
 
-at::Tensor causal_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_heads, int64_t window) {
-  const Shape shape{qkv.size(1), heads, kv_heads, qkv.size(3), window};
+at::Tensor causal_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_heads, int64_t window, double cap) {
+  const Shape shape{qkv.size(1), heads, kv_heads, qkv.size(3), window, static_cast<float>(cap)};
   at::Tensor out = at::empty({qkv.size(0), shape.length, heads * shape.head_dim}, qkv.options());
   if (qkv.scalar_type() == at::kFloat) {
     attend_all<Fp32>(qkv.const_data_ptr<float>(), shape, qkv.size(0), out.mutable_data_ptr<float>());
@@ -261,7 +269,7 @@ at::Tensor causal_attention(const at::Tensor& qkv, int64_t heads, int64_t kv_hea
 #else
 
 bool causal_attention_applies(const at::Tensor&) { return false; }
-at::Tensor causal_attention(const at::Tensor&, int64_t, int64_t, int64_t) {
+at::Tensor causal_attention(const at::Tensor&, int64_t, int64_t, int64_t, double) {
   throw_broken_invariant("this processor has no attention kernel");
 }
 

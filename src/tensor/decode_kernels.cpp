@@ -21,7 +21,7 @@ constexpr int64_t kRowGroup = 4;
 constexpr int64_t kLeastPerTask = 32768;
 
 // out[r] = rows[r] · x for four rows that lie `width` apart.
-inline void dot_four(const float* rows, const float* x, int64_t width, float* out) {
+DYNSLICE_IN_LOOPS void dot_four(const float* rows, const float* x, int64_t width, float* out) {
   float a = 0, b = 0, c = 0, d = 0;
 #pragma omp simd reduction(+ : a, b, c, d)
   for (int64_t i = 0; i < width; ++i) {

@@ -5,15 +5,17 @@
 #include <cmath>
 #include <cstdint>
 
+#include "dynslice/tensor/multiversion.h"
+
 namespace dynslice::kernels {
 
-inline float load(float value) { return value; }
+DYNSLICE_IN_LOOPS float load(float value) { return value; }
 // bf16 is the upper half of an fp32.
-inline float load(uint16_t bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
+DYNSLICE_IN_LOOPS float load(uint16_t bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
 
 // exp(x) for x in [-87, 88] with relative error below 2e-7: 2^n * p(r), after range reduction to |r| <= ln2 / 2
 // (the coefficients are Cephes' expf). Written out so that the loops that call it are vectorized.
-inline float fast_exp(float x) {
+DYNSLICE_IN_LOOPS float fast_exp(float x) {
   x = std::min(std::max(x, -87.0F), 88.0F);
   const float n = std::nearbyint(x * 1.44269504088896341F);
   float r = x - n * 0.693359375F;
@@ -30,6 +32,6 @@ inline float fast_exp(float x) {
 }
 
 // cap tanh(x / cap), with an absolute error below 2e-7 cap.
-inline float capped(float x, float cap) { return cap - 2.0F * cap / (fast_exp(2.0F * x / cap) + 1.0F); }
+DYNSLICE_IN_LOOPS float capped(float x, float cap) { return cap - 2.0F * cap / (fast_exp(2.0F * x / cap) + 1.0F); }
 
 }  // namespace dynslice::kernels

@@ -67,9 +67,9 @@ int64_t grain(int64_t width) { return std::max<int64_t>(1, 16384 / std::max<int6
 // bf16 as its bits, so that the conversions are vectorized.
 using Bf16 = uint16_t;
 
-inline void store(float& target, float value) { target = value; }
+DYNSLICE_IN_LOOPS void store(float& target, float value) { target = value; }
 // Round to nearest, ties to even; NaN stays NaN because the caller's values are checked elsewhere when they must be.
-inline void store(Bf16& target, float value) {
+DYNSLICE_IN_LOOPS void store(Bf16& target, float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value);
   target = static_cast<Bf16>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
 }
@@ -192,7 +192,7 @@ DYNSLICE_MULTIVERSION void gelu_mul_row(const T* gate, const T* up, T* y, int64_
 
 // Sums of up to 4096 exponentials in fp32 lanes, those sums in fp64.
 template <typename Value>
-inline double logsumexp(const Value* x, int64_t width) {
+DYNSLICE_IN_LOOPS double logsumexp(const Value* x, int64_t width) {
   float top = load(x[0]);
 #pragma omp simd reduction(max : top)
   for (int64_t i = 0; i < width; ++i) top = std::max(top, load(x[i]));

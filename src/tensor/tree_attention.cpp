@@ -42,7 +42,7 @@ struct Seen {
 };
 
 // Scores of one query become weights exp(score - top) inside of [begin, end) and 0 elsewhere in [first, last).
-inline float weigh(float* scores, int64_t first, int64_t last, int64_t begin, int64_t end) {
+DYNSLICE_IN_LOOPS float weigh(float* scores, int64_t first, int64_t last, int64_t begin, int64_t end) {
   float top = -std::numeric_limits<float>::infinity();
 #pragma omp simd reduction(max : top)
   for (int64_t i = begin; i < end; ++i) top = std::max(top, scores[i]);
@@ -110,8 +110,8 @@ void attend_tile(const Tile& tile, const Seen& seen, float cap, float* scores, f
   }
 }
 
-inline void store(float& target, float value) { target = value; }
-inline void store(uint16_t& target, float value) {
+DYNSLICE_IN_LOOPS void store(float& target, float value) { target = value; }
+DYNSLICE_IN_LOOPS void store(uint16_t& target, float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value);
   target = static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);  // to nearest, ties to even
 }

@@ -6,3 +6,10 @@
 #else
 #define DYNSLICE_MULTIVERSION
 #endif
+
+// Of what such loops call: left to itself the compiler may make a function of it, for the oldest processors only.
+#if defined(__GNUC__)
+#define DYNSLICE_IN_LOOPS [[gnu::always_inline]] inline
+#else
+#define DYNSLICE_IN_LOOPS inline
+#endif
