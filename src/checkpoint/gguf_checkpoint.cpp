@@ -207,7 +207,7 @@ at::ScalarType GgufCheckpoint::storage_dtype() const {
 at::Tensor GgufCheckpoint::read_rows(const TensorInfo& info, int64_t begin, int64_t end, at::ScalarType dtype) const {
   const Location& location = tensors_.at(info.name);
   if (info.shape.size() == 1) return read_vector(location, begin, end, dtype);
-  const at::Tensor rows = read_matrix(location, begin, end, dtype);
+  at::Tensor rows = read_matrix(location, begin, end, dtype);
   if (info.shape.size() == 2) return rows;
   std::vector<int64_t> shape = info.shape;
   shape.front() = end - begin;

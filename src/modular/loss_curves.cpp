@@ -16,8 +16,7 @@ namespace {
 
 // `scale` takes the eliminations' losses to nats a token.
 LossCurve neuron_curve(Elimination& elimination, const DecoderLayer& layer, int64_t least, double scale) {
-  const double a_neuron = static_cast<double>(layer.shape.read_rows() / layer.shape.intermediate_size + 1) *
-                          static_cast<double>(layer.down_proj.weight.size(0));
+  const double a_neuron = (layer.shape.is_gated ? 3.0 : 2.0) * static_cast<double>(layer.down_proj.weight.size(0));
   elimination.reduce_to(least);
   LossCurve curve{{0.0}, {0.0}};
   for (const Removal& removal : elimination.removals()) {

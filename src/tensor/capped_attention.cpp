@@ -25,7 +25,7 @@ at::Tensor mask_of(int64_t first, int64_t rows, int64_t begin, int64_t window, c
   return at::zeros(hidden.sizes(), options).masked_fill_(hidden, -std::numeric_limits<double>::infinity());
 }
 
-at::Tensor weights_of(at::Tensor scores, const at::Tensor& mask, double cap) {
+at::Tensor weights_of(const at::Tensor& scores, const at::Tensor& mask, double cap) {
   if (at::GradMode::is_enabled()) return at::softmax(scores.tanh() * cap + mask, -1);
   return at::softmax(scores.tanh_().mul_(cap).add_(mask), -1);
 }

@@ -129,7 +129,7 @@ DYNSLICE_MULTIVERSION void rms_norm_row(const In* x, const float* weight, Out* y
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < width; ++i) sum += load(x[i]) * load(x[i]);
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(sum) / divisor + eps));
-  if (weight == nullptr) {
+  if (weight == nullptr) {  // NOLINT(bugprone-branch-clone): it does not look behind the pragmas
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) store(y[i], load(x[i]) * scale);
   } else {

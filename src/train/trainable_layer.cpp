@@ -113,7 +113,7 @@ class DifferentiableOps {
       return differentiable::rope(x, heads + kv, rotary.cos, rotary.sin, context_.rotary_is_interleaved);
     };
     const bool is_rotated_first = layer_.shape.query_key_norm == QueryKeyNorm::kRotatedHead;
-    const at::Tensor result = is_rotated_first ? heads_normed(rotated(qkv)) : rotated(heads_normed(qkv));
+    at::Tensor result = is_rotated_first ? heads_normed(rotated(qkv)) : rotated(heads_normed(qkv));
     if (!rotary.query_scale.defined()) return result;
     const at::Tensor scale = rotary.query_scale.to(result.scalar_type()).view({-1, 1, 1});
     return at::cat({result.narrow(2, 0, heads) * scale, result.narrow(2, heads, 2 * kv)}, 2);

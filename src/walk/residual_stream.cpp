@@ -107,7 +107,7 @@ at::Tensor ResidualStream::gather() const { return at::cat(chunks); }
 void ResidualStream::replace(size_t index, const at::Tensor& values) {
   at::Tensor& chunk = chunks.at(index);
   // What was there goes first: its room, in memory or in the file, is the new values'.
-  const at::Tensor kept = values;
+  const at::Tensor kept = values;  // NOLINT(performance-unnecessary-copy-initialization): `values` may be `chunk`
   chunk.reset();
   chunk = store ? store->keep(kept) : kept;
 }
