@@ -72,7 +72,8 @@ def test_peak_memory_of_tasks_does_not_depend_on_the_number_of_layers(run, spars
     shapes = {**SMALL_8B, "hidden": 512, "intermediate": 1792}
     peaks = {layers: peak(run("eval", sparse_model(layers=layers, **shapes), "--tasks", "piqa", "--data-dir", tmp_path, "--json", "-q"))
              for layers in (16, 64)}
-    assert peaks[64] <= 1.1 * peaks[16], peaks
+    # The heap may keep a layer's room, or two, by how long the paths of files are; the 48 further layers have hundreds of MB.
+    assert peaks[64] <= 1.1 * peaks[16] + 32e6, peaks
 
 
 def test_every_verb_runs_on_a_synthetic_model(run, sparse_model, letters, tmp_path):
