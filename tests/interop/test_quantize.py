@@ -23,7 +23,9 @@ def their_logits(folder, window, **options):
 ])
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3", "seed_oss", "olmo2", "granite", "phi3", "opt", "qwen3_5_text"])
 def test_transformers_loads_layers_of_different_bits(run, tiny_model, text_file, our_logits, window, tmp_path, family, options):
-    source = tiny_model(family, num_hidden_layers=4)
+    # compressed-tensors cannot unpack zero points of so few rows that one word holds them.
+    kinds = {"linear_num_value_heads": 32, "linear_value_head_dim": 16} if family == "qwen3_5_text" else {}
+    source = tiny_model(family, num_hidden_layers=4, **kinds)
     run("quantize", source, *options, "--calib", text_file, *CALIBRATION, "--out-dtype", "fp32", "-o", tmp_path / "out")
     assert (our_logits(tmp_path / "out") - their_logits(tmp_path / "out", window)).abs().max() < 1e-3
     assert not list((tmp_path / "out").glob("*.py"))  # an ordinary checkpoint
