@@ -54,6 +54,18 @@ void add_yarn(const RopeConfig& rope, const Add& add) {
   if (rope.query_growth != 0) add("attention.temperature_scale", rope.query_growth);
 }
 
+// llama.cpp does not heed a window of all layers; readers that know Mistral do.
+template <typename Add>
+void add_window(const ModelConfig& config, const Add& add) {
+  const WindowRule rule = architecture_of(config).window;
+  if (!config.sliding_window || (rule != WindowRule::kAllLayers && rule != WindowRule::kByPattern)) return;
+  add("attention.sliding_window", *config.sliding_window);
+  if (rule == WindowRule::kAllLayers) return;
+  std::vector<int64_t> slides(config.layers.size(), 1);
+  std::ranges::copy(config.layer_is_sliding, slides.begin());
+  add("attention.sliding_window_pattern", std::move(slides));
+}
+
 // Which layers have a gated delta net, its sizes, and the channels that turn by text, height and width, which for text
 // are all the same.
 template <typename Add>
@@ -146,15 +158,7 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
     add("rope.scaling.original_context_length", config.rope.original_max_position_embeddings);
     add("rope.scaling.attn_factor", config.rope.attention_factor);
   }
-  // llama.cpp does not heed it for this architecture; readers that know Mistral do.
-  if (architecture_of(config).window == WindowRule::kAllLayers && config.sliding_window)
-    add("attention.sliding_window", *config.sliding_window);
-  if (architecture_of(config).window == WindowRule::kByPattern && config.sliding_window) {
-    add("attention.sliding_window", *config.sliding_window);
-    std::vector<int64_t> slides(config.layers.size(), 1);
-    std::ranges::copy(config.layer_is_sliding, slides.begin());
-    add("attention.sliding_window_pattern", std::move(slides));
-  }
+  add_window(config, add);
   if (config.sliding_rope) add("rope.freq_base_swa", config.sliding_rope->theta);
   add_scales(config, add);
   if (architecture_of(config).has_delta_layers()) add_delta_layers(config, add);

@@ -59,6 +59,18 @@ void describe_window(const ModelConfig& config, Json& out) {
   if (config.sliding_window) out["layer_types"] = describe_layer_types(config);
 }
 
+void describe_biases(const ModelConfig& config, Json& out) {
+  const BiasRule rule = architecture_of(config).biases;
+  const bool has_flags = rule == BiasRule::kFlags;
+  if (has_flags || rule == BiasRule::kAttentionFlag || rule == BiasRule::kReadersFlag)
+    out["attention_bias"] = config.qkv_bias;
+  if (rule == BiasRule::kOutputFlag) {
+    out["attention_bias"] = config.qkv_bias;
+    out["attention_out_bias"] = config.o_bias;
+  }
+  if (has_flags || rule == BiasRule::kOutputFlag) out["mlp_bias"] = config.mlp_bias;
+}
+
 bool all_layers(const ModelConfig& config, int64_t LayerShape::* member) {
   return std::ranges::all_of(config.layers,
                              [&](const LayerShape& shape) { return shape.*member == config.layers.front().*member; });
@@ -224,14 +236,7 @@ Json describe_dense_config(const ModelConfig& config) {
     out["attn_logit_softcapping"] = cap(config.score_cap);
     out["final_logit_softcapping"] = cap(config.logit_cap);
   }
-  const bool has_flags = architecture.biases == BiasRule::kFlags;
-  if (has_flags || architecture.biases == BiasRule::kAttentionFlag || architecture.biases == BiasRule::kReadersFlag)
-    out["attention_bias"] = config.qkv_bias;
-  if (architecture.biases == BiasRule::kOutputFlag) {
-    out["attention_bias"] = config.qkv_bias;
-    out["attention_out_bias"] = config.o_bias;
-  }
-  if (has_flags || architecture.biases == BiasRule::kOutputFlag) out["mlp_bias"] = config.mlp_bias;
+  describe_biases(config, out);
   describe_window(config, out);
   if (architecture.has_delta_layers()) describe_delta_layers(config, out);
   update_unrotated(config, out);
