@@ -387,7 +387,8 @@ def tiny_config(family, **overrides):
              "gemma2": transformers.Gemma2Config, "ministral3": transformers.Ministral3Config,
              "olmo2": transformers.Olmo2Config, "olmo3": transformers.Olmo3Config, "granite": transformers.GraniteConfig,
              "exaone4": transformers.Exaone4Config, "hunyuan_v1_dense": transformers.HunYuanDenseV1Config,
-             "phi3": transformers.Phi3Config, "glm4": transformers.Glm4Config, "opt": transformers.OPTConfig, "qwen3_5_text": transformers.Qwen3_5TextConfig}
+             "phi3": transformers.Phi3Config, "glm4": transformers.Glm4Config, "opt": transformers.OPTConfig, "qwen3_5_text": transformers.Qwen3_5TextConfig,
+             "gemma4_text": transformers.Gemma4TextConfig}
     settings = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4,
                 "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
                 "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **overrides}
@@ -398,7 +399,7 @@ def tiny_config(family, **overrides):
     if family == "smollm3":
         settings.setdefault("no_rope_layer_interval", 3)
         settings["tie_word_embeddings"] = overrides.get("tie_word_embeddings", True)
-    if family in ("gemma2", "gemma3_text"):
+    if family in ("gemma2", "gemma3_text", "gemma4_text"):
         settings["tie_word_embeddings"] = overrides.get("tie_word_embeddings", True)
     types = ["full_attention" if layer % 3 == 2 else "sliding_attention" for layer in range(settings["num_hidden_layers"])]
     windows = {"sliding_window": 24, "layer_types": types}
@@ -414,6 +415,11 @@ def tiny_config(family, **overrides):
         "exaone4": windows,
         "hunyuan_v1_dense": {"head_dim": 24, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 50.0}},
     }
+    # Its last layer sees all whatever layer_types says, and the others have heads of another width.
+    types_of_four = [*types[:-1], "full_attention"]
+    own["gemma4_text"] = {"head_dim": 24, "global_head_dim": 32, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+                          "hidden_size_per_layer_input": 0, "sliding_window": 24, "layer_types": types_of_four,
+                          "final_logit_softcapping": 3.0}
     own["glm4"] = {"head_dim": 24, "attention_bias": True}
     own["qwen3_5_text"] = {"head_dim": 24, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32,
                            "linear_value_head_dim": 32, "rope_parameters": {
@@ -440,6 +446,9 @@ def randomize(model, seed):
                 parameter.copy_(0.1 * noise + (1.0 if "norm" in name else 0.0))
             else:
                 parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.copy_(0.7 + 0.2 * torch.rand(buffer.shape, generator=generator))
 
 
 def save_tiny_model(folder, tokenizer, family, seed=0, dtype="float32", max_shard_size="1GB", **config):

@@ -30,6 +30,7 @@ struct TinyOptions {
   bool all_biases = false;
   bool head_norms = false;  // of queries and keys, as Qwen3 has them
   bool gemma = false;       // Gemma 3: those, norms of branches, two ropes and windows, GELU, a scaled embedding
+  bool gemma4 = false;      // Gemma 4: heads of layers that see all their own, keys for values, scales of layers
   bool olmo = false;        // OLMo 2: norms behind attention and MLP alone, and of all queries and keys together
   bool granite = false;     // Granite: multipliers of scores, embedding, branches and logits
   bool opt = false;         // OPT: layer norms, a matrix of positions, ReLU without gates, biases everywhere
@@ -41,7 +42,7 @@ struct TinyOptions {
 inline void make_gemma(ModelConfig& config) {
   config.model_type = "gemma3_text";
   config.activation = Activation::kGeluTanh;
-  config.attention_scale = 0.6 / std::sqrt(static_cast<double>(config.head_dim));
+  config.attention_scale = 0.6 / std::sqrt(static_cast<double>(config.layers.front().head_dim));
   config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
   config.rope.theta = 50000;
   config.sliding_rope.emplace().theta = 1000;
@@ -50,6 +51,20 @@ inline void make_gemma(ModelConfig& config) {
     config.layer_is_sliding.push_back(index % 2 == 0);
     config.layers[index].query_key_norm = QueryKeyNorm::kHead;
     config.layers[index].has_branch_norms = true;
+  }
+}
+
+inline void make_gemma4(ModelConfig& config) {
+  make_gemma(config);
+  config.model_type = "gemma4_text";
+  config.attention_scale = 1;
+  config.rope.turning_share = 0.5;
+  for (size_t index = 0; index < config.layers.size(); ++index) {
+    LayerShape& shape = config.layers[index];
+    shape.has_value_norm = shape.has_layer_scale = true;
+    if (config.slides(index)) continue;
+    shape.head_dim += 4;
+    shape.has_values = false;
   }
 }
 
@@ -85,7 +100,7 @@ inline void make_opt(ModelConfig& config) {
 
 inline void make_delta(ModelConfig& config) {
   config.model_type = "qwen3_5_text";
-  config.rotary_dim = config.head_dim / 2;
+  config.rotary_dim = config.layers.front().head_dim / 2;
   for (LayerShape& shape : config.layers) {
     shape.query_key_norm = QueryKeyNorm::kHead;
     shape.has_output_gate = true;
@@ -98,7 +113,6 @@ inline ModelConfig tiny_config(const TinyOptions& options) {
   config.model_type = options.head_norms ? "qwen3" : "llama";
   config.vocab_size = options.vocab;
   config.hidden_size = config.embedding_width = config.head_width = options.hidden_size;
-  config.head_dim = options.hidden_size / options.heads;
   config.max_position_embeddings = 128;
   config.rms_norm_eps = 1e-5;
   config.tie_word_embeddings = options.tied;
@@ -110,12 +124,14 @@ inline ModelConfig tiny_config(const TinyOptions& options) {
                          3 * options.hidden_size,
                          options.heads,
                          options.kv_heads,
+                         options.hidden_size / options.heads,
                          {},
                          {},
                          true,
                          options.head_norms ? QueryKeyNorm::kHead : QueryKeyNorm::kNone};
   config.layers.assign(static_cast<size_t>(options.layers), shape);
   if (options.gemma) make_gemma(config);
+  if (options.gemma4) make_gemma4(config);
   if (options.olmo) make_olmo(config);
   if (options.granite) make_granite(config);
   if (options.opt) make_opt(config);

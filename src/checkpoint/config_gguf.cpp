@@ -191,7 +191,7 @@ void read_yarn(const Metadata& metadata, RopeConfig& rope) {
 
 // Granite's multipliers; logits are divided by the one that llama.cpp calls their scale.
 void read_multipliers(const Metadata& metadata, ModelConfig& config) {
-  const double usual = 1 / std::sqrt(static_cast<double>(config.head_dim));
+  const double usual = 1 / std::sqrt(static_cast<double>(config.layers.front().head_dim));
   config.attention_scale = positive(metadata, "attention.scale", usual);
   config.embedding_scale = positive(metadata, "embedding_scale", 1);
   config.branch_scale = positive(metadata, "residual_scale", 1);
@@ -209,7 +209,19 @@ void read_longrope(const Metadata& metadata, int64_t channels, RopeConfig& rope)
   rope.attention_factor = positive(metadata, "rope.scaling.attn_factor", 1);
 }
 
-RopeConfig read_rope(const Metadata& metadata, int64_t channels) {
+// Pairs that stand still have divisors so large that they turn by nothing.
+void read_turning_share(const Metadata& metadata, RopeConfig& rope) {
+  const std::vector<double>& divisors = rope.frequency_divisors;
+  const auto standing = std::ranges::find_if(divisors, [](double divisor) { return divisor != 1; });
+  if (std::any_of(standing, divisors.end(), [](double divisor) { return divisor < kStandingDivisor / 1e6; })) {
+    throw_error(ErrorKind::kBadInput, metadata.file().path().string(), ": tensor \"", kRopeFrequencies,
+                "\" must hold 1 for pairs that turn, and behind them 1e30 for those that do not");
+  }
+  rope.turning_share = static_cast<double>(standing - divisors.begin()) / static_cast<double>(divisors.size());
+  rope.frequency_divisors.clear();
+}
+
+RopeConfig read_rope(const Metadata& metadata, int64_t channels, bool turns_in_part) {
   RopeConfig rope;
   rope.theta = positive(metadata, "rope.freq_base", rope.theta);
   const std::string type =
@@ -230,6 +242,10 @@ RopeConfig read_rope(const Metadata& metadata, int64_t channels) {
   }
   rope.frequency_divisors = read_divisors(metadata, kRopeFrequencies, channels);
   if (rope.frequency_divisors.empty()) return rope;
+  if (turns_in_part) {
+    read_turning_share(metadata, rope);
+    return rope;
+  }
   if (rope.scaling != RopeScalingKind::kNone)
     metadata.fail(factor_key, "absent where rope_freqs.weight carries the scaling");
   recognise_llama3(rope.frequency_divisors, rope);
@@ -289,6 +305,26 @@ void read_window_pattern(const Metadata& metadata, const Architecture& architect
   config.layer_is_sliding = std::move(sliding);
 }
 
+// Sizes of the layers that slide, and which of the others have keys for values. What read_shape took is the width of
+// the latter's heads, and the first layer's number of key-value heads.
+void read_sliding_heads(const Metadata& metadata, ModelConfig& config) {
+  const int64_t width = read_size(metadata, "attention.key_length_swa");
+  const char *values = "attention.value_length_swa", *embeddings = "embedding_length_per_layer_input",
+             *shared = "attention.shared_kv_layers";
+  if (metadata.has(values) && metadata.integer(values) != width) fail_width(metadata, values, width);
+  for (const char* key : {embeddings, shared}) {
+    if (metadata.has(key) && metadata.integer(key) != 0)
+      metadata.fail(key, "0 or absent, as Gemma 4 E2B and E4B are not supported");
+  }
+  const std::vector<int64_t> groups = metadata.sizes("attention.head_count_kv");
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    LayerShape& shape = config.layers[i];
+    if (config.slides(i)) shape.head_dim = width;
+    if (i < groups.size()) shape.num_key_value_heads = groups[i];
+    shape.has_values = has_tensor(metadata, "blk." + std::to_string(i) + ".attn_v.weight");
+  }
+}
+
 LayerShape read_shape(const Metadata& metadata, int64_t hidden_size) {
   LayerShape shape;
   shape.input_width = shape.middle_width = shape.output_width = hidden_size;
@@ -297,10 +333,12 @@ LayerShape read_shape(const Metadata& metadata, int64_t hidden_size) {
   shape.num_key_value_heads = metadata.has("attention.head_count_kv")
                                   ? read_first_size(metadata, "attention.head_count_kv")
                                   : shape.num_attention_heads;
+  shape.head_dim = read_head_dim(metadata, hidden_size, shape.num_attention_heads);
   return shape;
 }
 
-// The sizes that deci has layer by layer; what holds of the first layer was checked with everything else.
+// The sizes that some architectures have layer by layer; what holds of the first layer was checked with everything
+// else.
 void read_layer_sizes(const Metadata& metadata, ModelConfig& config) {
   const auto read = [&](const std::string& suffix, int64_t LayerShape::* member, bool may_be_none) {
     if (!metadata.has(suffix)) return;
@@ -320,7 +358,7 @@ void read_layer_sizes(const Metadata& metadata, ModelConfig& config) {
     if (shape.num_attention_heads == 0 && shape.num_key_value_heads == 0) continue;
     if (shape.num_key_value_heads == 0 || shape.num_attention_heads % shape.num_key_value_heads != 0)
       metadata.fail("attention.head_count_kv", "divisors of attention.head_count, layer by layer");
-    if (shape.num_attention_heads > kMaxSize / config.head_dim)
+    if (shape.num_attention_heads > kMaxSize / shape.head_dim)
       metadata.fail("attention.head_count", "such that all heads together are at most 2^20 wide");
   }
 }
@@ -347,15 +385,14 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   config.vocab_size = read_vocab_size(metadata);
   config.hidden_size = read_size(metadata, "embedding_length");
   const LayerShape shape = read_shape(metadata, config.hidden_size);
-  config.head_dim = read_head_dim(metadata, config.hidden_size, shape.num_attention_heads);
   const char* further = "nextn_predict_layers";  // layers that guess further tokens, which are left out
   const int64_t layers = metadata.integer("block_count") - (metadata.has(further) ? metadata.integer(further) : 0);
   if (layers < 1 || layers > kMaxLayers) metadata.fail("block_count", "from 1 to " + std::to_string(kMaxLayers));
   config.layers.assign(static_cast<size_t>(layers), shape);
   config.max_position_embeddings = metadata.integer("context_length");
   config.rms_norm_eps = metadata.number("attention.layer_norm_rms_epsilon");
-  config.rotary_dim = read_rotary_dim(metadata, architecture, config.head_dim);
-  config.rope = read_rope(metadata, config.rotary_dim);
+  config.rotary_dim = read_rotary_dim(metadata, architecture, shape.head_dim);
+  config.rope = read_rope(metadata, config.rotary_dim, architecture.turning_share > 0);
   if (architecture.sliding_rope_theta > 0)
     config.sliding_rope = read_sliding_rope(metadata, architecture, config.rope.theta);
   config.activation = architecture.activation;
@@ -365,6 +402,12 @@ ModelConfig read_unchecked(const Metadata& metadata) {
     config.score_cap = positive(metadata, "attn_logit_softcapping", architecture.score_cap);
     config.logit_cap = positive(metadata, "final_logit_softcapping", architecture.logit_cap);
   }
+  if (architecture.may_cap_logits) {
+    const char* cap = "final_logit_softcapping";  // llama.cpp caps where the file is silent, and 0 means no cap
+    const bool is_none = metadata.has(cap) && metadata.number(cap) == 0;
+    config.logit_cap = is_none ? 0 : positive(metadata, cap, 30);
+  }
+  config.attention_scale = architecture.attention_scale > 0 ? architecture.attention_scale : config.attention_scale;
   config.tie_word_embeddings = !has_tensor(metadata, "output.weight");
   config.qkv_bias = has_tensor(metadata, "blk.0.attn_q.bias");
   config.o_bias = has_tensor(metadata, "blk.0.attn_output.bias");
@@ -375,6 +418,7 @@ ModelConfig read_unchecked(const Metadata& metadata) {
   if (architecture.window == WindowRule::kAllLayers && metadata.has(window) && metadata.integer(window) > 0)
     config.sliding_window = metadata.integer(window);
   if (architecture.window == WindowRule::kByPattern) read_window_pattern(metadata, architecture, config);
+  if (architecture.global_head_dim > 0) read_sliding_heads(metadata, config);
   if (architecture.has_delta_layers()) read_delta_layers(metadata, architecture, config);
   config.bos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.bos_token_id");
   config.eos_token_id = read_token_id(metadata.file(), "tokenizer.ggml.eos_token_id");
@@ -389,7 +433,7 @@ ModelConfig read_config(const GgufFile& file) {
   ModelConfig config =
       parse_dense_config(describe_dense_config(raw), raw.model_type, file.path().string() + ": metadata");
   config.rope.frequency_divisors = raw.rope.frequency_divisors;
-  if (metadata.architecture() != architecture_of(config).gguf) read_layer_sizes(metadata, config);
+  if (metadata.architecture() == architecture_of(config).gguf_of_unequal_layers) read_layer_sizes(metadata, config);
   return config;
 }
 

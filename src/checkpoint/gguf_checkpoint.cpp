@@ -164,7 +164,8 @@ void GgufCheckpoint::add_tensor(size_t index, const std::string& name) {
   if (architecture_of(config_).pairs_rotary_rows && part != nullptr && part->is_rotary) {
     const bool known = place->first < config_.num_layers();
     const LayerShape& shape = config_.layers[known ? static_cast<size_t>(place->first) : 0];
-    location.interleaved_heads = part->rows(shape, config_.head_dim) / config_.head_dim;
+    location.head_width = shape.head_dim;
+    location.interleaved_heads = part->rows(shape) / shape.head_dim;
   }
   if (part != nullptr && part->taps != nullptr && tensor.shape.size() == 2)
     location.info.shape = {tensor.shape.front(), 1, tensor.shape.back()};
@@ -179,9 +180,10 @@ void GgufCheckpoint::add_tensor(size_t index, const std::string& name) {
   location.column_parts = inverse_order(form.column_parts);
   location.is_rate = form.is_rate;
   const int64_t heads = location.interleaved_heads;
-  if (heads > 0 && tensor.shape.front() != heads * config_.head_dim) {
+  if (heads > 0 && tensor.shape.front() != heads * location.head_width) {
     throw_error(ErrorKind::kBadInput, path_.string(), ": tensor \"", tensor.name, "\" has ", tensor.shape.front(),
-                " rows; its ", heads, " heads of width ", config_.head_dim, " ask for ", heads * config_.head_dim);
+                " rows; its ", heads, " heads of width ", location.head_width, " ask for ",
+                heads * location.head_width);
   }
   tensors_.emplace(name, std::move(location));
 }
@@ -216,7 +218,7 @@ at::Tensor GgufCheckpoint::read_rows(const TensorInfo& info, int64_t begin, int6
 
 int64_t GgufCheckpoint::row_in_file(const Location& location, int64_t row) const {
   if (!location.rows.empty()) return location.rows[static_cast<size_t>(row)];
-  return location.first_row + (location.interleaved_heads > 0 ? interleaved_row(row, config_.head_dim) : row);
+  return location.first_row + (location.interleaved_heads > 0 ? interleaved_row(row, location.head_width) : row);
 }
 
 // A vector is one row of blocks; its values are what begin and end count.

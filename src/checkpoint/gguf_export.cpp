@@ -115,7 +115,7 @@ std::optional<std::string> rope_obstacle(const ModelConfig& config, const std::s
 std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
   const Architecture& architecture = architecture_of(config);
   const std::string runtime = "llama.cpp's " + std::string(architecture.gguf);
-  const int64_t heads = config.layers.front().num_attention_heads * config.head_dim;
+  const int64_t heads = config.layers.front().num_attention_heads * config.layers.front().head_dim;
   if (architecture.heads_fill_stream && heads != config.hidden_size) {
     return "the heads together are " + std::to_string(heads) + " wide; " + runtime + " has room for hidden_size (" +
            std::to_string(config.hidden_size) + ") only";
@@ -133,6 +133,10 @@ std::optional<std::string> runtime_obstacle(const ModelConfig& config) {
       return "layer " + std::to_string(i) + " is " + (known[i] ? "" : "not ") + "rotated (no_rope_layers); " + runtime +
              " leaves out every " + std::to_string(architecture.unrotated_period) + "th only";
     }
+  }
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    if (architecture.gguf_of_unequal_layers == architecture.gguf && !config.layers[i].has_attention())
+      return "layer " + std::to_string(i) + " has no attention; " + runtime + " has no such layers";
   }
   for (const LayerShape& shape : config.layers) {
     if (shape.is_delta() && shape.delta.key_dim != shape.delta.value_dim)
@@ -222,6 +226,11 @@ class GgufExporter {
                 ggml_format(type).values, " weights would cut; give --types of smaller blocks, such as q8_0,q4_0");
   }
 
+  int64_t head_width(const std::string& name) const {
+    const auto place = split_layer_name(name);
+    return checkpoint_.config().layers.at(place ? static_cast<size_t>(place->first) : 0).head_dim;
+  }
+
   // Query and key rows, and their biases, lie in rotary pairs.
   bool is_paired(const std::string& name) const {
     const auto place = split_layer_name(name);
@@ -243,7 +252,7 @@ class GgufExporter {
       return;
     }
     const int64_t rows = tensor.shape.front(), columns = tensor.shape.size() == 1 ? 1 : tensor.shape.back();
-    const int64_t head = checkpoint_.config().head_dim;
+    const int64_t head = head_width(tensor.name);
     // Whole heads, and whole blocks of a vector.
     const int64_t step = tensor.shape.size() == 1 ? rows : std::max<int64_t>(1, kChunkValues / columns / head) * head;
     for (int64_t row = 0; row < rows; row += step) {
@@ -276,7 +285,7 @@ class GgufExporter {
   // Encoded rows [rows, bytes of a row] as the file has them.
   std::vector<std::byte> in_order(const std::string& name, const at::Tensor& rows) const {
     const at::Tensor whole = rows.contiguous();
-    const int64_t head = checkpoint_.config().head_dim;
+    const int64_t head = head_width(name);
     const auto row_bytes = static_cast<size_t>(whole.size(1));
     const auto* source = reinterpret_cast<const std::byte*>(whole.const_data_ptr<uint8_t>());
     std::vector<std::byte> bytes(static_cast<size_t>(whole.size(0)) * row_bytes);
@@ -291,7 +300,7 @@ class GgufExporter {
   std::vector<std::byte> encode(const std::string& name, const at::Tensor& values, int64_t columns,
                                 GgmlType type) const {
     // A vector of F32 is a matrix of one column; every other type has whole blocks in a row.
-    const int64_t rows = values.numel() / columns, head = checkpoint_.config().head_dim;
+    const int64_t rows = values.numel() / columns, head = head_width(name);
     const GgmlFormat& format = ggml_format(type);
     const auto row_bytes = static_cast<size_t>(columns / format.values * format.bytes);
     std::vector<std::byte> bytes(static_cast<size_t>(rows) * row_bytes);

@@ -81,7 +81,7 @@ void add_delta_layers(const ModelConfig& config, const Add& add) {
     add("ssm.inner_size", shape.delta.values());
   }
   add("attention.recurrent_layers", std::move(is_delta));
-  const int64_t pairs = config.rotated_channels() / 2;
+  const int64_t pairs = config.rotated_channels(config.layers.front()) / 2;
   add("rope.dimension_sections", std::vector<int64_t>{(pairs + 2) / 3, (pairs + 1) / 3, pairs / 3, 0});
 }
 
@@ -99,6 +99,19 @@ void add_scales(const ModelConfig& config, const Add& add) {
     add("attn_logit_softcapping", config.score_cap);
     add("final_logit_softcapping", config.logit_cap);
   }
+  if (architecture.may_cap_logits) add("final_logit_softcapping", config.logit_cap);  // without it llama.cpp caps at 30
+}
+
+// Heads of the layers that slide, where the others have their own. There are no embeddings for every layer, and no
+// layers without keys.
+template <typename Add>
+void add_sliding_heads(const ModelConfig& config, const Add& add) {
+  const LayerShape* sliding = config.first_that_slides(true);
+  const int64_t width = (sliding != nullptr ? *sliding : config.layers.front()).head_dim;
+  for (const char* key : {"attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa"})
+    add(key, width);
+  add("embedding_length_per_layer_input", int64_t{0});
+  add("attention.shared_kv_layers", int64_t{0});
 }
 
 }  // namespace
@@ -143,10 +156,12 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
   add("vocab_size", config.vocab_size);
   add_size("attention.head_count", &LayerShape::num_attention_heads);
   add_size("attention.head_count_kv", &LayerShape::num_key_value_heads);
-  add("attention.key_length", config.head_dim);
-  add("attention.value_length", config.head_dim);
+  const LayerShape* global = config.first_that_slides(false);
+  const LayerShape& seeing = global != nullptr ? *global : shape;
+  add("attention.key_length", seeing.head_dim);
+  add("attention.value_length", seeing.head_dim);
   add("attention.layer_norm_rms_epsilon", config.rms_norm_eps);
-  add("rope.dimension_count", config.rotated_channels());
+  add("rope.dimension_count", config.rotated_channels(seeing));
   add("rope.freq_base", config.rope.theta);
   if (config.rope.scaling == RopeScalingKind::kLinear && config.rope.frequency_divisors.empty()) {
     add("rope.scaling.type", std::string("linear"));
@@ -161,14 +176,16 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
   add_window(config, add);
   if (config.sliding_rope) add("rope.freq_base_swa", config.sliding_rope->theta);
   add_scales(config, add);
+  if (architecture_of(config).global_head_dim > 0) add_sliding_heads(config, add);
   if (architecture_of(config).has_delta_layers()) add_delta_layers(config, add);
   return metadata;
 }
 
 double gguf_attention_scale(const ModelConfig& config) {
+  if (architecture_of(config).attention_scale > 0) return architecture_of(config).attention_scale;
   const int64_t width = config.num_layers() == architecture_of(config).gguf_layers_of_27b
                             ? config.hidden_size / config.layers.front().num_attention_heads
-                            : config.head_dim;
+                            : config.layers.front().head_dim;
   return 1 / std::sqrt(static_cast<double>(width));
 }
 
@@ -181,10 +198,18 @@ std::vector<RopeTensor> gguf_rope_tensors(const ModelConfig& config) {
     return {{kRopeFactorsLong, floats(rope.long_divisors)}, {kRopeFactorsShort, floats(rope.short_divisors)}};
   }
   if (!rope.frequency_divisors.empty()) return {{kRopeFrequencies, floats(rope.frequency_divisors)}};
+  if (const LayerShape* global = config.first_that_slides(false); architecture_of(config).turning_share > 0) {
+    if (global == nullptr) return {};
+    const std::vector<float> frequencies = inverse_frequencies(rope, config.rotated_channels(*global));
+    std::vector<float> divisors;
+    for (const float frequency : frequencies) divisors.push_back(frequency == 0 ? kStandingDivisor : 1);
+    return {{kRopeFrequencies, divisors}};
+  }
   if (rope.scaling != RopeScalingKind::kLlama3) return {};
   std::vector<float> divisors;
-  for (int64_t pair = 0; pair < config.rotated_channels() / 2; ++pair) {
-    const double exponent = 2.0 * static_cast<double>(pair) / static_cast<double>(config.rotated_channels());
+  const int64_t channels = config.rotated_channels(config.layers.front());
+  for (int64_t pair = 0; pair < channels / 2; ++pair) {
+    const double exponent = 2.0 * static_cast<double>(pair) / static_cast<double>(channels);
     divisors.push_back(static_cast<float>(llama3_divisor(rope, 2 * std::numbers::pi * std::pow(rope.theta, exponent))));
   }
   return {{kRopeFrequencies, divisors}};

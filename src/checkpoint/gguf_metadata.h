@@ -27,6 +27,8 @@ struct RopeTensor {
 inline constexpr const char* kRopeFrequencies = "rope_freqs.weight";
 inline constexpr const char* kRopeFactorsLong = "rope_factors_long.weight";
 inline constexpr const char* kRopeFactorsShort = "rope_factors_short.weight";
+// What divides a pair that does not turn, in llama.cpp's own files.
+inline constexpr float kStandingDivisor = 1e30F;
 // Those of a file of this configuration; none where its metadata say it all.
 std::vector<RopeTensor> gguf_rope_tensors(const ModelConfig& config);
 

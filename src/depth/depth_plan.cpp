@@ -66,7 +66,7 @@ class DepthWriter {
   }
 
   void write_replacement(const OutputTensor& tensor, const std::string& suffix) {
-    for (const auto& [name, values] : layer_tensors(plan_.replacement->weights, source_.config().head_dim)) {
+    for (const auto& [name, values] : layer_tensors(plan_.replacement->weights)) {
       if (name != suffix) continue;
       writer_.write(tensor.name, values);
       task_.advance(values.numel());

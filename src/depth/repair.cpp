@@ -72,7 +72,7 @@ class RepairWalk {
       const at::Tensor middle = forward_half(kAttentionHalf, step.layer, step.context, x);
       at::Tensor added = half_branch(kMlpHalf, step.layer, step.context, middle);
       if (keep_mlp) beginning->features.replace(chunk, added.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true));
-      at::Tensor y = add_residual(added, middle, step.layer.mlp_shortcut);
+      at::Tensor y = scaled(kMlpHalf, step.layer, add_residual(added, middle, step.layer.mlp_shortcut));
       if (ending != nullptr) add_chunk(*fit, *ending, chunk, y);
       ++chunk;
       return y;

@@ -159,8 +159,9 @@ ResourceEstimate estimate_answers(const Checkpoint& checkpoint, const ComputeOpt
                                   int64_t stream_bytes) {
   ResourceEstimate estimate = estimate_perplexity(checkpoint, compute, {amount.rows, 1}, stream_bytes);
   int64_t path = 0;
-  for (const LayerShape& shape : checkpoint.config().layers) path = std::max(path, shape.num_key_value_heads);
-  path *= 2 * amount.longest * checkpoint.config().head_dim * static_cast<int64_t>(c10::elementSize(compute.dtype));
+  for (const LayerShape& shape : checkpoint.config().layers)
+    path = std::max(path, shape.num_key_value_heads * shape.head_dim);
+  path *= 2 * amount.longest * static_cast<int64_t>(c10::elementSize(compute.dtype));
   estimate.parts.push_back({"open_sequence", static_cast<uint64_t>(path)});
   return estimate;
 }

@@ -95,7 +95,7 @@ bool recomputes_of(const StreamlineRequest& request, const ModelConfig& config, 
       request.loss == ReplacementLoss::kLanguageModel ? config.num_layers() : std::min(first + 1, config.num_layers());
   for (int64_t index = std::min(first, config.num_layers() - 1); index < end; ++index) {
     const LayerShape& shape = config.layers[static_cast<size_t>(index)];
-    bytes += static_cast<uint64_t>(activation_bytes(shape, config.head_dim, compute.dtype, setup.micro_tokens()));
+    bytes += static_cast<uint64_t>(activation_bytes(shape, compute.dtype, setup.micro_tokens()));
   }
   return recomputes(request.training, bytes, compute.device);
 }
@@ -265,7 +265,7 @@ ResourceEstimate estimate_replacement(const StreamlineRequest& request, const Ch
   use.end_layer = layers;
   use.has_head = request.loss == ReplacementLoss::kLanguageModel;
   use.parameters =
-      (2 * (shape.num_attention_heads + shape.num_key_value_heads) * config.head_dim + 3 * shape.intermediate_size) *
+      (2 * (shape.num_attention_heads + shape.num_key_value_heads) * shape.head_dim + 3 * shape.intermediate_size) *
       config.hidden_size;
   use.micro_tokens = setup.micro_tokens();
   use.trained_tokens = setup.trained_tokens();

@@ -262,7 +262,7 @@ ResourceEstimate estimate_healing(const HealInputs& in, const ComputeOptions& co
 uint64_t kept_bytes(const ModelConfig& config, const ComputeOptions& compute, int64_t tokens, bool one_layer) {
   uint64_t all = 0, most = 0;
   for (const LayerShape& shape : config.layers) {
-    const auto bytes = static_cast<uint64_t>(activation_bytes(shape, config.head_dim, compute.dtype, tokens));
+    const auto bytes = static_cast<uint64_t>(activation_bytes(shape, compute.dtype, tokens));
     all += bytes;
     most = std::max(most, bytes);
   }
@@ -297,11 +297,6 @@ Outcome<HealResult> run(const HealRequest& options, ProgressSink& progress) {
   const auto checkpoint = open_model(options.common, progress);
   const std::filesystem::path out =
       checkpoint_folder(options.output, options.common, *checkpoint, options.adapter ? "adapter" : "healed");
-  if (options.adapter && !names_linears(checkpoint->config())) {
-    throw_error(ErrorKind::kUsage, checkpoint->path().string(),
-                ": stores several linears as one matrix, or other parts ",
-                "beside its language model: peft's adapters have no names for such linears; leave --adapter out");
-  }
   const std::unique_ptr<Checkpoint> original = open_original(options, out, progress);
   const HealingText text = load_healing_text(options, *checkpoint, progress);
   const TrainingSetup setup = setup_of(options, text.examples, compute.device);

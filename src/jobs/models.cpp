@@ -17,8 +17,7 @@ OrderedJson to_json(const ModelsResult& result) {
                               {"gguf_of_unequal_layers", or_null(model.gguf_of_unequal_layers)},
                               {"slice", model.cuts_stream},
                               {"heads", model.removes_heads},
-                              {"streamline_linear", model.folds_maps},
-                              {"adapter", model.names_linears}});
+                              {"streamline_linear", model.folds_maps}});
   }
   return json;
 }
@@ -32,7 +31,6 @@ Outcome<ModelsResult> run(const ModelsRequest&, ProgressSink&) {
                              .gguf_of_unequal_layers = std::string(row.gguf_of_unequal_layers),
                              .cuts_stream = row.can_cut_stream(),
                              .removes_heads = row.can_remove_heads(),
-                             .names_linears = row.has_linears_apart(),
                              .folds_maps = row.can_fold_maps()});
   }
   return result;

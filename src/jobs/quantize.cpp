@@ -53,8 +53,10 @@ uint64_t tensor_bytes(const std::vector<OutputTensor>& tensors) {
 
 std::vector<OutputTensor> quantized_tensors(const Quantizing& in, const FormatOf& format_of) {
   if (in.options.gguf) return block_tensors(in.config(), format_of);
-  return in.options.fake_quant ? output_tensors(in.checkpoint, in.config(), in.dtype())
-                               : packed_tensors(in.config(), in.dtype(), format_of);
+  if (in.options.fake_quant) return output_tensors(in.checkpoint, in.config(), in.dtype());
+  std::vector<OutputTensor> tensors = packed_tensors(in.config(), in.dtype(), format_of);
+  for (OutputTensor& other : other_tensors(in.checkpoint)) tensors.push_back(std::move(other));
+  return tensors;
 }
 
 void quantize_layers(const Quantizing& in, const FormatOf& format_of, CheckpointWriter& writer, Journal& journal,

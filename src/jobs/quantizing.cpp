@@ -167,11 +167,6 @@ GgmlType parse_block_type(const std::string& option, const std::string& name) {
 
 // Throws kUsage for what packed weights cannot say.
 void check_packable(const ModelConfig& config, const std::string& where, bool is_symmetric) {
-  if (config.is_wrapped()) {
-    throw_error(ErrorKind::kUsage, where,
-                ": holds other parts beside its language model, whose linears packed weights ",
-                "would mean too; give --gguf or --fake-quant");
-  }
   if (is_symmetric) return;
   for (const OutputTensor& tensor : checkpoint_tensors(config, at::kFloat)) {
     if (tensor.stored.first_row % kZerosOfAWord == 0) continue;

@@ -7,26 +7,24 @@
 namespace dynslice {
 namespace {
 
-int64_t input_width(const LayerShape& shape, int64_t) { return shape.input_width; }
-int64_t middle_width(const LayerShape& shape, int64_t) { return shape.middle_width; }
-int64_t output_width(const LayerShape& shape, int64_t) { return shape.output_width; }
-int64_t inner_size(const LayerShape& shape, int64_t) { return shape.intermediate_size; }
-int64_t query_width(const LayerShape& shape, int64_t head_dim) { return shape.num_attention_heads * head_dim; }
-int64_t query_rows(const LayerShape& shape, int64_t head_dim) {
-  return (shape.has_output_gate ? 2 : 1) * query_width(shape, head_dim);
-}
-int64_t delta_channels(const LayerShape& shape, int64_t) { return shape.delta.channels(); }
-int64_t delta_values(const LayerShape& shape, int64_t) { return shape.delta.values(); }
-int64_t delta_heads(const LayerShape& shape, int64_t) { return shape.delta.value_heads; }
-int64_t delta_head_width(const LayerShape& shape, int64_t) { return shape.delta.value_dim; }
+int64_t input_width(const LayerShape& shape) { return shape.input_width; }
+int64_t middle_width(const LayerShape& shape) { return shape.middle_width; }
+int64_t output_width(const LayerShape& shape) { return shape.output_width; }
+int64_t inner_size(const LayerShape& shape) { return shape.intermediate_size; }
+int64_t query_width(const LayerShape& shape) { return shape.num_attention_heads * shape.head_dim; }
+int64_t query_rows(const LayerShape& shape) { return (shape.has_output_gate ? 2 : 1) * query_width(shape); }
+int64_t delta_channels(const LayerShape& shape) { return shape.delta.channels(); }
+int64_t delta_values(const LayerShape& shape) { return shape.delta.values(); }
+int64_t delta_heads(const LayerShape& shape) { return shape.delta.value_heads; }
+int64_t delta_head_width(const LayerShape& shape) { return shape.delta.value_dim; }
 int64_t delta_taps(const LayerShape& shape) { return shape.delta.taps; }
-int64_t key_width(const LayerShape& shape, int64_t head_dim) { return shape.num_key_value_heads * head_dim; }
+int64_t key_width(const LayerShape& shape) { return shape.num_key_value_heads * shape.head_dim; }
 // Of the norms of queries and keys.
-int64_t query_norm_width(const LayerShape& shape, int64_t head_dim) {
-  return shape.query_key_norm == QueryKeyNorm::kWhole ? query_width(shape, head_dim) : head_dim;
+int64_t query_norm_width(const LayerShape& shape) {
+  return shape.query_key_norm == QueryKeyNorm::kWhole ? query_width(shape) : shape.head_dim;
 }
-int64_t key_norm_width(const LayerShape& shape, int64_t head_dim) {
-  return shape.query_key_norm == QueryKeyNorm::kWhole ? key_width(shape, head_dim) : head_dim;
+int64_t key_norm_width(const LayerShape& shape) {
+  return shape.query_key_norm == QueryKeyNorm::kWhole ? key_width(shape) : shape.head_dim;
 }
 
 bool always(const LayerShape&) { return true; }
@@ -40,6 +38,9 @@ bool with_head_norms(const LayerShape& shape) {
 bool with_attention_branch_norm(const LayerShape& shape) { return shape.has_attention() && shape.has_branch_norms; }
 bool with_mlp_branch_norm(const LayerShape& shape) { return shape.has_branch_norms; }
 bool with_gate(const LayerShape& shape) { return shape.is_gated; }
+bool with_values(const LayerShape& shape) { return with_attention(shape) && shape.has_values; }
+bool with_layer_scale(const LayerShape& shape) { return shape.has_layer_scale; }
+int64_t one(const LayerShape&) { return 1; }
 
 constexpr bool ModelConfig::* kQkvBias = &ModelConfig::qkv_bias;
 constexpr bool ModelConfig::* kOutputBias = &ModelConfig::o_bias;
@@ -51,7 +52,7 @@ constexpr LayerPart kParts[] = {
     {Role::kAttentionNorm,       "input_layernorm",          "attn_norm",           Half::kAttention, PartSide::kNorm,   input_width,  nullptr,      with_attention_norm,        kNormBias,   false},
     {Role::kQuery,               "self_attn.q_proj",         "attn_q",              Half::kAttention, PartSide::kReads,  query_rows,   input_width,  with_attention,             kQkvBias,    true},
     {Role::kKey,                 "self_attn.k_proj",         "attn_k",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,             kQkvBias,    true},
-    {Role::kValue,               "self_attn.v_proj",         "attn_v",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_attention,             kQkvBias,    false},
+    {Role::kValue,               "self_attn.v_proj",         "attn_v",              Half::kAttention, PartSide::kReads,  key_width,    input_width,  with_values,                kQkvBias,    false},
     {Role::kQueryNorm,           "self_attn.q_norm",         "attn_q_norm",         Half::kAttention, PartSide::kInside, query_norm_width, nullptr,      with_head_norms,            nullptr,     false},
     {Role::kKeyNorm,             "self_attn.k_norm",         "attn_k_norm",         Half::kAttention, PartSide::kInside, key_norm_width,   nullptr,      with_head_norms,            nullptr,     false},
     {Role::kOutput,              "self_attn.o_proj",         "attn_output",         Half::kAttention, PartSide::kWrites, middle_width, query_width,  with_attention,             kOutputBias, false},
@@ -70,12 +71,18 @@ constexpr LayerPart kParts[] = {
     {Role::kUp,                  "mlp.up_proj",              "ffn_up",              Half::kMlp,       PartSide::kReads,  inner_size,   middle_width, always,                     kMlpBias,    false},
     {Role::kDown,                "mlp.down_proj",            "ffn_down",            Half::kMlp,       PartSide::kWrites, output_width, inner_size,   always,                     kMlpBias,    false},
     {Role::kMlpBranchNorm,       "post_mlp_layernorm",       "post_ffw_norm",       Half::kMlp,       PartSide::kBehind, output_width, nullptr,      with_mlp_branch_norm,       nullptr,     false},
+    {Role::kLayerScale,          "layer_scalar",             "layer_output_scale",  Half::kMlp,       PartSide::kBehind, one,          nullptr,      with_layer_scale,           nullptr,     false},
 };
 // clang-format on
 
 constexpr Renaming kGemmaNames[] = {{"post_self_attn_layernorm", "post_attention_layernorm"},
                                     {"post_attention_layernorm", "pre_feedforward_layernorm"},
                                     {"post_mlp_layernorm", "post_feedforward_layernorm"}};
+
+constexpr Renaming kGemma4Names[] = {{"post_self_attn_layernorm", "post_attention_layernorm"},
+                                     {"post_attention_layernorm", "pre_feedforward_layernorm"},
+                                     {"post_mlp_layernorm", "post_feedforward_layernorm"},
+                                     {"layer_scalar", "layer_scalar", true}};
 
 // Norms behind attention and MLP alone.
 constexpr Renaming kBehindNames[] = {{"post_self_attn_layernorm", "post_attention_layernorm"},
@@ -333,6 +340,33 @@ constexpr Architecture kArchitectures[] = {
      .norm_offset = 1,
      .names = kDeltaNames,
      .gguf_names = kDeltaGgufNames},
+    {.model_type = "gemma4_text",
+     .class_name = "Gemma4ForCausalLM",
+     .gguf = "gemma4",
+     .gguf_of_unequal_layers = "gemma4",
+     .max_position_embeddings = 131072,
+     .num_key_value_heads = 4,
+     .head_dim = 256,
+     .global_head_dim = 512,
+     .rope_theta = 1e6,
+     .attention_scale = 1,
+     .tie_word_embeddings = true,
+     .biases = BiasRule::kAttentionFlag,
+     .window = WindowRule::kByPattern,
+     .sliding_window = 512,
+     .window_period = 6,
+     .sliding_rope_theta = 10000,
+     .turning_share = 0.25,
+     .query_key_norm = QueryKeyNorm::kHead,
+     .has_value_norms = true,
+     .has_layer_scales = true,
+     .has_branch_norms = true,
+     .may_cap_logits = true,
+     .activation = Activation::kGeluTanh,
+     .activation_key = "hidden_activation",
+     .scales_embedding = true,
+     .names = kGemma4Names,
+     .has_rope_divisors = true},
 };
 
 }  // namespace

@@ -20,17 +20,41 @@ bool ModelConfig::has_whole_layers() const {
       layers, [&](const LayerShape& shape) { return shape.has_attention() && shape.is_gated == is_gated; });
 }
 
+const LayerShape* ModelConfig::first_that_slides(bool is_sliding) const {
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (slides(i) == is_sliding) return &layers[i];
+  }
+  return nullptr;
+}
+
+namespace {
+
+// Whether heads are as config.json can say it where layers that see all have their own: equal in all layers of a kind,
+// and the last layer sees all, whatever layer_types says of it.
+bool has_usual_global_heads(const ModelConfig& config) {
+  const LayerShape *sliding = config.first_that_slides(true), *global = config.first_that_slides(false);
+  if (global == nullptr || config.slides(config.layers.size() - 1)) return false;
+  if (sliding == nullptr) return true;
+  return sliding->has_values && (!global->has_values || global->num_key_value_heads == sliding->num_key_value_heads);
+}
+
+}  // namespace
+
 bool ModelConfig::is_ordinary() const {
   if (embedding_width != hidden_size || head_width != hidden_size || !has_final_norm_weight) return false;
   if (has_embedding_rotation || has_head_rotation) return false;
   // Divisors that are no known scaling have no place in a transformers config.
   if (!rope.frequency_divisors.empty() && rope.scaling == RopeScalingKind::kNone) return false;
   const LayerShape& first = layers.front();
-  const bool has_head_sizes =
-      first.num_attention_heads == first.num_key_value_heads && first.num_attention_heads * head_dim == hidden_size;
+  const bool has_head_sizes = first.num_attention_heads == first.num_key_value_heads &&
+                              first.num_attention_heads * first.head_dim == hidden_size;
   if (architecture_of(*this).has_positions() && !has_head_sizes) return false;  // OPT's config has no key for them
+  const bool has_global_heads = architecture_of(*this).global_head_dim > 0;
+  if (has_global_heads && !has_usual_global_heads(*this)) return false;
+  const auto first_alike = [&](size_t layer) { return has_global_heads ? *first_that_slides(slides(layer)) : first; };
+  size_t index = 0;
   return has_whole_layers() && std::ranges::all_of(layers, [&](const LayerShape& shape) {
-           LayerShape same = first;  // but for what mixes the tokens, which layer_types tells
+           LayerShape same = first_alike(index++);  // but for what mixes the tokens, which layer_types tells
            same.delta = shape.delta;
            return shape == same && shape.input_width == hidden_size && shape.middle_width == hidden_size &&
                   shape.output_width == hidden_size && shape.attn_shortcut == ShortcutShape{} &&
@@ -49,8 +73,8 @@ ModelCost count_layer(const ModelConfig& config, const LayerShape& shape) {
   ModelCost cost;
   for (const LayerPart& part : layer_parts()) {
     if (!part.is_in(shape)) continue;
-    const int64_t rows = part.rows(shape, config.head_dim);
-    if (part.is_linear()) cost.multiply_adds_per_token += rows * part.columns(shape, config.head_dim);
+    const int64_t rows = part.rows(shape);
+    if (part.is_linear()) cost.multiply_adds_per_token += rows * part.columns(shape);
     if (!part.is_linear()) cost.parameters += rows * (part.taps != nullptr ? part.taps(shape) : 1);
     if (part.has_bias(config)) cost.parameters += rows;
   }

@@ -51,15 +51,32 @@ void check_layer_norms(const JsonReader& reader) {
     reader.fail("word_embed_proj_dim", "hidden_size, as projections between embedding and layers are not supported");
 }
 
+// Gemma 4's other forms: small models with an embedding for every layer whose last layers share keys and values, and
+// mixtures of experts.
+void check_gemma4(const JsonReader& reader) {
+  const char *embeddings = "hidden_size_per_layer_input", *shared = "num_kv_shared_layers";
+  const bool has_embeddings = !reader.has(embeddings) || reader.integer(embeddings, 0, kMaxWidth) > 0;
+  if (has_embeddings && !is_null(reader, embeddings))
+    reader.fail(embeddings, "0, as embeddings for every layer (Gemma 4 E2B, E4B) are not supported");
+  if (reader.integer_or(shared, 0) != 0)
+    reader.fail(shared, "0, as layers that share the keys and values of others (Gemma 4 E2B, E4B) are not supported");
+  if (reader.boolean_or("enable_moe_block", false))
+    reader.fail("enable_moe_block", "false, as mixtures of experts are not supported");
+}
+
 // What is computed in other models of the same type, but not here.
 void check_absent(const JsonReader& reader, const Architecture& architecture) {
   for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
-    if (architecture.score_cap == 0 && reader.has(key))
+    const bool may_cap = architecture.may_cap_logits && std::string_view(key) == "final_logit_softcapping";
+    if (architecture.score_cap == 0 && !may_cap && reader.has(key))
       reader.fail(key, "null, as such caps are not supported in this architecture");
   }
   if (architecture.has_centred_norms) check_layer_norms(reader);
-  if (reader.boolean_or("use_bidirectional_attention", false))
-    reader.fail("use_bidirectional_attention", "false, as only causal attention is supported");
+  if (architecture.global_head_dim > 0) check_gemma4(reader);
+  const char* bidirectional = "use_bidirectional_attention";
+  const bool of_images = reader.has(bidirectional) && reader.raw().at(bidirectional) == "vision";  // not of text
+  if (!of_images && reader.boolean_or(bidirectional, false))
+    reader.fail(bidirectional, "false, as only causal attention is supported");
 }
 
 // A token id, or the first of a list of them; negative ids mean none.
@@ -76,13 +93,18 @@ std::optional<int64_t> read_token_id(const JsonReader& reader, const std::string
   return number < 0 ? std::nullopt : std::optional<int64_t>(number);
 }
 
-int64_t read_key_value_heads(const JsonReader& reader, const Architecture& defaults, int64_t heads) {
-  const std::string key = "num_key_value_heads";
+int64_t read_key_value_heads(const JsonReader& reader, const std::string& key, const Architecture& defaults,
+                             int64_t heads) {
   int64_t fallback = heads;
   if (defaults.num_key_value_heads > 0 && !is_null(reader, key)) fallback = defaults.num_key_value_heads;
   const int64_t kv_heads = reader.has(key) ? reader.integer(key, 1, heads) : fallback;
   if (heads % kv_heads != 0) reader.fail(key, "a divisor of num_attention_heads (" + std::to_string(heads) + ")");
   return kv_heads;
+}
+
+void check_head_dim(const JsonReader& reader, const std::string& key, int64_t head_dim, int64_t heads) {
+  if (head_dim % 2 != 0) reader.fail(key, "such that a head has an even width, as rotary embeddings need");
+  if (head_dim > kMaxWidth / heads) reader.fail(key, "such that all heads together are at most 2^20 wide");
 }
 
 int64_t read_head_dim(const JsonReader& reader, const Architecture& defaults, int64_t hidden_size, int64_t heads) {
@@ -97,9 +119,7 @@ int64_t read_head_dim(const JsonReader& reader, const Architecture& defaults, in
     }
     head_dim = hidden_size / heads;
   }
-  const std::string key = reader.has("head_dim") ? "head_dim" : "num_attention_heads";
-  if (head_dim % 2 != 0) reader.fail(key, "such that a head has an even width, as rotary embeddings need");
-  if (head_dim > kMaxWidth / heads) reader.fail(key, "such that all heads together are at most 2^20 wide");
+  check_head_dim(reader, reader.has("head_dim") ? "head_dim" : "num_attention_heads", head_dim, heads);
   return head_dim;
 }
 
@@ -107,6 +127,8 @@ void set_norms(const Architecture& architecture, LayerShape& shape) {
   shape.query_key_norm = architecture.query_key_norm;
   shape.has_input_norms = architecture.has_input_norms;
   shape.has_branch_norms = architecture.has_branch_norms;
+  shape.has_value_norm = architecture.has_value_norms;
+  shape.has_layer_scale = architecture.has_layer_scales;
 }
 
 LayerShape read_dense_shape(const JsonReader& reader, const Architecture& defaults, int64_t hidden_size) {
@@ -115,7 +137,8 @@ LayerShape read_dense_shape(const JsonReader& reader, const Architecture& defaul
   shape.intermediate_size = reader.integer(std::string(defaults.size_key), 1, kMaxIntermediate);
   shape.is_gated = defaults.is_gated;
   shape.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxWidth);
-  shape.num_key_value_heads = read_key_value_heads(reader, defaults, shape.num_attention_heads);
+  shape.num_key_value_heads = read_key_value_heads(reader, "num_key_value_heads", defaults, shape.num_attention_heads);
+  shape.head_dim = read_head_dim(reader, defaults, hidden_size, shape.num_attention_heads);
   set_norms(defaults, shape);
   return shape;
 }
@@ -148,8 +171,9 @@ void read_caps(const JsonReader& reader, const Architecture& architecture, Model
   const auto cap = [&](const char* key, double usual) {
     return is_null(reader, key) ? 0 : positive(reader, key, reader.number_or(key, usual));
   };
-  config.score_cap = cap("attn_logit_softcapping", architecture.score_cap);
-  config.logit_cap = cap("final_logit_softcapping", architecture.logit_cap);
+  if (architecture.score_cap > 0) config.score_cap = cap("attn_logit_softcapping", architecture.score_cap);
+  if (!architecture.may_cap_logits || reader.has("final_logit_softcapping"))
+    config.logit_cap = cap("final_logit_softcapping", architecture.logit_cap);
 }
 
 // All layers slide. Absent means transformers' default, null means no window.
@@ -245,8 +269,41 @@ void read_window_by_pattern(const JsonReader& reader, ModelConfig& config) {
   }
   if (slides == 0) return;
   if (is_null(reader, "sliding_window")) reader.fail("sliding_window", "a number of tokens, as some layers slide");
-  config.sliding_window = reader.has("sliding_window") ? reader.integer("sliding_window", 1, kMaxPositions) : 4096;
+  config.sliding_window =
+      reader.has("sliding_window") ? reader.integer("sliding_window", 1, kMaxPositions) : architecture.sliding_window;
   if (slides < sliding.size()) config.layer_is_sliding = sliding;
+}
+
+// Heads of the layers that see all: global_head_dim and num_global_key_value_heads, or, as transformers 5.17 and later
+// write it, per_layer_config, whose entries must say the same of all of them.
+void read_global_heads(const JsonReader& reader, const Architecture& architecture, ModelConfig& config) {
+  const char *width = "global_head_dim", *groups = "num_global_key_value_heads", *by_layer = "per_layer_config";
+  const bool has_keys_for_values = reader.boolean_or("attention_k_eq_v", false);
+  const LayerShape usual = config.layers.front();
+  const auto read = [&](const JsonReader& from, const char* dim_key, const char* groups_key, int64_t dim) {
+    LayerShape shape = usual;
+    shape.has_values = !has_keys_for_values;
+    shape.head_dim = from.has(dim_key) ? from.integer(dim_key, 2, kMaxWidth) : dim;
+    check_head_dim(from, dim_key, shape.head_dim, shape.num_attention_heads);
+    if (from.has(groups_key) && (has_keys_for_values || groups_key != groups))
+      shape.num_key_value_heads = read_key_value_heads(from, groups_key, architecture, shape.num_attention_heads);
+    return shape;
+  };
+  std::optional<LayerShape> common;
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    const bool has_own = reader.has(by_layer) && reader.object(by_layer).has(std::to_string(i));
+    if (config.slides(i)) {
+      if (has_own) reader.fail(by_layer, "without entries for layers that slide, which have head_dim for all");
+      continue;
+    }
+    LayerShape shape = has_own ? read(reader.object(by_layer).object(std::to_string(i)), "head_dim",
+                                      "num_key_value_heads", usual.head_dim)
+                               : read(reader, width, groups, architecture.global_head_dim);
+    if (!has_own && reader.has(by_layer))
+      reader.fail(by_layer, "an object with an entry for every layer that sees all");
+    if (common && shape != *common) reader.fail(by_layer, "the same for all layers that see all");
+    common = config.layers[i] = shape;
+  }
 }
 
 // Layers from max_window_layers on slide, or those that layer_types names.
@@ -282,14 +339,18 @@ ShortcutShape read_shortcut(const JsonReader& layer, const std::string& key, int
   return {ShortcutKind::kLowRank, reader.integer("rank", 0, kMaxWidth)};
 }
 
-// One entry of dynslice.layers.
-LayerShape read_sliced_shape(const JsonReader& reader, const ModelConfig& config) {
+// One entry of dynslice.layers; `dense` is the layer as the rest of the configuration has it.
+LayerShape read_sliced_shape(const JsonReader& reader, const ModelConfig& config, const LayerShape& dense) {
   LayerShape shape;
   shape.input_width = reader.integer("input_width", 1, kMaxWidth);
   shape.middle_width = reader.integer("middle_width", 1, kMaxWidth);
   shape.output_width = reader.integer("output_width", 1, kMaxWidth);
   shape.intermediate_size = reader.integer("intermediate_size", 1, kMaxIntermediate);
-  shape.num_attention_heads = reader.integer("num_attention_heads", 0, kMaxWidth / config.head_dim);
+  shape.head_dim = dense.head_dim;
+  shape.has_values = dense.has_values;
+  shape.has_output_gate = dense.has_output_gate;
+  shape.num_attention_heads = reader.integer("num_attention_heads", 0, kMaxWidth / shape.head_dim);
+  if (shape.has_attention()) shape.delta = dense.delta;
   const int64_t least = shape.has_attention() ? 1 : 0;
   shape.num_key_value_heads = reader.integer("num_key_value_heads", least, shape.num_attention_heads);
   shape.attn_shortcut = read_shortcut(reader, "attn_shortcut", shape.input_width, shape.middle_width);
@@ -310,7 +371,7 @@ void read_frequency_divisors(const JsonReader& reader, ModelConfig& config) {
   const std::string key = "rope_frequency_divisors";
   if (!reader.has(key)) return;
   const Json& values = reader.raw().at(key);
-  const auto expected = static_cast<size_t>(config.rotated_channels() / 2);
+  const auto expected = static_cast<size_t>(config.rotated_channels(config.layers.front()) / 2);
   if (!values.is_array() || values.size() != expected)
     reader.fail(key, "a list of " + std::to_string(expected) + " numbers");
   for (const Json& value : values) {
@@ -356,10 +417,7 @@ void read_sliced_shapes(const JsonReader& reader, ModelConfig& config) {
   }
   for (size_t i = 0; i < layers.size(); ++i) {
     const JsonReader entry(layers[i], reader.where() + ".layers[" + std::to_string(i) + "]");
-    LayerShape shape = read_sliced_shape(entry, config);
-    shape.has_output_gate = config.layers[i].has_output_gate;
-    if (shape.has_attention()) shape.delta = config.layers[i].delta;
-    config.layers[i] = shape;
+    config.layers[i] = read_sliced_shape(entry, config, config.layers[i]);
   }
   // Caches of keys and values tell their length by the first layer.
   if (!config.layers.front().has_attention())
@@ -388,7 +446,6 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   config.hidden_size = reader.integer("hidden_size", 1, kMaxWidth);
   config.embedding_width = config.head_width = config.hidden_size;
   const LayerShape shape = read_dense_shape(reader, architecture, config.hidden_size);
-  config.head_dim = read_head_dim(reader, architecture, config.hidden_size, shape.num_attention_heads);
   config.layers.assign(static_cast<size_t>(reader.integer("num_hidden_layers", 1, kMaxLayers)), shape);
   config.max_position_embeddings = architecture.max_position_embeddings;
   if (reader.has("max_position_embeddings")) {
@@ -403,6 +460,7 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   } else {
     read_ropes(reader, architecture, config);
   }
+  config.attention_scale = architecture.attention_scale;
   if (architecture.query_pre_attn_scalar > 0) {
     const char* key = "query_pre_attn_scalar";
     const auto usual = static_cast<double>(architecture.query_pre_attn_scalar);
@@ -412,12 +470,13 @@ ModelConfig parse_dense_config(const Json& object, const std::string& model_type
   if (architecture.has_delta_layers()) read_delta_layers(reader, architecture, config);
   if (architecture.scales_embedding) config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
   if (architecture.has_multipliers) read_multipliers(reader, config);
-  if (architecture.score_cap > 0) read_caps(reader, architecture, config);
+  if (architecture.score_cap > 0 || architecture.may_cap_logits) read_caps(reader, architecture, config);
   config.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", architecture.tie_word_embeddings);
   read_biases(reader, config);
   if (architecture.window == WindowRule::kAllLayers) read_common_window(reader, config);
   if (architecture.window == WindowRule::kByLayer) read_window_by_layer(reader, config);
   if (architecture.window == WindowRule::kByPattern) read_window_by_pattern(reader, config);
+  if (architecture.global_head_dim > 0) read_global_heads(reader, architecture, config);
   config.bos_token_id = read_token_id(reader, "bos_token_id");
   config.eos_token_id = read_token_id(reader, "eos_token_id");
   const char* packing = "quantization_config";
@@ -433,17 +492,16 @@ namespace {
 ModelConfig parse_wrapped_config(const JsonReader& reader) {
   constexpr const char* kText = "text_config";
   const JsonReader text = reader.object(kText);
-  if (reader.has("quantization_config"))
-    reader.fail("quantization_config",
-                "absent, as packed weights beside other parts than a language model are not read");
+  constexpr const char* kPacking = "quantization_config";
   Json object = text.raw();
   for (const char* key : {"bos_token_id", "eos_token_id"}) {
     if (!text.has(key) && reader.has(key)) object[key] = reader.raw().at(key);
   }
   ModelConfig config = parse_dense_config(object, text.string("model_type"), text.where());
-  if (config.packing) text.fail("quantization_config", "absent, as such weights beside other parts are not read");
+  if (reader.has(kPacking)) config.packing = read_weight_packing(reader.object(kPacking));
   config.source = text.raw();
   config.wrapper = reader.raw();
+  for (Json* part : {&config.source, &config.wrapper}) part->erase(kPacking);
   config.wrapper.erase(kText);
   return config;
 }

@@ -21,7 +21,7 @@ void check_whole_rotary(const JsonReader& reader) {
 void read_rotary_dim(const JsonReader& reader, const JsonReader& scaling, double usual, ModelConfig& config) {
   const JsonReader& holder = scaling.has(kRotaryShare) ? scaling : reader;
   const double share = positive(holder, kRotaryShare, holder.number_or(kRotaryShare, usual));
-  const auto channels = static_cast<int64_t>(static_cast<double>(config.head_dim) * share);
+  const auto channels = static_cast<int64_t>(static_cast<double>(config.layers.front().head_dim) * share);
   if (share > 1 || channels < 2 || channels % 2 != 0)
     holder.fail(kRotaryShare, "at most 1, and such that an even number of a head's channels is rotated");
   config.rotary_dim = channels;
@@ -96,11 +96,25 @@ void read_rope_scaling(const JsonReader& config, const JsonReader& scaling, Rope
   }
 }
 
+// A share of the pairs turns, in heads as wide as they are.
+void read_turning_share(const JsonReader& scaling, RopeConfig& rope) {
+  rope.turning_share = positive(scaling, kRotaryShare, scaling.number_or(kRotaryShare, 1));
+  if (rope.turning_share > 1) scaling.fail(kRotaryShare, "at most 1");
+  if (scaling.number_or("factor", 1) != 1) scaling.fail("factor", "1 or absent where rope_type is proportional");
+}
+
 // rope_parameters of transformers 5, the layers' that see all and those' that slide.
 void read_rope_by_layer(const JsonReader& reader, const JsonReader& parameters, ModelConfig& config) {
+  const bool may_turn_in_part = architecture_of(config).turning_share > 0;
   const auto read = [&](const char* key, RopeConfig& rope) {
     if (!parameters.has(key)) return;
     const JsonReader one = parameters.object(key);
+    if (may_turn_in_part && one.string_or("rope_type", "default") == "proportional") {
+      rope.theta = positive(one, "rope_theta", one.number_or("rope_theta", rope.theta));
+      read_turning_share(one, rope);
+      return;
+    }
+    rope.turning_share = 1;
     check_whole_rotary(one);
     rope.theta = positive(one, "rope_theta", one.number_or("rope_theta", rope.theta));
     read_rope_scaling(reader, one, rope);
@@ -117,6 +131,7 @@ void read_two_ropes(const JsonReader& reader, const Architecture& architecture, 
     return positive(reader, key, reader.number_or(key, otherwise));
   };
   config.rope.theta = theta("rope_theta", architecture.rope_theta);
+  if (architecture.turning_share > 0) config.rope.turning_share = architecture.turning_share;
   config.sliding_rope->theta = theta("rope_local_base_freq", architecture.sliding_rope_theta);
   if (reader.has("rope_parameters")) {
     read_rope_by_layer(reader, reader.object("rope_parameters"), config);
@@ -131,7 +146,7 @@ void read_longrope(const JsonReader& reader, const JsonReader& scaling, const Mo
   rope.scaling = RopeScalingKind::kLongRope;
   const auto read_divisors = [&](const char* key) {
     const Json values = scaling.raw().contains(key) ? scaling.raw().at(key) : Json();
-    const auto pairs = static_cast<size_t>(config.rotated_channels() / 2);
+    const auto pairs = static_cast<size_t>(config.rotated_channels(config.layers.front()) / 2);
     const bool fits = values.is_array() && values.size() == pairs && std::ranges::all_of(values, [](const Json& value) {
                         return value.is_number() && value.get<double>() > 0 && std::isfinite(value.get<double>());
                       });
@@ -160,7 +175,7 @@ void read_own_scaling(const JsonReader& reader, const JsonReader& scaling, const
     check_whole_rotary(scaling);
   }
   if (architecture.has_dynamic_alpha && type == "dynamic") {
-    read_dynamic_alpha(scaling, config.head_dim, rope);
+    read_dynamic_alpha(scaling, config.layers.front().head_dim, rope);
   } else if (architecture.has_longrope && (type == "longrope" || type == "su" || type == "yarn")) {
     read_longrope(reader, scaling, config, rope);
   } else {

@@ -39,12 +39,20 @@ Json describe_rope_scaling(const RopeConfig& rope) {
   return nullptr;
 }
 
+// Both ropes where a share of the pairs turns in layers that see all.
+void describe_turning_share(const ModelConfig& config, Json& out) {
+  for (const char* key : {"rope_theta", "rope_scaling", "rope_local_base_freq"}) out.erase(key);
+  const RopeConfig &global = config.rope, &sliding = config.sliding_rope.value();
+  out["rope_parameters"] = {
+      {"full_attention",
+       {{"rope_type", "proportional"}, {"partial_rotary_factor", global.turning_share}, {"rope_theta", global.theta}}},
+      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", sliding.theta}}}};
+}
+
 Json describe_layer_types(const ModelConfig& config) {
   Json types = Json::array();
   for (size_t i = 0; i < config.layers.size(); ++i) {
-    const bool sliding =
-        config.sliding_window.has_value() && (config.layer_is_sliding.empty() || config.layer_is_sliding[i]);
-    types.push_back(sliding ? "sliding_attention" : "full_attention");
+    types.push_back(config.slides(i) ? "sliding_attention" : "full_attention");
   }
   return types;
 }
@@ -71,32 +79,59 @@ void describe_biases(const ModelConfig& config, Json& out) {
   if (has_flags || rule == BiasRule::kOutputFlag) out["mlp_bias"] = config.mlp_bias;
 }
 
-bool all_layers(const ModelConfig& config, int64_t LayerShape::* member) {
-  return std::ranges::all_of(config.layers,
-                             [&](const LayerShape& shape) { return shape.*member == config.layers.front().*member; });
+// The layer whose sizes config.json's common keys are: the first, or where layers that see all have their own heads,
+// the first that slides.
+const LayerShape& common_layer(const ModelConfig& config) {
+  const bool has_global_heads = architecture_of(config).global_head_dim > 0;
+  const LayerShape* sliding = has_global_heads ? config.first_that_slides(true) : nullptr;
+  return sliding != nullptr ? *sliding : config.layers.front();
 }
 
-// Overwrites the numbers that differ from what `out` says, and leaves every other key as it came.
-void update_changed(const ModelConfig& config, Json& out) {
-  const ModelConfig before = parse_dense_config(out, config.model_type, "the source configuration");
+// Whether layers are equal in that, those that see all but have their own heads left out.
+bool all_layers(const ModelConfig& config, int64_t LayerShape::* member) {
+  const bool has_global_heads = architecture_of(config).global_head_dim > 0;
+  const LayerShape& common = common_layer(config);
+  const bool all_see_all = has_global_heads && config.first_that_slides(true) == nullptr;
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    const bool has_own =
+        has_global_heads && !all_see_all && !config.slides(i) && member == &LayerShape::num_key_value_heads;
+    if (!has_own && config.layers[i].*member != common.*member) return false;
+  }
+  return true;
+}
+
+// Heads of the layers that see all, as Gemma 4 was published; per_layer_config counts layers that may have gone.
+void describe_global_heads(const ModelConfig& config, Json& out) {
+  if (architecture_of(config).global_head_dim == 0) return;
+  out.erase("per_layer_config");
+  const LayerShape* global = config.first_that_slides(false);
+  if (global == nullptr) return;
+  out["global_head_dim"] = global->head_dim;
+  out["attention_k_eq_v"] = !global->has_values;
+  out["num_global_key_value_heads"] = global->has_values ? Json(nullptr) : Json(global->num_key_value_heads);
+}
+
+// Overwrites the numbers that differ from `before`, what `out` says, and leaves every other key as it came.
+void update_changed(const ModelConfig& config, const ModelConfig& before, Json& out) {
   const auto set = [&out](const char* key, const auto& now, const auto& then) {
     if (now != then) out[key] = now;
   };
   set("vocab_size", config.vocab_size, before.vocab_size);
   set("hidden_size", config.hidden_size, before.hidden_size);
-  set("head_dim", config.head_dim, before.head_dim);
+  const LayerShape &common = common_layer(config), &common_before = common_layer(before);
+  set("head_dim", common.head_dim, common_before.head_dim);
   set("rms_norm_eps", config.rms_norm_eps, before.rms_norm_eps);
-  if (config.hidden_size != before.hidden_size) out["head_dim"] = config.head_dim;  // no longer what the sizes imply
+  if (config.hidden_size != before.hidden_size) out["head_dim"] = common.head_dim;  // no longer what the sizes imply
   set("num_hidden_layers", config.num_layers(), before.num_layers());
   set("max_position_embeddings", config.max_position_embeddings, before.max_position_embeddings);
   set("tie_word_embeddings", config.tie_word_embeddings, before.tie_word_embeddings);
   const auto set_shape = [&](const char* key, int64_t LayerShape::* member) {
     if (!all_layers(config, member)) return;
-    const int64_t now = config.layers.front().*member;
-    if (now == before.layers.front().*member) return;
+    const int64_t now = common.*member;
+    if (now == common_before.*member) return;
     if (member == &LayerShape::num_attention_heads) {  // what was implied by their number must not change with it
-      out["head_dim"] = config.head_dim;
-      out["num_key_value_heads"] = before.layers.front().num_key_value_heads;
+      out["head_dim"] = common.head_dim;
+      out["num_key_value_heads"] = common_before.num_key_value_heads;
     }
     out[key] = now;
   };
@@ -198,7 +233,7 @@ OrderedJson describe_slicing(const ModelConfig& config) {
 }  // namespace
 
 Json describe_dense_config(const ModelConfig& config) {
-  const LayerShape& shape = config.layers.front();
+  const LayerShape& shape = common_layer(config);
   Json out = {{"architectures", {std::string(architecture_of(config).class_name)}},
               {"model_type", config.model_type},
               {"vocab_size", config.vocab_size},
@@ -214,15 +249,15 @@ Json describe_dense_config(const ModelConfig& config) {
               {"tie_word_embeddings", config.tie_word_embeddings},
               {"bos_token_id", config.bos_token_id ? Json(*config.bos_token_id) : Json(nullptr)},
               {"eos_token_id", config.eos_token_id ? Json(*config.eos_token_id) : Json(nullptr)}};
-  if (config.head_dim * shape.num_attention_heads != config.hidden_size || architecture_of(config).head_dim > 0)
-    out["head_dim"] = config.head_dim;
+  if (shape.head_dim * shape.num_attention_heads != config.hidden_size || architecture_of(config).head_dim > 0)
+    out["head_dim"] = shape.head_dim;
   const Architecture& architecture = architecture_of(config);
   out[std::string(architecture.activation_key)] = name_of(config.activation);
   if (config.sliding_rope) out["rope_local_base_freq"] = config.sliding_rope->theta;
   if (architecture.query_pre_attn_scalar > 0)
     out["query_pre_attn_scalar"] = 1 / (config.attention_scale * config.attention_scale);
   if (architecture.partial_rotary_factor > 0) {
-    const auto share = static_cast<double>(config.rotated_channels()) / static_cast<double>(config.head_dim);
+    const auto share = static_cast<double>(config.rotated_channels(shape)) / static_cast<double>(shape.head_dim);
     out["partial_rotary_factor"] = share;
   }
   if (architecture.has_multipliers) {
@@ -236,6 +271,11 @@ Json describe_dense_config(const ModelConfig& config) {
     out["attn_logit_softcapping"] = cap(config.score_cap);
     out["final_logit_softcapping"] = cap(config.logit_cap);
   }
+  if (architecture.may_cap_logits)
+    out["final_logit_softcapping"] = config.logit_cap > 0 ? Json(config.logit_cap) : Json(nullptr);
+  if (architecture.turning_share > 0) describe_turning_share(config, out);
+  if (architecture.global_head_dim > 0) out["hidden_size_per_layer_input"] = 0;  // silence would mean that there are
+  describe_global_heads(config, out);
   describe_biases(config, out);
   describe_window(config, out);
   if (architecture.has_delta_layers()) describe_delta_layers(config, out);
@@ -250,9 +290,11 @@ OrderedJson write_config(const ModelConfig& config, const std::string& dtype_nam
     out["architectures"] = {std::string(architecture_of(config).class_name)};
   }
   out["model_type"] = config.model_type;
-  update_changed(config, out);
+  const ModelConfig before = parse_dense_config(out, config.model_type, "the source configuration");
+  update_changed(config, before, out);
   update_layer_types(config, out);
   update_unrotated(config, out);
+  describe_global_heads(config.is_ordinary() ? config : before, out);
   set_dtype(out, dtype_name);
   if (config.is_wrapped()) {
     OrderedJson whole = config.wrapper;

@@ -115,6 +115,8 @@ at::Tensor DecoderLayer::* own_member(Role role) {
       return &DecoderLayer::post_attention_norm;
     case Role::kMlpBranchNorm:
       return &DecoderLayer::mlp_branch_norm;
+    case Role::kLayerScale:
+      return &DecoderLayer::scale;
     default:
       return nullptr;
   }
@@ -154,11 +156,11 @@ Linear DecoderLayer::* matrix_member(Role role) {
   }
 }
 
-std::vector<MatrixPart> matrix_parts(const LayerShape& shape, int64_t head_dim) {
+std::vector<MatrixPart> matrix_parts(const LayerShape& shape) {
   std::vector<MatrixPart> parts;
   for (const LayerPart& part : layer_parts()) {
     if (!part.is_linear() || !part.is_in(shape)) continue;
-    MatrixPart one{&part, matrix_member(part.role), 0, part.rows(shape, head_dim), part.columns(shape, head_dim)};
+    MatrixPart one{&part, matrix_member(part.role), 0, part.rows(shape), part.columns(shape)};
     if (!parts.empty() && parts.back().matrix == one.matrix) one.first_row = parts.back().first_row + parts.back().rows;
     parts.push_back(one);
   }
@@ -213,18 +215,17 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
   DecoderLayer layer;
   layer.shape = shape;
   layer.branch_scale = config.branch_scale;
-  layer.is_sliding = config.sliding_window.has_value() &&
-                     (config.layer_is_sliding.empty() || config.layer_is_sliding.at(static_cast<size_t>(index)));
+  layer.is_sliding = config.slides(static_cast<size_t>(index));
   layer.is_rotated = config.layer_is_unrotated.empty() || !config.layer_is_unrotated.at(static_cast<size_t>(index));
   for (const LayerPart& part : layer_parts()) {
     if (part.is_linear() || !part.is_in(shape)) continue;
     const auto load = [&](const char* kind) {
-      return loader.tensor(std::string(part.module) + kind, part.sizes(shape, config.head_dim), at::kFloat);
+      return loader.tensor(std::string(part.module) + kind, part.sizes(shape), at::kFloat);
     };
     layer.*own_member(part.role) = load(".weight");
     if (part.has_bias(config)) layer.*norm_bias_member(part.role) = load(".bias");
   }
-  const std::vector<MatrixPart> linears = matrix_parts(shape, config.head_dim);
+  const std::vector<MatrixPart> linears = matrix_parts(shape);
   for (Linear DecoderLayer::* matrix : matrices_of(shape)) {
     std::vector<MatrixPart> rows;
     std::ranges::copy_if(linears, std::back_inserter(rows),
@@ -234,6 +235,11 @@ DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at:
   layer.attn_shortcut = loader.shortcut("attn_shortcut", shape.attn_shortcut, shape.input_width, shape.middle_width);
   layer.mlp_shortcut = loader.shortcut("mlp_shortcut", shape.mlp_shortcut, shape.middle_width, shape.output_width);
   return layer;
+}
+
+at::Tensor scaled(const HalfLayer& half, const DecoderLayer& layer, const at::Tensor& x) {
+  const at::Tensor scale = half.scale != nullptr ? layer.*half.scale : at::Tensor();
+  return scale.defined() ? x * scale : x;
 }
 
 DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype) {
@@ -261,7 +267,7 @@ void fold_norms(DecoderLayer& layer) {
   layer.shape.has_norm_weights = false;
 }
 
-std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer& layer, int64_t head_dim) {
+std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer& layer) {
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   const auto tensor = [&](const std::string& suffix, const at::Tensor& values) {
     if (values.defined()) tensors.emplace_back(suffix, values);
@@ -271,7 +277,7 @@ std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer
     tensor(module + ".down.weight", residual.down);
     if (residual.kind == ShortcutKind::kLowRank) tensor(module + ".up.weight", residual.up);
   };
-  const std::vector<MatrixPart> linears = matrix_parts(layer.shape, head_dim);
+  const std::vector<MatrixPart> linears = matrix_parts(layer.shape);
   for (const LayerPart& part : layer_parts()) {
     const std::string module(part.module);
     if (!part.is_linear()) {

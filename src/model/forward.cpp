@@ -98,9 +98,9 @@ at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Ten
 // [B, T, H * head_dim]; `cache` is null for windows that stand alone.
 at::Tensor mix_heads(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& packed,
                      LayerCache* cache) {
-  const int64_t batch = packed.size(0), length = packed.size(1);
+  const int64_t batch = packed.size(0), length = packed.size(1), head_dim = layer.shape.head_dim;
   const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
-  at::Tensor qkv = packed.view({batch, length, heads + 2 * kv, context.head_dim});
+  at::Tensor qkv = with_values(layer.shape, packed).view({batch, length, heads + 2 * kv, head_dim});
   place_heads_(layer, context, context.rotary_of(layer), qkv);
   const auto head_major = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
   const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
@@ -115,7 +115,7 @@ at::Tensor mix_heads(const DecoderLayer& layer, const LayerContext& context, con
     return attend(q, k, v, layer.is_sliding ? context.sliding_mask : at::Tensor());
   };
   const at::Tensor attended = cache != nullptr ? attend_cached(q, k, v, layer.is_sliding, context, *cache) : alone();
-  return attended.transpose(1, 2).reshape({batch, length, heads * context.head_dim});
+  return attended.transpose(1, 2).reshape({batch, length, heads * head_dim});
 }
 
 // What `o_proj` multiplies, of what `qkv` gave.
@@ -130,7 +130,7 @@ at::Tensor mix_tokens(const DecoderLayer& layer, const LayerContext& context, co
     return mix_by_delta(layer, context.rms_norm_eps, packed, state);
   }
   if (!layer.shape.has_output_gate) return mix_heads(layer, context, packed, cache);
-  const GatedHeads heads = split_gates(layer.shape, context.head_dim, packed);
+  const GatedHeads heads = split_gates(layer.shape, packed);
   return mix_heads(layer, context, heads.qkv, cache).mul_(heads.gate);
 }
 
@@ -167,7 +167,7 @@ struct KernelOps {
     return layer.branch_scale == 1 ? branch : branch.mul_(layer.branch_scale);
   }
   at::Tensor add(const at::Tensor& branch, const at::Tensor& x, const HalfLayer& half) const {
-    return add_residual(branch, x, layer.*half.shortcut);
+    return scaled(half, layer, add_residual(branch, x, layer.*half.shortcut));
   }
 };
 
@@ -214,20 +214,27 @@ at::Tensor forward_half(const KernelOps& ops, const HalfLayer& half, const at::T
 }
 
 // What queries and keys are multiplied by each, beyond what the kernels of attention do to their products.
-double score_factor(const ModelConfig& config) {
+double score_factor(const ModelConfig& config, const LayerShape& shape) {
   if (config.attention_scale == 0) return 1;
-  return std::sqrt(config.attention_scale * std::sqrt(static_cast<double>(config.head_dim)));
+  return std::sqrt(config.attention_scale * std::sqrt(static_cast<double>(shape.head_dim)));
 }
 
-// At positions 0 ... positions - 1.
-RotaryTable rotary_table(const RopeConfig& rope, const ModelConfig& config, int64_t positions, at::Device device) {
-  const std::vector<float> frequencies = inverse_frequencies(rope, config.rotated_channels(), positions);
+// The layers that slide, or the others: their heads are alike.
+const LayerShape& shape_of_kind(const ModelConfig& config, bool is_sliding) {
+  const LayerShape* found = config.first_that_slides(is_sliding);
+  return found != nullptr ? *found : config.layers.front();
+}
+
+// Of layers of that shape, at positions 0 ... positions - 1.
+RotaryTable rotary_table(const RopeConfig& rope, const ModelConfig& config, const LayerShape& shape, int64_t positions,
+                         at::Device device) {
+  const std::vector<float> frequencies = inverse_frequencies(rope, config.rotated_channels(shape), positions);
   const at::Tensor frequency = at::tensor(frequencies, at::kFloat);
   const at::Tensor angle = at::arange(positions, at::kFloat).view({-1, 1}) * frequency.view({1, -1});
   RotaryTable table{angle.cos().to(device), angle.sin().to(device), {}};
-  const bool is_whole = config.rotated_channels() == config.head_dim;
+  const bool is_whole = config.rotated_channels(shape) == shape.head_dim;
   DYNSLICE_CHECK(is_whole || config.attention_scale == 0, "a scale of scores needs a table for all channels");
-  const double factor = score_factor(config) * rope.attention_factor;
+  const double factor = score_factor(config, shape) * rope.attention_factor;
   if (factor != 1) {
     table.cos.mul_(factor);
     table.sin.mul_(factor);
@@ -239,11 +246,8 @@ RotaryTable rotary_table(const RopeConfig& rope, const ModelConfig& config, int6
   return table;
 }
 
-// The norm of queries or keys [.., count, head_dim], where the layer has it.
-void norm_heads_(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& weight,
-                 const at::Tensor& heads) {
-  if (!weight.defined()) return;
-  const bool is_whole = layer.shape.query_key_norm == QueryKeyNorm::kWhole;
+// The norm of queries, keys or values [.., count, head_dim], of each head or of all together; without a weight, too.
+void norm_heads_(const LayerContext& context, const at::Tensor& weight, bool is_whole, const at::Tensor& heads) {
   const at::Tensor values = is_whole ? heads.flatten(-2) : heads.contiguous();
   const int64_t width = values.size(-1);
   heads.copy_(kernels::rms_norm(values, weight, width, context.rms_norm_eps, heads.scalar_type()).view(heads.sizes()));
@@ -259,15 +263,15 @@ RotaryTable at_positions(const RotaryTable& table, const at::Tensor& positions) 
 LayerContext make_position_context(const ModelConfig& config, int64_t positions, at::Device device) {
   LayerContext context;
   context.hidden_size = config.hidden_size;
-  context.head_dim = config.head_dim;
   context.rms_norm_eps = config.rms_norm_eps;
   context.rotary_is_interleaved = config.rotary_is_interleaved;
-  context.rotary = rotary_table(config.rope, config, positions, device);
+  const LayerShape &global = shape_of_kind(config, false), &sliding = shape_of_kind(config, true);
+  context.rotary = rotary_table(config.rope, config, global, positions, device);
   context.sliding_rotary =
-      config.sliding_rope ? rotary_table(*config.sliding_rope, config, positions, device) : context.rotary;
+      config.sliding_rope ? rotary_table(*config.sliding_rope, config, sliding, positions, device) : context.rotary;
   if (!config.layer_is_unrotated.empty()) {
     context.unrotated = {
-        at::ones_like(context.rotary.cos) * score_factor(config), at::zeros_like(context.rotary.sin), {}};
+        at::ones_like(context.rotary.cos) * score_factor(config, global), at::zeros_like(context.rotary.sin), {}};
   }
   context.sliding_window = config.sliding_window.value_or(0);
   context.activation = config.activation;
@@ -355,17 +359,27 @@ void place_heads_(const DecoderLayer& layer, const LayerContext& context, const 
     kernels::apply_rope_(qkv, heads + kv, rotary.cos, rotary.sin, context.rotary_is_interleaved);
   };
   if (is_rotated_first) rotate();
-  norm_heads_(layer, context, layer.query_norm, qkv.narrow(2, 0, heads));
-  norm_heads_(layer, context, layer.key_norm, qkv.narrow(2, heads, kv));
+  if (layer.query_norm.defined()) {
+    const bool is_whole = layer.shape.query_key_norm == QueryKeyNorm::kWhole;
+    norm_heads_(context, layer.query_norm, is_whole, qkv.narrow(2, 0, heads));
+    norm_heads_(context, layer.key_norm, is_whole, qkv.narrow(2, heads, kv));
+  }
+  if (layer.shape.has_value_norm) norm_heads_(context, {}, /*is_whole=*/false, qkv.narrow(2, heads + kv, kv));
   if (!is_rotated_first) rotate();
   if (rotary.query_scale.defined())
     qkv.narrow(2, 0, heads).mul_(rotary.query_scale.to(qkv.scalar_type()).view({-1, 1, 1}));
 }
 
-GatedHeads split_gates(const LayerShape& shape, int64_t head_dim, const at::Tensor& packed) {
-  const int64_t batch = packed.size(0), length = packed.size(1), width = shape.num_attention_heads * head_dim;
+at::Tensor with_values(const LayerShape& shape, const at::Tensor& packed) {
+  if (shape.has_values) return packed;
+  const int64_t queries = shape.num_attention_heads * shape.head_dim;
+  return at::cat({packed, packed.narrow(-1, queries, packed.size(-1) - queries)}, -1);
+}
+
+GatedHeads split_gates(const LayerShape& shape, const at::Tensor& packed) {
+  const int64_t batch = packed.size(0), length = packed.size(1), width = shape.num_attention_heads * shape.head_dim;
   const at::Tensor queries =
-      packed.narrow(2, 0, 2 * width).view({batch, length, shape.num_attention_heads, 2, head_dim});
+      packed.narrow(2, 0, 2 * width).view({batch, length, shape.num_attention_heads, 2, shape.head_dim});
   const at::Tensor rest = packed.narrow(2, 2 * width, packed.size(2) - 2 * width);
   return {at::cat({queries.select(3, 0).reshape({batch, length, width}), rest}, 2),
           queries.select(3, 1).reshape({batch, length, width}).sigmoid()};

@@ -58,6 +58,10 @@ double llama3_divisor(const RopeConfig& rope, double wavelength) {
 std::vector<float> inverse_frequencies(const RopeConfig& rope, int64_t channels, int64_t positions) {
   std::vector<float> frequencies;
   for (int64_t pair = 0; pair < channels / 2; ++pair) {
+    if (static_cast<double>(2 * pair + 2) > rope.turning_share * static_cast<double>(channels)) {
+      frequencies.push_back(0);
+      continue;
+    }
     const float exponent = static_cast<float>(2 * pair) / static_cast<float>(channels);
     const float frequency = 1.0F / std::pow(static_cast<float>(rope.theta), exponent);
     frequencies.push_back(

@@ -38,7 +38,7 @@ void add_layer(std::vector<OutputTensor>& tensors, const ModelConfig& config, in
   LayerLayout layer(tensors, index, dtype);
   for (const LayerPart& part : layer_parts()) {
     if (!part.is_in(shape)) continue;
-    const std::vector<int64_t> sizes = part.sizes(shape, config.head_dim);
+    const std::vector<int64_t> sizes = part.sizes(shape);
     const std::string module(part.module);
     layer.tensor(module + ".weight", sizes);
     if (part.has_bias(config)) layer.tensor(module + ".bias", {sizes.front()});
@@ -113,8 +113,8 @@ std::vector<int64_t> shape_of_part(const ModelConfig& config, int64_t layer, con
   const LayerPart* part = find_part(suffix);
   DYNSLICE_CHECK(part != nullptr, "no part of a layer is called ", suffix);
   const LayerShape& shape = config.layers.at(static_cast<size_t>(layer));
-  if (!suffix.ends_with(".weight")) return {part->rows(shape, config.head_dim)};
-  return part->sizes(shape, config.head_dim);
+  if (!suffix.ends_with(".weight")) return {part->rows(shape)};
+  return part->sizes(shape);
 }
 
 namespace {
@@ -171,7 +171,7 @@ StoredTensor stored_alone(const ModelConfig& config, const std::string& name) {
     StoredTensor stored{layer_tensor_name(layer, std::string(fusion->module) + kind)};
     for (const Role role : fusion->roles) {
       if (role == part->role) break;
-      stored.first_row += part_of(role).rows(config.layers.at(static_cast<size_t>(layer)), config.head_dim);
+      stored.first_row += part_of(role).rows(config.layers.at(static_cast<size_t>(layer)));
     }
     return stored;
   }
@@ -188,10 +188,6 @@ StoredTensor stored_tensor(const ModelConfig& config, const std::string& name) {
   if (config.is_ordinary()) stored.name = with_stem(architecture_of(config), stored.name);
   stored.name = wrapped_name(config, stored.name);
   return stored;
-}
-
-bool names_linears(const ModelConfig& config) {
-  return !config.is_ordinary() || (!config.is_wrapped() && architecture_of(config).has_linears_apart());
 }
 
 std::vector<std::string> names_of_stored(const ModelConfig& config, const std::string& whole_name) {

@@ -12,7 +12,7 @@ ResourceEstimate estimate_modular(const Checkpoint& checkpoint, const ComputeOpt
   const int64_t d = config.hidden_size;
   const int64_t n = largest_of_layers(config, [](const LayerShape& shape) { return shape.intermediate_size; });
   const int64_t q =
-      largest_of_layers(config, [&](const LayerShape& shape) { return shape.num_attention_heads * config.head_dim; });
+      largest_of_layers(config, [&](const LayerShape& shape) { return shape.num_attention_heads * shape.head_dim; });
   ResourceEstimate estimate;
   estimate.parts = walking_parts(checkpoint, compute, use.calibration);
   if (compute.dtype != at::kFloat)

@@ -94,7 +94,7 @@ std::vector<LayerCurves> measure_loss_curves(const LayerWalk& walk, const TokenW
     found.counts = {all};
     if (mixed) {
       HeadElimination heads(mixed->take(mixed_in(step.index())), seen_writer(kAttentionHalf, layer),
-                            directions(StreamPlace::kInside), options.ridge, all, walk.config().head_dim,
+                            directions(StreamPlace::kInside), options.ridge, all, step.layer.shape.head_dim,
                             mixed_in(step.index()));
       const HeadCount fewest = fewest_heads(walk.config(), static_cast<size_t>(step.index()));
       add_head_curve(heads, layer, fewest == HeadCount{}, head_caution * size(StreamPlace::kInside) / mixed->weight(),

@@ -31,14 +31,14 @@ void keep_neurons(DecoderLayer& layer, const at::Tensor& kept, const at::Tensor&
 }
 
 // Gives the attention the refitted rows [k, d] fp64 of the heads that are left.
-void keep_heads(DecoderLayer& layer, const HeadElimination& heads, const at::Tensor& rows, int64_t head_dim) {
+void keep_heads(DecoderLayer& layer, const HeadElimination& heads, const at::Tensor& rows) {
   const HeadCount left = heads.left();
   if (layer.shape.is_delta() || left.heads == layer.shape.num_attention_heads) {
     layer.o_proj.weight = written_by(kAttentionHalf, layer, rows);
     return;
   }
-  const int64_t queries = layer.shape.num_attention_heads * head_dim;
-  const int64_t keys = layer.shape.num_key_value_heads * head_dim;
+  const int64_t queries = layer.shape.num_attention_heads * layer.shape.head_dim;
+  const int64_t keys = layer.shape.num_key_value_heads * layer.shape.head_dim;
   layer.shape.num_attention_heads = left.heads;
   layer.shape.num_key_value_heads = left.kv_heads;
   if (left.heads == 0) {
@@ -46,7 +46,9 @@ void keep_heads(DecoderLayer& layer, const HeadElimination& heads, const at::Ten
     return;
   }
   const at::Tensor of_keys = heads.key_rows();
-  layer.qkv = rows_of(layer.qkv, at::cat({heads.query_rows(), of_keys + queries, of_keys + queries + keys}));
+  std::vector<at::Tensor> kept{heads.query_rows(), of_keys + queries};
+  if (layer.shape.has_values) kept.push_back(of_keys + queries + keys);
+  layer.qkv = rows_of(layer.qkv, at::cat(kept));
   layer.o_proj.weight = written_by(kAttentionHalf, layer, rows);
 }
 
@@ -106,7 +108,7 @@ class Compressor {
     step.transform(held_out_, mlp, 2);
     step.advance(calibration_.tokens() / (is_apart() ? 1 : 2));
     if (!sink_) return;
-    for (const auto& [suffix, values] : layer_tensors(step.layer, walk_.config().head_dim))
+    for (const auto& [suffix, values] : layer_tensors(step.layer))
       sink_(layer_tensor_name(step.index(), suffix), values);
   }
 
@@ -162,8 +164,8 @@ class Compressor {
     if (shape.is_delta()) return {shape.delta.value_heads, shape.delta.value_heads};
     return {shape.num_attention_heads, shape.num_key_value_heads};
   }
-  int64_t width_of_head(const LayerShape& shape) const {
-    return shape.is_delta() ? shape.delta.value_dim : walk_.config().head_dim;
+  static int64_t width_of_head(const LayerShape& shape) {
+    return shape.is_delta() ? shape.delta.value_dim : shape.head_dim;
   }
 
   // `read` is the layer as it is, in the dtype of the forward.
@@ -185,8 +187,7 @@ class Compressor {
                           sensitivity_.directions(step.index(), StreamPlace::kInside, device), options_.ridge,
                           heads_of(read.shape), width_of_head(read.shape), where);
     if (!read.shape.is_delta()) heads.reduce_to(wanted);
-    keep_heads(step.layer, heads, refitted(kAttentionHalf, step.layer, heads.columns(), moment),
-               walk_.config().head_dim);
+    keep_heads(step.layer, heads, refitted(kAttentionHalf, step.layer, heads.columns(), moment));
     const DecoderLayer now = with_dtype(step.layer, walk_.options().dtype);
     const at::Tensor kept = heads.query_rows();
     const bool all = kept.numel() == read.o_proj.weight.size(1);

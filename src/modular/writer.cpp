@@ -14,12 +14,12 @@ constexpr double kLeastWeight = 1e-3;
 at::Tensor seen_writer(const HalfLayer& half, const DecoderLayer& layer) {
   const at::Tensor& weight = (layer.*half.writes).weight;
   const at::Tensor& norm = layer.*half.branch_norm;
-  if (norm.defined()) return weight.to(at::kFloat).t() * (norm * layer.branch_scale);
+  if (norm.defined()) return scaled(half, layer, weight.to(at::kFloat).t() * (norm * layer.branch_scale));
   return layer.branch_scale == 1 ? weight.t() : weight.to(at::kFloat).t() * layer.branch_scale;
 }
 
 at::Tensor written_by(const HalfLayer& half, const DecoderLayer& layer, const at::Tensor& seen) {
-  const at::Tensor rows = seen / layer.branch_scale;
+  const at::Tensor rows = seen / scaled(half, layer, at::scalar_tensor(layer.branch_scale, seen.options()));
   const at::Tensor& norm = layer.*half.branch_norm;
   if (!norm.defined()) return rows.t().to(at::kFloat).contiguous();
   const at::Tensor sign = at::where(norm.lt(0), -at::ones_like(norm), at::ones_like(norm));

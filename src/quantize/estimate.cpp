@@ -17,8 +17,7 @@ ResourceEstimate estimate_quantize(const Checkpoint& checkpoint, const ComputeOp
   const ModelConfig& config = checkpoint.config();
   ResourceEstimate estimate;
   estimate.output_bytes = output_bytes;
-  const int64_t matrix =
-      largest_of_layers(config, [&](const LayerShape& shape) { return largest_linear(config, shape); });
+  const int64_t matrix = largest_of_layers(config, [&](const LayerShape& shape) { return largest_linear(shape); });
   if (!by_gptq) {
     // Rows of a matrix in fp32, their codes, and what is packed of them.
     estimate.parts = {program_part(at::kCPU), {"rows", u64(std::min(matrix, kRoundedValues) * (4 + 1 + 1))}};
@@ -30,7 +29,7 @@ ResourceEstimate estimate_quantize(const Checkpoint& checkpoint, const ComputeOp
     estimate.parts.push_back({"layer_weights_fp32", u64(layer_bytes(config, at::kFloat))});
   const int64_t widest = largest_of_layers(config, [&](const LayerShape& shape) {
     return std::max(
-        {shape.input_width, shape.middle_width, shape.intermediate_size, shape.num_attention_heads * config.head_dim});
+        {shape.input_width, shape.middle_width, shape.intermediate_size, shape.num_attention_heads * shape.head_dim});
   });
   // The moment, in order and factorized in fp64, and the factor in fp32; then that and a matrix's codes, errors and
   // values.
@@ -39,7 +38,7 @@ ResourceEstimate estimate_quantize(const Checkpoint& checkpoint, const ComputeOp
   estimate.parts = larger(std::move(estimate.parts), embedding_parts(config, compute));
   // The stream, and what attention mixes beside it.
   const int64_t mixed = largest_of_layers(config, [&](const LayerShape& shape) {
-    return shape.num_attention_heads * config.head_dim * element_bytes(compute.dtype);
+    return shape.num_attention_heads * shape.head_dim * element_bytes(compute.dtype);
   });
   estimate.stream_bytes = u64(stream_bytes(config, text) + text.tokens() * mixed);
   estimate.work = walking_work(checkpoint, text, 1);
@@ -50,7 +49,7 @@ ResourceEstimate estimate_quantize(const Checkpoint& checkpoint, const ComputeOp
       estimate.work.moment_flops += 2 * 0.58 * n * n * tokens;
       estimate.work.rotation_flops += n * n * n / 3 + static_cast<double>(rows) * n * n;
     };
-    const int64_t q = shape.num_attention_heads * config.head_dim, kv = shape.num_key_value_heads * config.head_dim;
+    const int64_t q = shape.num_attention_heads * shape.head_dim, kv = shape.num_key_value_heads * shape.head_dim;
     if (shape.has_attention()) {
       add(q + 2 * kv, shape.input_width);
       add(shape.middle_width, q);

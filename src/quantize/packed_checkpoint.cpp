@@ -123,13 +123,14 @@ OrderedJson describe_packing(const ModelConfig& config, const FormatOf& format_o
       target->layers.push_back(std::to_string(layer));
     }
   }
+  // Other parts have layers of their own.
+  const std::string place = config.is_wrapped() ? R"(re:.*language_model\..*layers\.)" : R"(re:.*layers\.)";
   OrderedJson described = OrderedJson::object();
   for (const auto& [format, targets] : groups) {
     OrderedJson group;
     group["targets"] = OrderedJson::array();
     for (const Target& target : targets) {
-      group["targets"].push_back("re:.*layers\\." + alternatives(target.layers) + "\\." + alternatives(target.modules) +
-                                 "$");
+      group["targets"].push_back(place + alternatives(target.layers) + "\\." + alternatives(target.modules) + "$");
     }
     group["weights"] = describe_weights(format);
     group["input_activations"] = nullptr;

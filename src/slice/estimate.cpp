@@ -22,7 +22,7 @@ double turn_flops(int64_t hidden_size, int64_t in, int64_t out, ShortcutKind kin
 uint64_t refit_bytes(const ModelConfig& config, bool refits) {
   const int64_t d = config.hidden_size;
   const int64_t n = largest_of_layers(config, [&](const LayerShape& shape) {
-    return std::max(shape.intermediate_size, shape.num_attention_heads * config.head_dim);
+    return std::max(shape.intermediate_size, shape.num_attention_heads * shape.head_dim);
   });
   return refits ? u64(5 * n * n * 4 + 4 * n * d * 8 + d * d * 8) : 0;
 }
@@ -33,9 +33,9 @@ void add_refits(Work& work, const ModelConfig& config, TextAmount text) {
   const auto d = static_cast<double>(config.hidden_size), tokens = static_cast<double>(text.tokens());
   work.forward_flops += attention_flops(config, text);
   for (const LayerShape& shape : config.layers) {
-    work.forward_flops += 2 * 0.9 * static_cast<double>(layer_parameters(config, shape)) * tokens;
+    work.forward_flops += 2 * 0.9 * static_cast<double>(layer_parameters(shape)) * tokens;
     work.moment_flops += 2 * 2 * 1.58 * d * d * tokens;
-    for (const int64_t inside : {shape.num_attention_heads * config.head_dim, shape.intermediate_size}) {
+    for (const int64_t inside : {shape.num_attention_heads * shape.head_dim, shape.intermediate_size}) {
       const auto inner = static_cast<double>(inside);
       work.moment_flops += 2 * inner * (0.58 * inner + d) * tokens;
       work.rotation_flops += 3 * inner * inner * inner;
@@ -46,8 +46,8 @@ void add_refits(Work& work, const ModelConfig& config, TextAmount text) {
 // One layer sliced to `shape`: its linears read sliced streams and write whole ones, which then are turned. Of a shape
 // that nobody knows yet, a turn is taken to be half a matrix.
 void add_slicing(Work& work, const ModelConfig& config, const LayerShape& shape, bool is_known, int64_t tokens) {
-  const int64_t d = config.hidden_size, q = shape.num_attention_heads * config.head_dim;
-  const int64_t kv = shape.num_key_value_heads * config.head_dim;
+  const int64_t d = config.hidden_size, q = shape.num_attention_heads * shape.head_dim;
+  const int64_t kv = shape.num_key_value_heads * shape.head_dim;
   const auto half = [&](int64_t reading, int64_t writing, int64_t in, int64_t out, ShortcutKind kind) {
     const double products = 2.0 * static_cast<double>(reading * in + writing * d);
     const double turn = is_known ? turn_flops(d, in, out, kind) : static_cast<double>(d * d);
@@ -136,7 +136,7 @@ ResourceEstimate estimate_slice_globally(const Checkpoint& checkpoint, const Com
   estimate.work.moment_flops = static_cast<double>(2 * layers + 1) * 2 * 0.58 * dd * tokens;
   estimate.work.eigen_cubes = 2 * dd * static_cast<double>(d);
   for (const LayerShape& shape : config.layers) {
-    estimate.work.rotation_flops += 2.0 * static_cast<double>(layer_parameters(config, shape)) * static_cast<double>(d);
+    estimate.work.rotation_flops += 2.0 * static_cast<double>(layer_parameters(shape)) * static_cast<double>(d);
   }
   if (use.refits) add_refits(estimate.work, config, use.calibration);
   return estimate;

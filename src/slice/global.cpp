@@ -179,7 +179,7 @@ class GlobalSlicer {
     const at::Tensor ones = norm_weight();
     sliced.input_norm = sliced.post_attention_norm = ones;
     if (!sink_.write) return;
-    for (const auto& [suffix, values] : layer_tensors(sliced, walk_.config().head_dim))
+    for (const auto& [suffix, values] : layer_tensors(sliced))
       sink_.write(layer_tensor_name(step.index(), suffix), values);
   }
 

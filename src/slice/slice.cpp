@@ -59,8 +59,8 @@ void emit_shortcut(const TensorSink& sink, int64_t layer, const std::string& mod
   emit(".up.weight", path.up);
 }
 
-void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer, int64_t head_dim) {
-  for (const auto& [suffix, values] : layer_tensors(layer, head_dim)) {
+void emit_layer(const TensorSink& sink, int64_t index, const DecoderLayer& layer) {
+  for (const auto& [suffix, values] : layer_tensors(layer)) {
     if (find_part(suffix) != nullptr) sink.write(layer_tensor_name(index, suffix), values);
   }
 }
@@ -150,7 +150,7 @@ class Slicer {
                       "inside"});
     slice_half(step,
                {kMlpHalf, shape.middle_width, shape.output_width, shape.mlp_shortcut.kind, "mlp_shortcut", "leaving"});
-    if (sink_.write) emit_layer(sink_, step.index(), step.layer, walk_.config().head_dim);
+    if (sink_.write) emit_layer(sink_, step.index(), step.layer);
   }
 
   struct SlicedHalf : HalfLayer {

@@ -22,7 +22,7 @@ ResourceEstimate estimate_sensitivity(const Checkpoint& checkpoint, const Comput
       {"output_matrix", u64(config.vocab_size * config.hidden_size * element_bytes(compute.dtype))});
   estimate.parts.push_back(gradient_directions(config, gradients));
   estimate.parts.push_back({"activations", u64(largest_of_layers(config, [&](const LayerShape& shape) {
-                              return 2 * activation_bytes(shape, config.head_dim, compute.dtype, gradients.length);
+                              return 2 * activation_bytes(shape, compute.dtype, gradients.length);
                             }))});
   const int64_t a_window = (config.num_layers() + 1) * stream_bytes(config, {1, gradients.length});
   estimate.stream_bytes =
@@ -38,8 +38,8 @@ ResourceEstimate estimate_training(const Checkpoint& checkpoint, const ComputeOp
   int64_t weights = 0, activations = 0, largest = 0;
   for (int64_t index = use.first_layer; index < use.end_layer; ++index) {
     const LayerShape& shape = config.layers.at(static_cast<size_t>(index));
-    const int64_t inner = activation_bytes(shape, config.head_dim, compute.dtype, use.micro_tokens);
-    weights += layer_parameters(config, shape);
+    const int64_t inner = activation_bytes(shape, compute.dtype, use.micro_tokens);
+    weights += layer_parameters(shape);
     largest = std::max(largest, inner);
     activations += use.recomputes ? 4 * shape.input_width * use.micro_tokens : inner;
   }
@@ -79,9 +79,9 @@ ResourceEstimate estimate_training(const Checkpoint& checkpoint, const ComputeOp
   return estimate;
 }
 
-int64_t activation_bytes(const LayerShape& shape, int64_t head_dim, at::ScalarType dtype, int64_t tokens) {
-  const int64_t size = element_bytes(dtype), heads = shape.num_attention_heads * head_dim;
-  const int64_t kv = shape.num_key_value_heads * head_dim;
+int64_t activation_bytes(const LayerShape& shape, at::ScalarType dtype, int64_t tokens) {
+  const int64_t size = element_bytes(dtype), heads = shape.num_attention_heads * shape.head_dim;
+  const int64_t kv = shape.num_key_value_heads * shape.head_dim;
   // The streams of both halves; their normed copies; queries, keys and values before and after rotation and, in fp32,
   // as attention reads and writes them; the MLP's inner ones.
   const int64_t a_token = 4 * (shape.input_width + 2 * shape.middle_width) +

@@ -78,14 +78,15 @@ class DifferentiableOps {
       return mix_by_delta(layer_, context_.rms_norm_eps, packed, none);
     }
     if (!layer_.shape.has_output_gate) return mix_heads(packed);
-    const GatedHeads heads = split_gates(layer_.shape, context_.head_dim, packed);
+    const GatedHeads heads = split_gates(layer_.shape, packed);
     return mix_heads(heads.qkv) * heads.gate;
   }
 
   at::Tensor mix_heads(const at::Tensor& packed) const {
     const int64_t batch = packed.size(0), length = packed.size(1);
     const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
-    const at::Tensor qkv = placed(packed.view({batch, length, heads + 2 * kv, context_.head_dim}));
+    const at::Tensor qkv =
+        placed(with_values(layer_.shape, packed).view({batch, length, heads + 2 * kv, layer_.shape.head_dim}));
     const auto head_major = [&](int64_t first, int64_t count) {
       at::Tensor part = qkv.narrow(2, first, count).transpose(1, 2);
       if (part.device().is_cpu()) part = part.to(at::kFloat);  // LibTorch's attention is slow in bf16 there
@@ -94,7 +95,7 @@ class DifferentiableOps {
     const at::Tensor q = head_major(0, heads), k = head_major(heads, kv), v = head_major(heads + kv, kv);
     const int64_t window = layer_.is_sliding ? context_.sliding_window : 0;
     if (context_.score_cap != 0) return gathered(kernels::capped_attention(q, k, v, window, context_.score_cap));
-    const double scale = 1.0 / std::sqrt(static_cast<double>(context_.head_dim));
+    const double scale = 1.0 / std::sqrt(static_cast<double>(layer_.shape.head_dim));
     const bool masked = layer_.is_sliding && context_.sliding_mask.defined();
     const at::Tensor attended =
         masked ? at::scaled_dot_product_attention(q, k, v, context_.sliding_mask.to(q.scalar_type()), 0.0, false, scale)
@@ -119,19 +120,19 @@ class DifferentiableOps {
     return at::cat({result.narrow(2, 0, heads) * scale, result.narrow(2, heads, 2 * kv)}, 2);
   }
 
-  // Queries and keys of every head normed, where the layer has such norms.
+  // Queries, keys and values of every head normed, where the layer has such norms.
   at::Tensor heads_normed(const at::Tensor& qkv) const {
     if (!layer_.query_norm.defined()) return qkv;
     const int64_t heads = layer_.shape.num_attention_heads, kv = layer_.shape.num_key_value_heads;
     const bool is_whole = layer_.shape.query_key_norm == QueryKeyNorm::kWhole;
     const auto norm = [&](int64_t first, int64_t count, const at::Tensor& weight) {
       const at::Tensor part = qkv.narrow(2, first, count).to(at::kFloat);
-      const at::Tensor values = is_whole ? part.flatten(2) : part;
+      const at::Tensor values = is_whole && weight.defined() ? part.flatten(2) : part;
       return differentiable::rms_norm(values, weight, values.size(-1), context_.rms_norm_eps, dtype_)
           .view(part.sizes());
     };
-    return at::cat({norm(0, heads, layer_.query_norm), norm(heads, kv, layer_.key_norm), qkv.narrow(2, heads + kv, kv)},
-                   2);
+    const at::Tensor values = layer_.shape.has_value_norm ? norm(heads + kv, kv, {}) : qkv.narrow(2, heads + kv, kv);
+    return at::cat({norm(0, heads, layer_.query_norm), norm(heads, kv, layer_.key_norm), values}, 2);
   }
 
   at::Tensor activate(const at::Tensor& read) const {
@@ -148,9 +149,12 @@ class DifferentiableOps {
     return layer_.branch_scale == 1 ? normed : normed * layer_.branch_scale;
   }
 
-  // branch + shortcut(x) in fp32.
+  // branch + shortcut(x) in fp32, scaled where the layer has a scale.
   at::Tensor add(const at::Tensor& branch, const at::Tensor& x, const HalfLayer& half) const {
-    const Shortcut& shortcut = layer_.*half.shortcut;
+    return scaled(half, layer_, sum_of(branch, x, layer_.*half.shortcut));
+  }
+
+  at::Tensor sum_of(const at::Tensor& branch, const at::Tensor& x, const Shortcut& shortcut) const {
     const int64_t width = branch.size(-1);
     if (shortcut.kind == ShortcutKind::kMatrix)
       return branch.to(at::kFloat) + differentiable::linear(x, shortcut.weight, {}, at::kFloat);

@@ -102,7 +102,7 @@ KeyValueCache ResidentModel::make_cache(int64_t batch, int64_t capacity) const {
       cache.layers.emplace_back();
       continue;
     }
-    const std::vector<int64_t> sizes{batch, shape.num_key_value_heads, capacity, config_.head_dim};
+    const std::vector<int64_t> sizes{batch, shape.num_key_value_heads, capacity, shape.head_dim};
     cache.layers.push_back({at::empty(sizes, options), at::empty(sizes, options), 0});
   }
   return cache;

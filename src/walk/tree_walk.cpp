@@ -25,7 +25,7 @@ class TreeLayer {
     const LayerShape& shape = step_.layer.shape;
     if (shape.is_delta()) return mix_runs(packed, slice);
     if (!shape.has_output_gate) return mix_heads(packed, slice);
-    const GatedHeads heads = split_gates(shape, positions_.head_dim, packed);
+    const GatedHeads heads = split_gates(shape, packed);
     return mix_heads(heads.qkv, slice).mul_(heads.gate);
   }
 
@@ -56,12 +56,12 @@ class TreeLayer {
   at::Tensor mix_heads(const at::Tensor& packed, const TreeSlice& slice) {
     const DecoderLayer& layer = step_.layer;
     const int64_t heads = layer.shape.num_attention_heads, kv = layer.shape.num_key_value_heads;
-    at::Tensor qkv = packed.view({1, packed.size(0), heads + 2 * kv, positions_.head_dim});
+    at::Tensor qkv = with_values(layer.shape, packed).view({1, packed.size(0), heads + 2 * kv, layer.shape.head_dim});
     const at::Tensor position = at::tensor(slice.positions).to(packed.device());
     place_heads_(layer, positions_, at_positions(positions_.rotary_of(layer), position), qkv);
     qkv = qkv.squeeze(0);
     if (!path_.keys.defined()) {
-      path_.keys = at::empty({longest_, kv, positions_.head_dim}, qkv.options());
+      path_.keys = at::empty({longest_, kv, layer.shape.head_dim}, qkv.options());
       path_.values = at::empty_like(path_.keys);
     }
     const int64_t window = layer.is_sliding ? positions_.sliding_window : 0;

@@ -36,14 +36,14 @@ MemoryPart program_part(at::Device device) {
   return {"program", device.is_cuda() ? kDeviceLibraryBytes : current_rss_bytes() + kLibraryBytes};
 }
 
-int64_t layer_parameters(const ModelConfig& config, const LayerShape& shape) {
+int64_t layer_parameters(const LayerShape& shape) {
   int64_t parameters = 0;
-  for (const MatrixPart& one : matrix_parts(shape, config.head_dim)) parameters += one.rows * one.columns;
+  for (const MatrixPart& one : matrix_parts(shape)) parameters += one.rows * one.columns;
   return parameters;
 }
 
-int64_t largest_linear(const ModelConfig& config, const LayerShape& shape) {
-  int64_t qkv = (shape.num_attention_heads + 2 * shape.num_key_value_heads) * config.head_dim;
+int64_t largest_linear(const LayerShape& shape) {
+  int64_t qkv = (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim;
   if (shape.is_delta()) qkv = shape.delta.channels() + shape.delta.values();
   return std::max(qkv * shape.input_width, shape.read_rows() * shape.middle_width);
 }
@@ -51,7 +51,7 @@ int64_t largest_linear(const ModelConfig& config, const LayerShape& shape) {
 int64_t chunk_bytes(const ModelConfig& config, const ComputeOptions& compute, TextAmount text) {
   const int64_t width = widest_stream(config), size = multiplied_bytes(compute);
   const int64_t a_token = largest_of_layers(config, [&](const LayerShape& shape) {
-    const int64_t heads = (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads) * config.head_dim;
+    const int64_t heads = (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim;
     const int64_t mixing =
         shape.is_delta() ? 6 * 4 * (shape.delta.channels() + shape.delta.values()) : 2 * heads * size;
     return std::max(mixing, 3 * shape.intermediate_size * size);
@@ -67,7 +67,7 @@ int64_t stream_bytes(const ModelConfig& config, TextAmount text) { return text.t
 
 int64_t layer_bytes(const ModelConfig& config, at::ScalarType dtype) {
   return largest_of_layers(config, [&](const LayerShape& shape) {
-    return element_bytes(dtype) * layer_parameters(config, shape) +
+    return element_bytes(dtype) * layer_parameters(shape) +
            4 * (shortcut_parameters(shape.attn_shortcut, shape.input_width, shape.middle_width) +
                 shortcut_parameters(shape.mlp_shortcut, shape.middle_width, shape.output_width));
   });
@@ -75,8 +75,7 @@ int64_t layer_bytes(const ModelConfig& config, at::ScalarType dtype) {
 
 std::vector<MemoryPart> walking_parts(const Checkpoint& checkpoint, const ComputeOptions& compute, TextAmount text) {
   const ModelConfig& config = checkpoint.config();
-  const int64_t repacked =
-      largest_of_layers(config, [&](const LayerShape& shape) { return largest_linear(config, shape); });
+  const int64_t repacked = largest_of_layers(config, [&](const LayerShape& shape) { return largest_linear(shape); });
   return {program_part(compute.device),
           {"layer_weights", u64(layer_bytes(config, compute.dtype))},
           {"repacked_weights", u64(repacked * multiplied_bytes(compute))},
@@ -112,7 +111,7 @@ std::vector<MemoryPart> compared_head_parts(const ModelConfig& first, const Mode
 double attention_flops(const ModelConfig& config, TextAmount text) {
   double flops = 0;  // scores and their use: half of T x T each
   for (const LayerShape& shape : config.layers) {
-    flops += 2.0 * static_cast<double>(shape.num_attention_heads * config.head_dim) * static_cast<double>(text.length);
+    flops += 2.0 * static_cast<double>(shape.num_attention_heads * shape.head_dim) * static_cast<double>(text.length);
   }
   return flops * static_cast<double>(text.tokens());
 }
@@ -121,7 +120,7 @@ Work walking_work(const Checkpoint& checkpoint, TextAmount text, int64_t walks) 
   const ModelConfig& config = checkpoint.config();
   int64_t multiply_adds = 0;
   for (const LayerShape& shape : config.layers) {
-    multiply_adds += layer_parameters(config, shape);
+    multiply_adds += layer_parameters(shape);
     multiply_adds += shortcut_multiply_adds(shape.attn_shortcut, shape.input_width, shape.middle_width) +
                      shortcut_multiply_adds(shape.mlp_shortcut, shape.middle_width, shape.output_width);
   }
@@ -145,7 +144,7 @@ ResourceEstimate estimate_resident(const Checkpoint& checkpoint, const ComputeOp
     if (shape.is_delta()) {
       memories += 4 * use.batch * (delta.values() * delta.key_dim + (delta.taps - 1) * delta.channels());
     } else {
-      cache += 2 * shape.num_key_value_heads * config.head_dim;
+      cache += 2 * shape.num_key_value_heads * shape.head_dim;
     }
   }
   cache *= use.batch * (use.prompt_tokens + use.decode_tokens) *

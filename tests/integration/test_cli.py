@@ -402,7 +402,7 @@ def with_nan(header, data):
         (lambda f: rewrite_config(f, lambda c: c.pop("hidden_size")), ["config.json", "hidden_size"]),
         (lambda f: rewrite_config(f, lambda c: c.update(hidden_size="large")), ["config.json", "hidden_size"]),
         (lambda f: rewrite_config(f, lambda c: c.update(num_attention_heads=0)), ["config.json", "num_attention_heads"]),
-        (lambda f: rewrite_config(f, lambda c: c.update(model_type="gemma4_text")), ["gemma4_text", "the nearest is gemma3_text"]),
+        (lambda f: rewrite_config(f, lambda c: c.update(model_type="gemma5_text")), ["gemma5_text", "the nearest is gemma3_text"]),
         (lambda f: rewrite_config(f, lambda c: c.update(model_type="mamba")), ["config.json", "mamba", "llama", "mistral", "qwen2", "qwen3"]),
         (lambda f: rewrite_config(f, lambda c: c.update(vocab_size=50)), ["model.embed_tokens.weight"]),
         (lambda f: (f / "config.json").write_text("{"), ["config.json", "JSON"]),

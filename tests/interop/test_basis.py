@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 
 # Those that norm what is written, over the whole width, have no basis to cut; OPT would centre a narrower stream.
-NORMED_BEHIND = ["gemma3", "gemma2", "olmo2", "olmo3", "exaone4", "glm4"]
+NORMED_BEHIND = ["gemma3", "gemma2", "olmo2", "olmo3", "exaone4", "glm4", "gemma4"]
 CUT = [name for name in FAMILIES if name not in NORMED_BEHIND]
 NARROWER = [name for name in CUT if name != "opt"]
 

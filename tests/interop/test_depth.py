@@ -17,7 +17,7 @@ def their_logits(folder, window, **options):
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)(window).logits
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3", "seed_oss", "gemma2", "olmo3", "granite", "exaone4", "phi3", "opt", "qwen3_5_text"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3", "seed_oss", "gemma2", "olmo3", "granite", "exaone4", "phi3", "opt", "qwen3_5_text", "gemma4_text"])
 def test_a_model_without_layers_is_that_of_transformers_without_them(run, tiny_model, our_logits, window, tmp_path, family):
     # transformers wants a layer with keys and values.
     kinds = {"layer_types": ["linear_attention", "full_attention"] * 2 + ["full_attention"]} if family == "qwen3_5_text" else {}

@@ -45,6 +45,8 @@ MODELS = {
     "phi3, longrope": ("phi3", {"rope_parameters": {**LONG, "original_max_position_embeddings": 256}}),
     "phi3, long": ("phi3", {"rope_parameters": LONG}),
     "glm4": ("glm4", {}),
+    "gemma4": ("gemma4_text", {}),
+    "gemma4, own values": ("gemma4_text", {"attention_k_eq_v": False, "num_global_key_value_heads": None, "final_logit_softcapping": None, "tie_word_embeddings": False}),
     "qwen35": ("qwen3_5_text", {}),  # value heads that share keys are in another order there
     "qwen35, a key for each value": ("qwen3_5_text", {"linear_num_key_heads": 4, "layer_types": ["full_attention", "linear_attention"] * 2, "tie_word_embeddings": True}),
 }

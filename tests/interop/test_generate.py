@@ -73,6 +73,7 @@ def test_an_answer_of_the_real_model_is_transformers(real, run, model):
     ("glm4", {}),
     ("opt", {}),
     ("qwen3_5_text", {}),
+    ("gemma4_text", {}),
 ])
 def test_200_tokens_of_tiny_models_are_transformers(run, tiny_model, tiny_tokenizer, family, options):
     folder = tiny_model(family, **options)

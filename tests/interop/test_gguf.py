@@ -99,6 +99,8 @@ MODELS = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 24}),
     "gemma3_text": ("gemma3_text", {"head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}),
+    "gemma4_text": ("gemma4_text", {"head_dim": 16, "global_head_dim": 24, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+        "hidden_size_per_layer_input": 0, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}),
     "qwen2_window": ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
 }
 

@@ -39,6 +39,9 @@ SLICED = {
     "unequal opt": ("opt", {}, ["--method", "modular", "--avg", "25%", "--allocate", "loss", "--round-to", "8"]),
     "sliced qwen3_5": ("qwen3_5_text", {}, ["--avg", "25%"]),
     "unequal qwen3_5": ("qwen3_5_text", {}, ["--method", "modular", "--avg", "25%", "--allocate", "loss", "--round-to", "8"]),
+    "unequal gemma4": ("gemma4_text", {}, ["--method", "modular", "--avg", "25%", "--allocate", "loss", "--round-to", "8"]),
+    "unequal gemma4, own values": ("gemma4_text", {"attention_k_eq_v": False, "num_global_key_value_heads": None, "attention_bias": True},
+        ["--method", "modular", "--avg", "25%", "--allocate", "loss", "--round-to", "8"]),
     "sliced hunyuan": ("hunyuan_v1_dense", {}, ["--avg", "25%"]),
     "sliced qwen3": ("qwen3", {"tie_word_embeddings": True}, ["--avg", "25%"]),
 }

@@ -30,9 +30,10 @@ FAMILIES = {
     "glm4": ("glm4", {}),
     "opt": ("opt", {}),
     "qwen35": ("qwen3_5_text", {}),
+    "gemma4": ("gemma4_text", {}),
 }
 # Those whose norms are of all heads together keep all of them, and so do gated delta nets.
-OF_ONE_SIZE = ["qwen3", "gemma3", "smollm3", "seed_oss", "gemma2", "mistral3", "olmo2", "granite", "exaone4", "hunyuan-dense", "phi3", "glm4", "qwen35"]
+OF_ONE_SIZE = ["qwen3", "gemma3", "smollm3", "seed_oss", "gemma2", "mistral3", "olmo2", "granite", "exaone4", "hunyuan-dense", "phi3", "glm4", "qwen35", "gemma4"]
 WITH_HEADS = [name for name in FAMILIES if not name.startswith("olmo") and name != "qwen35"]
 
 
@@ -92,12 +93,17 @@ def test_other_sizes_load_with_the_modeling_code(name, allocate, compress, our_l
 
 
 @pytest.mark.parametrize("name, allocate", [*itertools.product(["llama", "llama, tied", "mistral"], ["constant", "loss", "heads"]),
-                                            *itertools.product(OF_ONE_SIZE, ["constant"])])  # fmt: skip
+                                            *itertools.product(OF_ONE_SIZE, ["constant"]), ("gemma4", "loss")])  # fmt: skip
 def test_llama_cpp_runs_both(name, allocate, compress, run, tmp_path, is_the_same_model):
     out, file = compress(name, allocate), tmp_path / "m.gguf"
     shown = run("export", out, "--gguf", "-o", file, "--json").json()
-    assert shown["architecture"] == ("deci" if allocate != "constant" else name if name in OF_ONE_SIZE else "llama")
+    assert shown["architecture"] == (name if name in OF_ONE_SIZE else "deci" if allocate != "constant" else "llama")
     is_the_same_model(out, file)
+
+
+def test_a_layer_without_attention_has_no_place_in_some_of_them(compress, run, tmp_path):
+    refused = run("export", compress("gemma4", "heads"), "--gguf", "-o", tmp_path / "m.gguf", expect=3)
+    assert "layer 3 has no attention" in refused.stderr and "gemma4" in refused.stderr
 
 
 def test_gguf_names_the_sizes_layer_by_layer(compress, run, tmp_path):

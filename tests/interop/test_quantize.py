@@ -21,7 +21,7 @@ def their_logits(folder, window, **options):
     ["--bits", "6,4", "--order", "random", "--group-size", "row"],
     ["--bits", "4", "--method", "rtn"],
 ])
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3", "seed_oss", "olmo2", "granite", "phi3", "opt", "qwen3_5_text"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3", "seed_oss", "olmo2", "granite", "phi3", "opt", "qwen3_5_text", "gemma4_text"])
 def test_transformers_loads_layers_of_different_bits(run, tiny_model, text_file, our_logits, window, tmp_path, family, options):
     # compressed-tensors cannot unpack zero points of so few rows that one word holds them.
     kinds = {"linear_num_value_heads": 32, "linear_value_head_dim": 16} if family == "qwen3_5_text" else {}

@@ -162,6 +162,39 @@ def test_a_llama_gguf_gives_the_ids_of_its_sentencepiece_model(our_ids, pages, l
     assert_same_ids(our_ids(llama2_gguf, files), our_ids(llama2, files), texts)
 
 
+def test_a_gguf_of_ranked_merges_and_spaces_as_metaspace_gives_the_ids_of_tokenizers(our_ids, pages, pieces, llama2_gguf, helper, run_command, tmp_path):
+    """Gemma 4's: what llama.cpp calls "gemma4"."""
+    import gguf
+
+    run_command([helper("tokenize_main"), "--write", llama2_gguf, tmp_path / "there"])
+    whole = json.loads((tmp_path / "there" / "tokenizer.json").read_text())
+    whole["normalizer"] = next(step for step in whole["normalizer"]["normalizers"] if step["type"] == "Replace")
+    whole["decoder"]["decoders"] = [step for step in whole["decoder"]["decoders"] if step["type"] != "Strip"]
+    (tmp_path / "there" / "tokenizer.json").write_text(json.dumps(whole))
+    size, path = pieces.vocab_size(), tmp_path / "gemma4.gguf"
+    writer = gguf.GGUFWriter(str(path), "gemma4")
+    writer.add_tokenizer_model("gemma4")
+    writer.add_token_list([pieces.id_to_piece(i) for i in range(size)])
+    writer.add_token_scores([0.0] * size)
+    writer.add_token_types(piece_types(pieces))
+    writer.add_token_merges([" ".join(merge) for merge in whole["model"]["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_space_prefix(False)
+    writer.add_tensor("output_norm.weight", np.ones(4, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    files, texts = pages
+    ids = our_ids(path, files)
+    assert_same_ids(ids, our_ids(tmp_path / "there", files), texts)
+    assert run_command([helper("tokenize_main"), "--write", path, tmp_path / "out"]).stdout.split() == ["tokenizer.json", "tokenizer_config.json"]
+    assert_same_ids(ids, our_ids(tmp_path / "out", files), texts)
+    assert_same_as_tokenizers(our_ids, pages, tmp_path / "out")
+
+
 def test_the_files_written_from_a_llama_gguf_give_transformers_the_same_ids(our_ids, pages, llama2, llama2_gguf, helper, run_command, tmp_path):
     from transformers import AutoTokenizer
 

@@ -156,6 +156,10 @@ LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
         ("opt", {"tie_word_embeddings": False}),
         ("qwen3_5_text", {}),
         ("qwen3_5_text", {"attention_bias": True, "tie_word_embeddings": True, "linear_num_key_heads": 4, "linear_key_head_dim": 12, "linear_value_head_dim": 10, "layer_types": ["full_attention", "linear_attention"] * 2}),
+        ("gemma4_text", {}),
+        ("gemma4_text", {"attention_k_eq_v": False, "num_global_key_value_heads": None, "attention_bias": True, "final_logit_softcapping": None, "use_bidirectional_attention": "vision"}),
+        ("gemma4_text", {"tie_word_embeddings": False, "global_head_dim": 20, "layer_types": ["full_attention"] * 4, "rope_parameters": {
+            "full_attention": {"rope_type": "proportional", "rope_theta": 1e5, "partial_rotary_factor": 0.5}, "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
         ("hunyuan_v1_dense", {"attention_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain",

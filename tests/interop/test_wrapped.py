@@ -20,6 +20,11 @@ def config_of(family):
     if family == "gemma3":
         text = {"model_type": "gemma3_text", "sliding_window": 24, "query_pre_attn_scalar": 16, **TEXT}
         return transformers.Gemma3Config(text_config=text, vision_config={"model_type": "siglip_vision_model", **VISION}, mm_tokens_per_image=4)
+    if family == "gemma4":
+        text = {"model_type": "gemma4_text", "sliding_window": 24, "global_head_dim": 32, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+                "hidden_size_per_layer_input": 0, **TEXT, "pad_token_id": 0}  # fmt: skip
+        vision = {"model_type": "gemma4_vision", **VISION, "head_dim": 16, "num_key_value_heads": 2, "position_embedding_size": 64}
+        return transformers.Gemma4Config(text_config=text, vision_config=vision, audio_config=None)
     if family == "qwen3_5":
         linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
         vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64, "num_position_embeddings": 16}
@@ -60,7 +65,7 @@ def other_parts(folder):
     return {name: value for name, value in load_file(folder / "model.safetensors").items() if "language_model." not in name and "lm_head" not in name}
 
 
-@pytest.mark.parametrize("family", ["gemma3", "mistral3", "mistral3, tied", "qwen3_5"])
+@pytest.mark.parametrize("family", ["gemma3", "mistral3", "mistral3, tied", "qwen3_5", "gemma4"])
 def test_logits_of_the_language_model_are_transformers(wrapped, our_logits, window, family):
     expected = their_logits(wrapped(family), window)
     assert (our_logits(wrapped(family)) - expected).abs().max() < 1e-3 and expected.abs().max() > 0.1
@@ -83,6 +88,8 @@ def test_names_of_either_order_are_read(wrapped, our_logits, tmp_path):
     ("gemma3", ["depth", "drop", "--indices", "1"]),
     ("mistral3", ["quantize", "--bits", "4", "--fake-quant"]),
     ("mistral3, tied", ["heal", "--updates", "2", "--batch", "2", "--rank", "2"]),
+    ("gemma4", ["slice", "--method", "modular", "--avg", "25%", "--allocate", "constant"]),
+    ("gemma4", ["depth", "drop", "--indices", "1"]),
     ("qwen3_5", ["slice", "--method", "modular", "--avg", "25%", "--allocate", "constant"]),
 ])  # fmt: skip
 def test_what_stays_as_wide_keeps_all_other_parts_and_loads_whole(run, wrapped, our_logits, window, text_file, tmp_path, family, command):
@@ -120,11 +127,39 @@ def test_gguf_files_hold_the_language_model(run, wrapped, our_logits, tmp_path):
     assert (our_logits(tmp_path / "m.gguf") - our_logits(wrapped("gemma3"))).abs().max() < 1e-4
 
 
-def test_what_has_no_names_for_its_linears_is_refused(run, wrapped, text_file, tmp_path):
-    refused = run("quantize", wrapped("gemma3"), "--bits", "4", "--method", "rtn", "-o", tmp_path / "out", expect=2)
-    assert "--gguf" in refused.stderr
-    refused = run("heal", wrapped("gemma3"), "--text", text_file, *CALIBRATION, "--adapter", "-o", tmp_path / "out", expect=2)
-    assert "--adapter" in refused.stderr and not (tmp_path / "out").exists()
+@pytest.mark.parametrize("family", ["gemma3", "mistral3", "mistral3, tied", "gemma4"])
+def test_packed_weights_of_the_language_model_load_beside_the_other_parts(run, wrapped, our_logits, window, text_file, tmp_path, family):
+    source, out = wrapped(family), tmp_path / "out"
+    run("quantize", source, "--bits", "8,4", "--order", "zd", "--calib", text_file, *CALIBRATION, "--out-dtype", "fp32", "-o", out)
+    stored = load_file(out / "model.safetensors")
+    packed = {name for name in stored if name.endswith("weight_packed")}
+    assert len(packed) == 4 * 7 - (family == "gemma4") and all("language_model." in name for name in packed)
+    before, after = other_parts(source), other_parts(out)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    difference = (our_logits(out) - our_logits(source)).abs().max()
+    assert difference > 1e-3 and (our_logits(out) - their_logits(out, window)).abs().max() < 1e-3
+    # What is made of it is whole again.
+    run("depth", "drop", out, "--indices", "1", "--out-dtype", "fp32", "-o", tmp_path / "fewer")
+    assert "quantization_config" not in (tmp_path / "fewer" / "config.json").read_text()
+    assert (our_logits(tmp_path / "fewer") - their_logits(tmp_path / "fewer", window)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mistral3", "qwen3_5", "gemma4"])
+def test_peft_puts_an_adapter_on_the_language_model_alone(run, wrapped, window, text_file, tmp_path, family):
+    from peft import PeftModel
+
+    options = ["--text", text_file, *CALIBRATION, "--updates", "6", "--batch", "2", "--learning-rate", "0.003"]
+    run("heal", wrapped(family), *options, "--adapter", "-o", tmp_path / "adapter")
+    run("heal", wrapped(family), *options, "--out-dtype", "fp32", "-o", tmp_path / "merged")
+    model = transformers.AutoModelForImageTextToText.from_pretrained(wrapped(family), dtype=torch.float32, attn_implementation="eager").eval()
+    adapted = PeftModel.from_pretrained(model, tmp_path / "adapter")
+    changed = {name for name, _ in adapted.named_parameters() if "lora_" in name}
+    assert changed and all(".language_model.layers." in name for name in changed)
+    assert len(changed) == len(load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    with torch.no_grad():
+        logits = adapted(input_ids=window).logits
+    assert (logits - their_logits(tmp_path / "merged", window)).abs().max() < 5e-4
+    assert (logits - their_logits(wrapped(family), window)).abs().max() > 1e-3
 
 
 def test_a_language_model_that_is_not_known_is_named(run, wrapped, tmp_path):

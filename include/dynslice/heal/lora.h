@@ -22,7 +22,7 @@ namespace dynslice {
 [[nodiscard]] std::vector<LayerUpdates> make_lora(const ModelConfig& config, const LoraOptions& options,
                                                   at::Device device);
 
-// The last words of the names that the modules with updates have in checkpoints of `config`.
+// The last words of the names that the modules with updates have in transformers' model of `config`.
 [[nodiscard]] std::vector<std::string> updated_modules(const ModelConfig& config, const LoraOptions& options);
 
 // Parameters of the updates of every layer.
@@ -46,7 +46,8 @@ void write_healed(const Checkpoint& source, const std::vector<LayerUpdates>& upd
                   CheckpointWriter& writer, ProgressSink& progress);
 
 // The adapter in PEFT's format: its tensors, for a writer with the stem "adapter_model", and adapter_config.json.
-// Modules have the names that checkpoints of `config` have.
+// Modules have the names that transformers' model of `config` has; updates of linears that are one there are one, too,
+// of a rank of all of them together.
 [[nodiscard]] std::vector<OutputTensor> adapter_tensors(const ModelConfig& config,
                                                         const std::vector<LayerUpdates>& updates);
 void write_adapter(const ModelConfig& config, const std::vector<LayerUpdates>& updates, CheckpointWriter& writer);

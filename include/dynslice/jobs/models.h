@@ -19,7 +19,6 @@ struct SupportedModel {
   std::string gguf_of_unequal_layers;  // the same of results whose layers differ in size; empty: llama.cpp has none
   bool cuts_stream = false;            // slice --method slice
   bool removes_heads = false;          // slice --method modular --attention heads
-  bool names_linears = false;          // heal --adapter
   bool folds_maps = false;             // depth streamline --replace linear and linear-stream
 };
 

@@ -37,6 +37,7 @@ enum class Role {
   kUp,
   kDown,
   kMlpBranchNorm,
+  kLayerScale,
 };
 
 enum class Half { kAttention, kMlp };
@@ -53,20 +54,20 @@ struct LayerPart {
   std::string_view gguf;  // "attn_q"
   Half half;
   PartSide side;
-  int64_t (*rows)(const LayerShape& shape, int64_t head_dim);
-  int64_t (*columns)(const LayerShape& shape, int64_t head_dim);  // null: a vector of so many rows
-  bool (*is_in)(const LayerShape& shape);                         // whether a layer of this shape has it
-  bool ModelConfig::* bias;                                       // whether it has a bias; null: never
-  bool is_rotary;                                                 // whether its rows are rotated in pairs
+  int64_t (*rows)(const LayerShape& shape);
+  int64_t (*columns)(const LayerShape& shape);  // null: a vector of so many rows
+  bool (*is_in)(const LayerShape& shape);       // whether a layer of this shape has it
+  bool ModelConfig::* bias;                     // whether it has a bias; null: never
+  bool is_rotary;                               // whether its rows are rotated in pairs
   // Of a convolution [rows, 1, taps].
   int64_t (*taps)(const LayerShape& shape) = nullptr;
 
   [[nodiscard]] bool is_linear() const { return columns != nullptr; }
   // Of its weight.
-  [[nodiscard]] std::vector<int64_t> sizes(const LayerShape& shape, int64_t head_dim) const {
-    if (taps != nullptr) return {rows(shape, head_dim), 1, taps(shape)};
-    if (!is_linear()) return {rows(shape, head_dim)};
-    return {rows(shape, head_dim), columns(shape, head_dim)};
+  [[nodiscard]] std::vector<int64_t> sizes(const LayerShape& shape) const {
+    if (taps != nullptr) return {rows(shape), 1, taps(shape)};
+    if (!is_linear()) return {rows(shape)};
+    return {rows(shape), columns(shape)};
   }
   [[nodiscard]] bool has_bias(const ModelConfig& config) const { return bias != nullptr && config.*bias; }
 };
@@ -127,14 +128,18 @@ struct Architecture {
   std::string_view model_type;  // config.json's
   std::string_view class_name;  // transformers': "LlamaForCausalLM"
   std::string_view gguf;        // general.architecture of its GGUF files; empty: llama.cpp does not know it
-  // The architecture that llama.cpp knows with sizes of its own for every layer; empty: none.
+  // The architecture that llama.cpp knows with sizes of its own for every layer, maybe the same; empty: none.
   std::string_view gguf_of_unequal_layers = "";
   // What transformers assumes where config.json is silent; 0: what the other sizes imply.
   int64_t max_position_embeddings = 0;
   int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;
+  // Layers that see all have heads of this width (global_head_dim), with attention_k_eq_v no values of their own, and
+  // another number of key-value heads then (num_global_key_value_heads); 0: heads are alike in all layers.
+  int64_t global_head_dim = 0;
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000;
+  double attention_scale = 0;         // what scores are multiplied by; 0: head_dim^(-1/2), or what config.json says
   int64_t query_pre_attn_scalar = 0;  // scores are multiplied by its root's inverse; 0: there is no such key
   bool tie_word_embeddings = false;
   BiasRule biases = BiasRule::kNone;
@@ -142,6 +147,7 @@ struct Architecture {
   int64_t sliding_window = 4096;       // tokens, where config.json is silent; 0: no window
   int64_t window_period = 0;           // of kByPattern: every such layer sees all
   double sliding_rope_theta = 0;       // of the layers that slide, which rotate in another way; 0: all rotate alike
+  double turning_share = 0;            // of the pairs of heads that see all, rope_type "proportional"; 0: there is none
   int64_t unrotated_period = 0;        // every such layer has no rotary embedding, unless no_rope_layers says which
   bool rotates_sliding_only = false;   // where some layers slide, the others have no rotary embedding
   bool has_dynamic_alpha = false;      // rope_type "dynamic" means a theta multiplied by alpha^(d / (d - 2))
@@ -154,12 +160,15 @@ struct Architecture {
   // attention; 0: there is none. The other layers' attention has an output gate.
   int64_t delta_period = 0;
   bool has_input_norms = true;    // in front of attention and MLP
+  bool has_value_norms = false;   // of every head's values, without weights
+  bool has_layer_scales = false;  // numbers that the streams which leave layers are multiplied by
   bool has_branch_norms = false;  // RMS norms of what attention and MLP write, before it is added to the stream
   // Granite's four: attention_multiplier, embedding_multiplier, residual_multiplier, and logits_scaling, a divisor.
   bool has_multipliers = false;
   // What attn_logit_softcapping and final_logit_softcapping are where config.json is silent; 0: there are no such keys.
   double score_cap = 0;
   double logit_cap = 0;
+  bool may_cap_logits = false;  // final_logit_softcapping alone, none where config.json is silent
   // Its norms are layer norms (Ba et al., arXiv 1607.06450), with biases: what they read is centred first.
   bool has_centred_norms = false;
   // Positions are rows of a matrix, the first of them this one, which are added to the embedding; 0: there is none, and
@@ -198,8 +207,6 @@ struct Architecture {
   // whether a basis of the stream can be cut, and whether linear maps can be folded into the matrices that write.
   [[nodiscard]] bool can_cut_stream() const { return !has_branch_norms; }
   [[nodiscard]] bool can_fold_maps() const { return !has_branch_norms; }
-  // Whether checkpoints have every linear as a matrix of its own, as packed weights and adapters are named by.
-  [[nodiscard]] bool has_linears_apart() const { return fusions.empty(); }
   // A model with a narrower stream, its directions in one basis for all layers, would centre that stream.
   [[nodiscard]] bool can_be_narrower() const { return can_cut_stream() && !has_centred_norms; }
   // A norm over all heads together would make something else of those that are left,
@@ -207,7 +214,7 @@ struct Architecture {
   [[nodiscard]] bool can_remove_heads() const { return query_key_norm != QueryKeyNorm::kWhole && !has_delta_layers(); }
   [[nodiscard]] bool has_delta_layers() const { return delta_period > 0; }
   // Whether layers are alike, so that one can stand for some.
-  [[nodiscard]] bool can_merge_layers() const { return !has_delta_layers(); }
+  [[nodiscard]] bool can_merge_layers() const { return !has_delta_layers() && global_head_dim == 0; }
 };
 
 [[nodiscard]] std::span<const Architecture> architectures();

@@ -34,6 +34,8 @@ struct RopeConfig {
   // When not empty (GGUF's rope_freqs.weight): d/2 divisors of the inverse frequencies, which then
   // carry the whole scaling.
   std::vector<double> frequency_divisors;
+  // "proportional": of the pairs of a head this share turns, the first ones; the others stay as they are.
+  double turning_share = 1;
 };
 
 // How the residual path of a half layer takes a stream x [in] to one of `out` coordinates in another basis. `fit`
@@ -81,6 +83,7 @@ struct LayerShape {
   int64_t intermediate_size = 0;
   int64_t num_attention_heads = 0;  // 0: the layer is an MLP alone
   int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;         // of attention
   ShortcutShape attn_shortcut;  // input_width → middle_width
   ShortcutShape mlp_shortcut;   // middle_width → output_width
   bool has_norm_weights = true;
@@ -89,6 +92,9 @@ struct LayerShape {
   bool has_branch_norms = false;  // what attention and MLP write is normed before it is added to the stream
   bool is_gated = true;           // down(act(gate x) * up x); else down(act(up x))
   bool has_output_gate = false;   // attention's output is multiplied by sigmoid(g): q_proj gives of every head q and g
+  bool has_values = true;         // v_proj; else values are the keys as projected
+  bool has_value_norm = false;    // every head's values are normed, without weights
+  bool has_layer_scale = false;   // the stream that leaves the layer is multiplied by a number of its own
   DeltaShape delta = {};          // in the place of attention; heads and key-value heads are those of other layers then
   [[nodiscard]] bool is_delta() const { return delta.key_heads > 0; }
   [[nodiscard]] bool has_attention() const { return num_attention_heads > 0; }
@@ -108,7 +114,6 @@ struct ModelConfig {
   std::string model_type;  // of a row in model/architecture.h: "llama"
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;  // of the original model: what the norms divide by
-  int64_t head_dim = 0;
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
   Activation activation = Activation::kSilu;
@@ -152,7 +157,16 @@ struct ModelConfig {
   Json wrapper;  // null: the checkpoint is a language model alone
   WrapperNames wrapper_names = WrapperNames::kOutside;
 
-  [[nodiscard]] int64_t rotated_channels() const { return rotary_dim > 0 ? rotary_dim : head_dim; }
+  // Of the heads of a layer.
+  [[nodiscard]] int64_t rotated_channels(const LayerShape& shape) const {
+    return rotary_dim > 0 ? rotary_dim : shape.head_dim;
+  }
+  // Whether a layer's attention sees the last `sliding_window` tokens only.
+  [[nodiscard]] bool slides(size_t layer) const {
+    return sliding_window.has_value() && (layer_is_sliding.empty() || layer_is_sliding.at(layer));
+  }
+  // The first layer that slides or does not; null where there is none.
+  [[nodiscard]] const LayerShape* first_that_slides(bool is_sliding) const;
   // Where layer norms were folded away, the stream must enter centred: without a rotation, which has that in it, and in
   // the coordinates of the embedding, its rows are.
   [[nodiscard]] bool centres_embedding() const {

@@ -36,7 +36,7 @@ struct DecoderLayer {
   LayerShape shape;
   at::Tensor input_norm;            // [input_width]; undefined when folded into qkv, or without such norms
   at::Tensor input_norm_bias;       // of a layer norm: undefined in RMS norms
-  Linear qkv;                       // rows: query heads, key heads, value heads; undefined without attention
+  Linear qkv;                       // rows: heads of queries, keys and, where it has them, values; or undefined
   at::Tensor query_norm, key_norm;  // [head_dim], shared by all heads, or as wide as all heads; undefined without
   // Of a gated delta net, in the place of attention, whose qkv has channels(), values() and two times value_heads rows.
   at::Tensor delta_convolution;       // [channels(), 1, taps]
@@ -49,6 +49,7 @@ struct DecoderLayer {
   Linear gate_up;              // rows: gate (of a gated MLP), up; [read_rows(), middle_width]
   Linear down_proj;            // [output_width, intermediate_size]
   at::Tensor mlp_branch_norm;  // [output_width]; undefined without such norms
+  at::Tensor scale;            // [1]: what the stream that leaves the layer is multiplied by; undefined where that is 1
   Shortcut attn_shortcut;      // input_width → middle_width
   Shortcut mlp_shortcut;       // middle_width → output_width
   double branch_scale = 1;     // what both halves write is multiplied by before it is added to the stream
@@ -67,6 +68,7 @@ struct HalfLayer {
   Linear DecoderLayer::* writes;
   at::Tensor DecoderLayer::* branch_norm;  // of what is written; undefined in most architectures
   Shortcut DecoderLayer::* shortcut;
+  at::Tensor DecoderLayer::* scale;  // of the stream that leaves it; null: there is none
 
   // Whether a layer of this shape has it.
   bool is_in(const LayerShape& shape) const { return which == Half::kMlp || shape.has_attention(); }
@@ -78,7 +80,8 @@ inline constexpr HalfLayer kAttentionHalf{Half::kAttention,
                                           &DecoderLayer::qkv,
                                           &DecoderLayer::o_proj,
                                           &DecoderLayer::attention_branch_norm,
-                                          &DecoderLayer::attn_shortcut};
+                                          &DecoderLayer::attn_shortcut,
+                                          nullptr};
 inline constexpr HalfLayer kMlpHalf{Half::kMlp,
                                     "MLP",
                                     &DecoderLayer::post_attention_norm,
@@ -86,7 +89,8 @@ inline constexpr HalfLayer kMlpHalf{Half::kMlp,
                                     &DecoderLayer::gate_up,
                                     &DecoderLayer::down_proj,
                                     &DecoderLayer::mlp_branch_norm,
-                                    &DecoderLayer::mlp_shortcut};
+                                    &DecoderLayer::mlp_shortcut,
+                                    &DecoderLayer::scale};
 // In the order of the forward.
 inline constexpr std::array kHalfLayers = {kAttentionHalf, kMlpHalf};
 
@@ -106,7 +110,7 @@ struct MatrixPart {
   int64_t first_row = 0, rows = 0, columns = 0;
 };
 // The linears of a layer of this shape, in the order of layer_parts().
-[[nodiscard]] std::vector<MatrixPart> matrix_parts(const LayerShape& shape, int64_t head_dim);
+[[nodiscard]] std::vector<MatrixPart> matrix_parts(const LayerShape& shape);
 
 // The matrices of a layer of this shape: qkv and o_proj where it has attention, gate_up, down_proj.
 [[nodiscard]] std::vector<Linear DecoderLayer::*> matrices_of(const LayerShape& shape);
@@ -153,11 +157,14 @@ std::string layer_tensor_name(int64_t index, const std::string& suffix);
 // in `dtype`: they are a small correction of the stream, which itself stays fp32). Throws as Checkpoint::load does.
 DecoderLayer load_decoder_layer(const Checkpoint& checkpoint, int64_t index, at::ScalarType dtype, at::Device device);
 
+// x, or a stream's change, as what leaves the half layer has it.
+at::Tensor scaled(const HalfLayer& half, const DecoderLayer& layer, const at::Tensor& x);
+
 // The layer with its linear weights in `dtype`; those that are already are shared, not copied.
 DecoderLayer with_dtype(DecoderLayer layer, at::ScalarType dtype);
 
 // The layer's tensors under the names that they have in a checkpoint ("mlp.up_proj.weight"): views of its matrices.
-std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer& layer, int64_t head_dim);
+std::vector<std::pair<std::string, at::Tensor>> layer_tensors(const DecoderLayer& layer);
 
 // Folds the norm weights into the linears that read them, which leaves weightless RMS norms. Of layer norms the biases
 // go the same way, and the centring into the matrices that write (Ashkboos et al., arXiv 2401.15024, section 3.2):

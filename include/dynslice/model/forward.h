@@ -25,7 +25,6 @@ struct RotaryTable {
 // What all layers of a model share during a walk over windows of one length.
 struct LayerContext {
   int64_t hidden_size = 0;  // the original one: the norms' divisor, whatever the width
-  int64_t head_dim = 0;
   double rms_norm_eps = 0;
   at::Tensor sliding_mask;  // [T, S] fp32, additive, S positions seen; undefined when no window is shorter than S
   at::Tensor causal_mask;   // the same for layers that do not slide; undefined where S is T or T is 1
@@ -97,7 +96,11 @@ at::Tensor forward_layer(const DecoderLayer& layer, const LayerContext& context,
 at::Tensor forward_attention(const DecoderLayer& layer, const LayerContext& context, const at::Tensor& x,
                              const std::function<at::Tensor(const at::Tensor&)>& mix);
 
-// Norms queries and keys in place, where the layer has such norms, and rotates them, in the layer's order:
+// Queries, keys and values side by side [.., (heads + 2 kv_heads) * head_dim], of what was projected: in layers without
+// values of their own, the keys once more.
+[[nodiscard]] at::Tensor with_values(const LayerShape& shape, const at::Tensor& packed);
+
+// Norms queries, keys and values in place, where the layer has such norms, and rotates the former two, in its order:
 // qkv [B, T, heads + 2 kv_heads, head_dim], as projected.
 void place_heads_(const DecoderLayer& layer, const LayerContext& context, const RotaryTable& rotary, at::Tensor& qkv);
 
@@ -106,7 +109,7 @@ void place_heads_(const DecoderLayer& layer, const LayerContext& context, const 
 struct GatedHeads {
   at::Tensor qkv, gate;
 };
-[[nodiscard]] GatedHeads split_gates(const LayerShape& shape, int64_t head_dim, const at::Tensor& packed);
+[[nodiscard]] GatedHeads split_gates(const LayerShape& shape, const at::Tensor& packed);
 
 // From what a gated delta net reads the stream by [B, T, channels + values + 2 value_heads] to what it writes by
 // [B, T, values]. With gradients, too.

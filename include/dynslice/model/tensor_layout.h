@@ -25,9 +25,6 @@ struct StoredTensor {
 // The names that the rows of the tensor `stored` have with us, in order; itself where it is none of ours.
 [[nodiscard]] std::vector<std::string> names_of_stored(const ModelConfig& config, const std::string& stored);
 
-// Whether what a checkpoint of this configuration stores has a name for every linear alone, as peft's adapters want.
-[[nodiscard]] bool names_linears(const ModelConfig& config);
-
 // The shape of one of ours in a layer, by its name there ("mlp.up_proj.weight").
 [[nodiscard]] std::vector<int64_t> shape_of_part(const ModelConfig& config, int64_t layer, const std::string& suffix);
 

@@ -36,6 +36,6 @@ struct TrainingUse {
                                                  TextAmount text, const TrainingUse& use);
 
 // What the backward of one layer needs of the forward of `tokens` tokens.
-[[nodiscard]] int64_t activation_bytes(const LayerShape& shape, int64_t head_dim, at::ScalarType dtype, int64_t tokens);
+[[nodiscard]] int64_t activation_bytes(const LayerShape& shape, at::ScalarType dtype, int64_t tokens);
 
 }  // namespace dynslice

@@ -27,10 +27,10 @@ template <typename PerLayer>
 // Of the memory that everything else is in as well: a device's does not hold the program.
 [[nodiscard]] MemoryPart program_part(at::Device device);
 
-[[nodiscard]] int64_t layer_parameters(const ModelConfig& config, const LayerShape& shape);
+[[nodiscard]] int64_t layer_parameters(const LayerShape& shape);
 
 // Rows times columns of the largest linear: products may repack it.
-[[nodiscard]] int64_t largest_linear(const ModelConfig& config, const LayerShape& shape);
+[[nodiscard]] int64_t largest_linear(const LayerShape& shape);
 
 // What one chunk needs on its way through half a layer, MLP or attention.
 [[nodiscard]] int64_t chunk_bytes(const ModelConfig& config, const ComputeOptions& compute, TextAmount text);

@@ -34,8 +34,6 @@ const std::array kColumns = {
            [](const SupportedModel& model) { return yes_or_no(model.removes_heads); }},
     Column{"linear", "whether depth streamline takes --replace linear and linear-stream; the others serve all",
            [](const SupportedModel& model) { return yes_or_no(model.folds_maps); }},
-    Column{"adapter", "whether heal writes an --adapter; peft has no names for linears that are stored as one matrix",
-           [](const SupportedModel& model) { return yes_or_no(model.names_linears); }},
 };
 
 constexpr const char* kRest =

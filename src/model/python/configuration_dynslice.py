@@ -129,6 +129,27 @@ BASE_MODELS = {
         "rotary_share": 0.25,
         "delta_period": 4,  # all other layers have a gated delta net in the place of attention, whose output has gates
     },
+    "gemma4_text": {
+        "max_position_embeddings": 131072,
+        "biases": "attention",
+        "window": "types",
+        "window_period": 6,
+        "sliding_window": 512,
+        "head_dim": 256,
+        "global_head_dim": 512,  # of layers that see all; with attention_k_eq_v their values are the keys as projected
+        "attention_scale": 1.0,  # of scores
+        "head_norms": "head",
+        "value_norms": True,  # of every head, without weights
+        "branch_norms": True,
+        "layer_scales": True,  # of the streams that leave layers
+        "activation": "gelu_pytorch_tanh",
+        "activation_key": "hidden_activation",
+        "scaled_embedding": True,
+        "rope_theta": 1000000.0,
+        "sliding_rope_theta": 10000.0,
+        "turning_share": 0.25,  # of the pairs of heads in layers that see all (rope_type "proportional")
+        "tie_word_embeddings": True,
+    },
 }
 SLIDING_WINDOW = 4096
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -165,6 +186,11 @@ class DynsliceConfig(PretrainedConfig):
         self.hidden_act = kwargs.pop(base.get("activation_key", "hidden_act"), base.get("activation", "silu"))
         setattr(self, base.get("activation_key", "hidden_act"), self.hidden_act)
         self.attention_scale = kwargs.pop("query_pre_attn_scalar", base.get("query_pre_attn_scalar", self.head_dim)) ** -0.5
+        if "attention_scale" in base:
+            self.attention_scale = base["attention_scale"]
+        if "global_head_dim" in base:
+            self.global_head_dim = kwargs.pop("global_head_dim", base["global_head_dim"])
+            kwargs.pop("num_kv_shared_layers", None)  # 0; caches of transformers 4 would have no layers
         if "query_pre_attn_scalar" in base:
             self.query_pre_attn_scalar = self.attention_scale**-2
         self._read_scales(kwargs)
@@ -251,14 +277,18 @@ class DynsliceConfig(PretrainedConfig):
         if local_theta is not None:
             sliding = parameters.get("sliding_attention") or {}
             self.rope_parameters = {
-                "full_attention": self._complete(parameters.get("full_attention") or scaling or {}, theta, kwargs),
+                "full_attention": self._complete(parameters.get("full_attention") or scaling or self._usual_rope(), theta, kwargs),
                 "sliding_attention": self._complete(sliding, local_theta, kwargs),
             }
         else:
             self.rope_parameters = self._complete(parameters or scaling or {}, theta, kwargs)
         if "rotary_share" in base:
             share = self.rope_parameters.setdefault("partial_rotary_factor", share)
-        self.rotary_channels = int(self.head_dim * share)  # of a head, the first ones
+        self.rotary_share = share
+
+    def _usual_rope(self):
+        share = BASE_MODELS[self.base_model_type].get("turning_share")
+        return {} if share is None else {"rope_type": "proportional", "partial_rotary_factor": share}
 
     def _complete(self, rope, theta, kwargs):
         rope = dict(rope)
@@ -270,7 +300,7 @@ class DynsliceConfig(PretrainedConfig):
             rope = {"rope_type": "default", "rope_theta": theta}
         if self.base_model_type == "phi3" and rope["rope_type"] in ("su", "yarn"):
             rope["rope_type"] = "longrope"
-        known = (*ROPE_TYPES, "longrope") if self.base_model_type == "phi3" else ROPE_TYPES
+        known = {"phi3": (*ROPE_TYPES, "longrope"), "gemma4_text": (*ROPE_TYPES, "proportional")}.get(self.base_model_type, ROPE_TYPES)
         if rope["rope_type"] not in known:
             raise ValueError(f"config.json: rope_type is {rope['rope_type']!r}; known are {', '.join(known)}")
         if rope["rope_type"] in ("llama3", "yarn", "longrope") and "original_max_position_embeddings" not in rope:
@@ -300,6 +330,26 @@ class DynsliceConfig(PretrainedConfig):
     @property
     def gated_bias(self):
         return self._biases == "all" or (self._biases in ("flags", "output") and self.mlp_bias)
+
+    def head_dim_of(self, layer_type):
+        """The width of a head in layers of that type."""
+        return getattr(self, "global_head_dim", self.head_dim) if layer_type == "full_attention" else self.head_dim
+
+    def rotary_channels_of(self, layer_type):
+        """Channels of such a head that are rotated, the first ones."""
+        return int(self.head_dim_of(layer_type) * self.rotary_share)
+
+    def has_values(self, layer_type):
+        """Whether such layers project values; if not, these are the keys as projected."""
+        return layer_type != "full_attention" or not getattr(self, "attention_k_eq_v", False)
+
+    @property
+    def value_norms(self):
+        return BASE_MODELS[self.base_model_type].get("value_norms", False)
+
+    @property
+    def layer_scales(self):
+        return BASE_MODELS[self.base_model_type].get("layer_scales", False)
 
     @property
     def head_norms(self):

@@ -102,6 +102,28 @@ class DynsliceRMSNorm(nn.Module):
         return normed if self.weight is None else self.weight * normed
 
 
+class ScaledEmbedding(nn.Embedding):
+    """Rows times a number, rounded to their dtype."""
+
+    def __init__(self, rows, width, scale):
+        super().__init__(rows, width)
+        self.scale = scale
+
+    def forward(self, input_ids):
+        return super().forward(input_ids) * torch.tensor(self.scale, dtype=self.weight.dtype)
+
+
+class LayerScale(nn.Module):
+    """Multiplies a stream by one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x * self.weight
+
+
 def make_norm(config, width, weighted):
     """A norm of the stream. Layer norms whose weights are folded into what follows them are RMS norms: what enters them is centred."""
     if config.layer_norms and weighted:
@@ -113,7 +135,7 @@ def inverse_frequencies(config, layer_type, is_long=False):
     """Of the rotary pairs in layers of that type, fp32 [pairs], on the CPU; `is_long` where a context is longer than what the
     model was trained for at first."""
     rope = config.rope_of(layer_type)
-    channels = config.rotary_channels
+    channels = config.rotary_channels_of(layer_type)
     exponents = torch.arange(0, channels, 2, dtype=torch.float, device="cpu") / channels
     frequencies = 1.0 / rope["rope_theta"] ** exponents
     divisors = config.dynslice.get("rope_frequency_divisors")
@@ -124,6 +146,9 @@ def inverse_frequencies(config, layer_type, is_long=False):
         return frequencies / torch.tensor(divisors, dtype=torch.float, device="cpu")
     if rope["rope_type"] == "linear":
         return frequencies / rope["factor"]
+    if rope["rope_type"] == "proportional":  # the other pairs stay as they are
+        turning = int(rope.get("partial_rotary_factor", 1.0) * channels // 2)
+        return torch.cat((frequencies[:turning], torch.zeros_like(frequencies[turning:])))
     if rope["rope_type"] == "llama3":
         # Long wavelengths are stretched, short ones kept, those between interpolated.
         turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
@@ -131,7 +156,7 @@ def inverse_frequencies(config, layer_type, is_long=False):
         smooth = ((turns - low) / (high - low)).clamp(0, 1)
         return (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
     if rope["rope_type"] == "yarn":
-        low, high = (pair_that_turns(config, rope, rope.get(key) or turns) for key, turns in (("beta_fast", 32), ("beta_slow", 1)))
+        low, high = (pair_that_turns(channels, rope, rope.get(key) or turns) for key, turns in (("beta_fast", 32), ("beta_slow", 1)))
         if rope.get("truncate", True):
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, channels - 1)
@@ -141,10 +166,10 @@ def inverse_frequencies(config, layer_type, is_long=False):
     return frequencies
 
 
-def pair_that_turns(config, rope, turns):
+def pair_that_turns(channels, rope, turns):
     """The rotary pair that turns so often within the length that the model was trained for, in fractions."""
     length = rope["original_max_position_embeddings"]
-    return config.rotary_channels * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(rope["rope_theta"]))
+    return channels * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(rope["rope_theta"]))
 
 
 def attention_factor(rope):
@@ -315,7 +340,7 @@ class DynsliceAttention(nn.Module):
         heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
         self.config = config
         self.layer_idx = index
-        self.head_dim = config.head_dim
+        self.head_dim = config.head_dim_of(config.layer_types[index])
         self.num_key_value_groups = heads // kv_heads
         self.scaling = config.attention_scale
         self.attention_dropout = config.attention_dropout
@@ -327,7 +352,12 @@ class DynsliceAttention(nn.Module):
         width = heads * self.head_dim * (2 if self.has_output_gate else 1)
         self.q_proj = nn.Linear(shape["input_width"], width, bias=config.qkv_bias)
         self.k_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
+        self.v_proj = None
+        if config.has_values(config.layer_types[index]):
+            self.v_proj = nn.Linear(shape["input_width"], kv_heads * self.head_dim, bias=config.qkv_bias)
+        self.v_norm = nn.Identity()
+        if config.value_norms:
+            self.v_norm = DynsliceRMSNorm(config, self.head_dim, False, divisor=self.head_dim)
         self.o_proj = nn.Linear(heads * self.head_dim, shape["middle_width"], bias=config.o_bias)
         self.q_norm = self.k_norm = nn.Identity()
         self.norms_whole, self.rotates_first = config.head_norms == "whole", config.head_norms == "rotated"
@@ -345,10 +375,11 @@ class DynsliceAttention(nn.Module):
             query, gate = query.view(*x.shape[:-1], -1, 2 * self.head_dim).chunk(2, dim=-1)
             query, gate = query.flatten(-2), gate.flatten(-2).sigmoid()
         query = self.place(query, self.q_norm, by_head, cos, sin)
-        key = self.place(self.k_proj(x), self.k_norm, by_head, cos, sin)
+        key = self.k_proj(x)
+        value = self.v_norm((key if self.v_proj is None else self.v_proj(x)).view(by_head)).transpose(1, 2)
+        key = self.place(key, self.k_norm, by_head, cos, sin)
         if query_scale is not None:
             query = query * query_scale
-        value = self.v_proj(x).view(by_head).transpose(1, 2)
         if past_key_values is not None:
             # A static cache of transformers 4 needs the positions; 5 counts by itself.
             place = {"cache_position": cache_position}
@@ -423,6 +454,7 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
             self.post_attention_layernorm = make_norm(config, widths[1], shape["norm_weights"])
         self.mlp = DynsliceMLP(config, shape)
         self.mlp_shortcut = make_shortcut(shape["mlp_shortcut"], widths[1], widths[2])
+        self.layer_scalar = LayerScale() if config.layer_scales else nn.Identity()
 
     def forward(self, x, **kwargs):
         weights = None
@@ -431,7 +463,7 @@ class DynsliceDecoderLayer(GradientCheckpointingLayer):
             attended, weights = mixer(self.input_layernorm(x), **kwargs)
             x = self.attn_shortcut(x) + self.post_self_attn_layernorm(attended) * self.branch_scale
         added = self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x)))
-        return self.mlp_shortcut(x) + added * self.branch_scale, weights
+        return self.layer_scalar(self.mlp_shortcut(x) + added * self.branch_scale), weights
 
 
 class DynslicePreTrainedModel(PreTrainedModel):
@@ -452,6 +484,8 @@ class DynsliceModel(DynslicePreTrainedModel):
         shapes = config.dynslice
         width = config.hidden_size if shapes["embedding_rotation"] else shapes["embedding_width"]
         self.embed_tokens = nn.Embedding(config.vocab_size, width)
+        if config.embedding_scale != 1 and not config.scales_given_embeddings:
+            self.embed_tokens = ScaledEmbedding(config.vocab_size, width, config.embedding_scale)
         self.embed_positions = None
         if config.first_position is not None:
             self.embed_positions = nn.Embedding(config.first_position + config.max_position_embeddings, width)
@@ -495,17 +529,15 @@ class DynsliceModel(DynslicePreTrainedModel):
         **kwargs,
     ):
         """`last_hidden_state` is what the head reads; `hidden_states`, where asked for, has the stream before every
-        layer, each of its own width, and `last_hidden_state`. `inputs_embeds` are rows of `embed_tokens`, scaled where the
-        model's own embedding scales them (Gemma's does; Granite scales what comes out of it)."""
+        layer, each of its own width, and `last_hidden_state`. `inputs_embeds` are what `embed_tokens` gives."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         use_cache = self.config.use_cache if use_cache is None else use_cache
         keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         keep_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        is_scaled = inputs_embeds is not None and not self.config.scales_given_embeddings
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if self.config.embedding_scale != 1 and not is_scaled:
+        if self.config.scales_given_embeddings:  # Granite's scale is not the embedding's own
             inputs_embeds = inputs_embeds * torch.tensor(self.config.embedding_scale, dtype=inputs_embeds.dtype)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)

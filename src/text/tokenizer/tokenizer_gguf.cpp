@@ -39,14 +39,17 @@ const PreKind& pre_kind(const GgufFile& file) {
   fail(file, "pre", "\"" + pre + "\" is not known; known are " + known);
 }
 
+// Merges by rank, spaces as ▁, and tokens of bytes for what is unknown.
+constexpr const char* kRankedMetaspace = "gemma4";
+
 std::string tokenizer_model(const GgufFile& file) {
   if (!file.has(key_of("model"))) {
     throw_error(ErrorKind::kMissingData, file.path().string(), ": has no tokenizer (key ", key_of("model"),
                 "); use a GGUF file with one, or the Hugging Face folder");
   }
   std::string model = file.string(key_of("model"));
-  if (model != "gpt2" && model != "llama")
-    fail(file, "model", "\"" + model + "\" is not supported; supported are gpt2 and llama");
+  if (model != "gpt2" && model != "llama" && model != kRankedMetaspace)
+    fail(file, "model", "\"" + model + "\" is not supported; supported are gpt2, llama and " + kRankedMetaspace);
   return model;
 }
 
@@ -203,7 +206,7 @@ Json tokenizer_json(Json normalizer, Json pre_tokenizer, Json model, Json post, 
           {"model", std::move(model)}};
 }
 
-Json byte_level_merges(const GgufFile& file) {
+Json ranked_merges(const GgufFile& file) {
   Json merges = Json::array();
   for (const std::string& merge : file.strings(key_of("merges"))) {
     const size_t rank = merges.size();
@@ -219,7 +222,7 @@ Json byte_level_merges(const GgufFile& file) {
 
 Json byte_level_tokenizer(const GgufFile& file, const Vocabulary& vocabulary) {
   const PreKind& kind = pre_kind(file);
-  Json model = bpe_model(vocabulary, byte_level_merges(file));
+  Json model = bpe_model(vocabulary, ranked_merges(file));
   model["ignore_merges"] = kind.ignore_merges;
   Json normalizer = nullptr;
   if (kind.nfc) normalizer = {{"type", "NFC"}};
@@ -302,20 +305,38 @@ Json replace(std::string_view pattern, std::string_view content) {
   return {{"type", "Replace"}, {"pattern", {{"String", pattern}}}, {"content", content}};
 }
 
-Json metaspace_tokenizer(const GgufFile& file, const Vocabulary& vocabulary) {
-  const SentencePieceVocabulary pieces = sentencepiece_vocabulary(file, vocabulary);
-  Json model = bpe_model(vocabulary, sentencepiece_merges(pieces, vocabulary));
-  model["unk_token"] = vocabulary.text(static_cast<size_t>(*pieces.unk));
+Json metaspace_tokenizer(const GgufFile& file, const Vocabulary& vocabulary, Json merges, int32_t unknown,
+                         bool has_dummy_prefix) {
+  Json model = bpe_model(vocabulary, std::move(merges));
+  model["unk_token"] = vocabulary.text(static_cast<size_t>(unknown));
   model["fuse_unk"] = true;
-  model["byte_fallback"] = pieces.byte_fallback;
+  model["byte_fallback"] = has_all_bytes(vocabulary);
   Json normalizers = Json::array();
-  if (pieces.add_dummy_prefix) normalizers.push_back({{"type", "Prepend"}, {"prepend", kMetaspace}});
+  if (has_dummy_prefix) normalizers.push_back({{"type", "Prepend"}, {"prepend", kMetaspace}});
   normalizers.push_back(replace(" ", kMetaspace));
   Json decoders = {replace(kMetaspace, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
-  if (pieces.add_dummy_prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  if (has_dummy_prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   return tokenizer_json({{"type", "Sequence"}, {"normalizers", normalizers}}, nullptr, std::move(model),
                         post_processor(vocabulary, read_frame(file, vocabulary, true)),
                         {{"type", "Sequence"}, {"decoders", decoders}}, added_tokens(vocabulary));
+}
+
+Json metaspace_tokenizer(const GgufFile& file, const Vocabulary& vocabulary) {
+  const SentencePieceVocabulary pieces = sentencepiece_vocabulary(file, vocabulary);
+  return metaspace_tokenizer(file, vocabulary, sentencepiece_merges(pieces, vocabulary), *pieces.unk,
+                             pieces.add_dummy_prefix);
+}
+
+Json ranked_metaspace_tokenizer(const GgufFile& file, const Vocabulary& vocabulary) {
+  const auto unknown = vocabulary.special("unknown_token_id");
+  if (!unknown) fail(file, "unknown_token_id", "is missing");
+  return metaspace_tokenizer(file, vocabulary, ranked_merges(file), *unknown, flag(file, "add_space_prefix", false));
+}
+
+// Of the models that are not sentencepiece's.
+Json ranked_tokenizer(const GgufFile& file, const Vocabulary& vocabulary) {
+  return tokenizer_model(file) == kRankedMetaspace ? ranked_metaspace_tokenizer(file, vocabulary)
+                                                   : byte_level_tokenizer(file, vocabulary);
 }
 
 std::string architecture_key(const GgufFile& file, const std::string& name) {
@@ -380,7 +401,7 @@ std::unique_ptr<Tokenizer> make_gguf_tokenizer(const GgufFile& file) {
   const std::string model = tokenizer_model(file);
   const Vocabulary vocabulary(file);
   if (model == "llama") return make_llama_tokenizer(file, vocabulary);
-  return make_json_tokenizer(byte_level_tokenizer(file, vocabulary), file.path().string(), special_names(vocabulary));
+  return make_json_tokenizer(ranked_tokenizer(file, vocabulary), file.path().string(), special_names(vocabulary));
 }
 
 GgufTokenizerFiles tokenizer_files_of_gguf(const GgufFile& file) {
@@ -392,7 +413,7 @@ GgufTokenizerFiles tokenizer_files_of_gguf(const GgufFile& file) {
     files.tokenizer = metaspace_tokenizer(file, vocabulary);
     files.sentencepiece = serialize_sentencepiece_model(sentencepiece_vocabulary(file, vocabulary));
   } else {
-    files.tokenizer = byte_level_tokenizer(file, vocabulary);
+    files.tokenizer = ranked_tokenizer(file, vocabulary);
   }
   return files;
 }

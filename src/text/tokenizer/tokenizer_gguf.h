@@ -11,7 +11,8 @@
 namespace dynslice {
 
 // Throws kMissingData when the file has no tokenizer; kBadInput (file, key, found, known) for one that cannot
-// be used. tokenizer.ggml.model is "gpt2" (byte-level BPE) or "llama" (sentencepiece).
+// be used. tokenizer.ggml.model is "gpt2" (byte-level BPE), "llama" (sentencepiece) or
+// "gemma4" (BPE whose spaces are ▁).
 std::unique_ptr<Tokenizer> make_gguf_tokenizer(const GgufFile& file);
 
 struct GgufTokenizerFiles {

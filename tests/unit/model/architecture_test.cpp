@@ -23,6 +23,7 @@ using testing::tiny_model;
 MemoryCheckpoint model_with_all_parts() {
   ModelConfig config = tiny_config({.layers = 1, .all_biases = true, .gemma = true});
   config.has_centred_norms = true;
+  config.layers.front().has_layer_scale = true;
   config.layers.push_back(config.layers.front());
   config.layers.back().delta = {2, 4, 6, 5, 4};
   config.layer_is_sliding.push_back(false);
@@ -51,7 +52,7 @@ TEST(Architecture, EveryRoleIsLoadedAndGivenBackUnderItsName) {
   std::set<std::string> names;
   for (const int64_t index : {0, 1}) {
     const DecoderLayer layer = load_decoder_layer(model, index, at::kFloat, at::kCPU);
-    for (const auto& [suffix, values] : layer_tensors(layer, model.config().head_dim)) {
+    for (const auto& [suffix, values] : layer_tensors(layer)) {
       names.insert(suffix);
       EXPECT_TRUE(at::equal(values, model.at(layer_tensor_name(index, suffix)))) << suffix;
     }
@@ -90,7 +91,7 @@ TEST(Architecture, OfALayerWithoutAttentionOnlyTheMlpIsLeft) {
   DecoderLayer layer = load_decoder_layer(model, 0, at::kFloat, at::kCPU);
   remove_attention(layer);
   layer.shape.num_attention_heads = layer.shape.num_key_value_heads = 0;
-  for (const auto& [suffix, values] : layer_tensors(layer, model.config().head_dim)) {
+  for (const auto& [suffix, values] : layer_tensors(layer)) {
     ASSERT_NE(find_part(suffix), nullptr) << suffix;
     EXPECT_EQ(find_part(suffix)->half, Half::kMlp) << suffix;
   }

@@ -55,11 +55,11 @@ TEST_F(Config, ReadsALlama) {
   const ModelConfig config =
       read_changed(tiny("llama"), {{"rope_theta", 5e5}, {"bos_token_id", 1}, {"eos_token_id", {7, 8}}});
   EXPECT_EQ(config.vocab_size, 100);
-  EXPECT_EQ(config.head_dim, 8);
+  EXPECT_EQ(config.layers.front().head_dim, 8);
   EXPECT_EQ(config.rope.theta, 5e5);
   EXPECT_EQ(config.rms_norm_eps, 1e-5);
   EXPECT_EQ(config.num_layers(), 3);
-  EXPECT_EQ(config.layers[2], (LayerShape{32, 32, 32, 48, 4, 2, {}, {}, true}));
+  EXPECT_EQ(config.layers[2], (LayerShape{32, 32, 32, 48, 4, 2, 8, {}, {}, true}));
   EXPECT_EQ(config.bos_token_id, 1);
   EXPECT_EQ(config.eos_token_id, 7);
   EXPECT_FALSE(config.tie_word_embeddings || config.qkv_bias || config.o_bias || config.mlp_bias);
@@ -221,7 +221,7 @@ TEST_F(Config, ReadsWhatArchitecturesHaveOfTheirOwn) {
   EXPECT_FALSE(olmo.layers.front().has_input_norms);
   EXPECT_EQ(olmo.sliding_rope->theta, 500000);
 
-  EXPECT_EQ(read(tiny("glm4")).rotated_channels(), 64);  // half of a head of 128
+  EXPECT_EQ(read(tiny("glm4")).rotary_dim, 64);  // half of a head of 128
   EXPECT_TRUE(read(tiny("glm4")).rotary_is_interleaved);
   EXPECT_EQ(read_changed(tiny("phi3"), {{"partial_rotary_factor", 0.5}}).rotary_dim, 4);
   Json longrope = {{"type", "su"}, {"short_factor", {1, 1, 1, 2}}, {"long_factor", {2, 3, 4, 5}}};
@@ -247,7 +247,6 @@ TEST_F(Config, ReadsALanguageModelBesideOtherParts) {
   EXPECT_EQ(config.model_type, "llama");
   EXPECT_EQ(config.eos_token_id, 5);
   EXPECT_TRUE(config.is_wrapped());
-  EXPECT_FALSE(names_linears(config));
   const StoredTensor stored = stored_tensor(config, "model.layers.2.mlp.up_proj.weight");
   EXPECT_EQ(stored.name, "language_model.model.layers.2.mlp.up_proj.weight");
   EXPECT_EQ(names_of_stored(config, stored.name), std::vector<std::string>{"model.layers.2.mlp.up_proj.weight"});
@@ -272,6 +271,68 @@ TEST_F(Config, ReadsALanguageModelBesideOtherParts) {
   other = whole;
   other["quantization_config"] = {{"quant_method", "compressed-tensors"}};
   expect_refused(other, {"quantization_config"});
+}
+
+Json gemma4() {
+  Json json = tiny("gemma4_text");
+  json.update({{"head_dim", 8},
+               {"global_head_dim", 16},
+               {"attention_k_eq_v", true},
+               {"num_global_key_value_heads", 1},
+               {"hidden_size_per_layer_input", 0},
+               {"layer_types", {"sliding_attention", "full_attention", "full_attention"}}});
+  json.erase("hidden_act");
+  return json;
+}
+
+TEST_F(Config, ReadsTheHeadsThatGemma4sLayersHaveByTheirType) {
+  const ModelConfig config = read(gemma4());
+  const LayerShape &sliding = config.layers.front(), &global = config.layers.back();
+  EXPECT_EQ(sliding.head_dim, 8);
+  EXPECT_EQ(sliding.num_key_value_heads, 2);
+  EXPECT_TRUE(sliding.has_values);
+  EXPECT_EQ(global.head_dim, 16);
+  EXPECT_EQ(global.num_key_value_heads, 1);
+  EXPECT_FALSE(global.has_values);
+  EXPECT_EQ(config.layers[1], global);
+  EXPECT_EQ(config.rope.turning_share, 0.25);
+  EXPECT_EQ(config.sliding_rope->turning_share, 1);
+  EXPECT_TRUE(config.is_ordinary());
+
+  Json by_layer = gemma4();  // as transformers writes it
+  for (const char* key : {"global_head_dim", "num_global_key_value_heads"}) by_layer.erase(key);
+  const Json own = {{"head_dim", 16}, {"num_key_value_heads", 1}};
+  by_layer["per_layer_config"] = {{"1", own}, {"2", own}};
+  EXPECT_EQ(read(by_layer).layers, config.layers);
+  const Json written = Json(write_config(read(by_layer), "float32"));
+  EXPECT_FALSE(written.contains("per_layer_config"));
+  EXPECT_EQ(read(written).layers, config.layers);
+
+  expect_refused([&] { return by_layer["per_layer_config"]["2"]["head_dim"] = 12, by_layer; }(), {"per_layer_config"});
+  const auto refused = [&](const Json& changes, const std::string& key) {
+    Json json = gemma4();
+    json.update(changes);
+    expect_refused(json, {key});
+  };
+  refused({{"hidden_size_per_layer_input", 64}}, "hidden_size_per_layer_input");
+  refused({{"num_kv_shared_layers", 1}}, "num_kv_shared_layers");
+  refused({{"enable_moe_block", true}}, "enable_moe_block");
+  refused({{"global_head_dim", 7}}, "global_head_dim");
+  refused({{"num_global_key_value_heads", 3}}, "num_global_key_value_heads");
+  refused({{"use_bidirectional_attention", "all"}}, "use_bidirectional_attention");
+  Json silent = gemma4();
+  silent.erase("hidden_size_per_layer_input");  // which means that there are
+  expect_refused(silent, {"hidden_size_per_layer_input"});
+}
+
+TEST_F(Config, IsNoOrdinaryGemma4WhoseLastLayerSlides) {
+  ModelConfig config = read(gemma4());
+  config.layers[1].num_attention_heads = config.layers[1].num_key_value_heads = 0;
+  EXPECT_EQ(read(Json(write_config(config, "float32"))).layers, config.layers);
+  config.layers.resize(1);
+  config.layer_is_sliding.resize(1);
+  EXPECT_FALSE(config.is_ordinary());  // transformers would let it see all, with other heads
+  EXPECT_EQ(read(Json(write_config(config, "float32"))).layers, config.layers);
 }
 
 TEST_F(Config, RefusesWhatArchitecturesCannotHaveOfTheirOwn) {
@@ -352,7 +413,7 @@ TEST_F(Config, KeepsHeadWidthAndKeyValueHeadsWhenHeadsAreTakenAway) {
   ModelConfig config = read(source);
   for (LayerShape& shape : config.layers) shape.num_attention_heads = shape.num_key_value_heads = 2;
   EXPECT_EQ(read(Json(write_config(config, "float32"))).layers, config.layers);
-  EXPECT_EQ(read(Json(write_config(config, "float32"))).head_dim, 8);
+  EXPECT_EQ(read(Json(write_config(config, "float32"))).layers.front().head_dim, 8);
   ModelConfig fewer_queries = read(source);
   for (LayerShape& shape : fewer_queries.layers) shape.num_attention_heads = 4, shape.num_key_value_heads = 2;
   EXPECT_EQ(read(Json(write_config(fewer_queries, "float32"))).layers, fewer_queries.layers);
@@ -361,9 +422,9 @@ TEST_F(Config, KeepsHeadWidthAndKeyValueHeadsWhenHeadsAreTakenAway) {
 // A llama with three layers whose streams are cut to different widths.
 ModelConfig sliced(ModelConfig config) {
   const ShortcutShape matrix{ShortcutKind::kMatrix, 0};
-  config.layers[0] = {24, 20, 16, 48, 4, 2, matrix, {ShortcutKind::kLowRank, 3}, false};
-  config.layers[1] = {16, 16, 16, 40, 2, 1, {}, {}, false};
-  config.layers[2] = {16, 18, 30, 48, 4, 4, {ShortcutKind::kSymmetric, 5}, matrix, true};
+  config.layers[0] = {24, 20, 16, 48, 4, 2, 8, matrix, {ShortcutKind::kLowRank, 3}, false};
+  config.layers[1] = {16, 16, 16, 40, 2, 1, 8, {}, {}, false};
+  config.layers[2] = {16, 18, 30, 48, 4, 4, 8, {ShortcutKind::kSymmetric, 5}, matrix, true};
   config.embedding_width = 24;
   config.head_width = 30;
   config.has_final_norm_weight = false;
@@ -381,7 +442,7 @@ TEST_F(Config, ReadsBackTheSlicedModelThatItWrote) {
   EXPECT_EQ(again.layers, config.layers);
   EXPECT_EQ(again.model_type, "llama");
   EXPECT_EQ(again.hidden_size, 32);
-  EXPECT_EQ(again.head_dim, 8);
+  EXPECT_EQ(again.layers.front().head_dim, 8);
   EXPECT_EQ(again.rope.theta, 5e5);
   EXPECT_EQ(again.embedding_width, 24);
   EXPECT_EQ(again.head_width, 30);
@@ -504,7 +565,7 @@ TEST_F(GgufConfig, SaysWhatTheMetadataSay) {
   const ModelConfig config = read_gguf(gguf_metadata("llama"));
   EXPECT_EQ(config.model_type, "llama");
   EXPECT_EQ(config.vocab_size, 100);
-  EXPECT_EQ(config.layers[0], (LayerShape{32, 32, 32, 48, 4, 2, {}, {}, true}));
+  EXPECT_EQ(config.layers[0], (LayerShape{32, 32, 32, 48, 4, 2, 8, {}, {}, true}));
   EXPECT_EQ(config.rms_norm_eps, 1e-5);  // not the 32-bit float's 9.99999974e-06
   EXPECT_EQ(config.rope.theta, 5e5);
   EXPECT_EQ(config.max_position_embeddings, 512);
@@ -583,7 +644,7 @@ TEST_F(GgufConfig, KeepsDivisorsThatAreNoKnownScaling) {
 }
 
 TEST_F(GgufConfig, RefusesWhatIsNotSupported) {
-  expect_gguf_refused(gguf_metadata("gemma4"), {"m.gguf", "gemma4", "llama, deci, qwen2"});
+  expect_gguf_refused(gguf_metadata("gemma5"), {"m.gguf", "gemma5", "llama, deci, qwen2"});
   GgufBuilder experts = gguf_metadata("llama");
   expect_gguf_refused(experts.number("llama.expert_count", 8), {"llama.expert_count", "experts"});
   GgufBuilder scaled = gguf_metadata("qwen2");

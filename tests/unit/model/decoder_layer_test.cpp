@@ -65,8 +65,7 @@ class NaiveLayer {
     const LayerShape& shape = config.layers[static_cast<size_t>(index_)];
     const at::Tensor q = linear("self_attn.q_proj", x), k = linear("self_attn.k_proj", x),
                      v = linear("self_attn.v_proj", x);
-    const int64_t d = config.head_dim, length = x.size(0),
-                  group = shape.num_attention_heads / shape.num_key_value_heads;
+    const int64_t d = shape.head_dim, length = x.size(0), group = shape.num_attention_heads / shape.num_key_value_heads;
     std::vector<at::Tensor> heads;
     for (int64_t h = 0; h < shape.num_attention_heads; ++h) {
       const at::Tensor query = rope(q.narrow(1, h * d, d)), key = rope(k.narrow(1, h / group * d, d));

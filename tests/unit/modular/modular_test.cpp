@@ -90,7 +90,8 @@ TEST_P(ModularOfEveryKindOfModel, LosesNothingWithHeadsThatAddNothing) {
   const bool is_delta = GetParam().options.delta;
   const auto silence = [&](int64_t layer, int64_t first, int64_t count) {
     if (is_delta) return;
-    model.at(layer_tensor_name(layer, "self_attn.o_proj.weight")).narrow(1, 8 * first, 8 * count).zero_();
+    const int64_t width = model.config().layers[static_cast<size_t>(layer)].head_dim;
+    model.at(layer_tensor_name(layer, "self_attn.o_proj.weight")).narrow(1, width * first, width * count).zero_();
   };
   silence(0, 2, 2);
   silence(1, 0, 1);
@@ -115,8 +116,9 @@ INSTANTIATE_TEST_SUITE_P(
     Modular, ModularOfEveryKindOfModel,
     ::testing::Values(Kind{"Untied", {}}, Kind{"Tied", {.tied = true}}, Kind{"QkvBias", {.qkv_bias = true}},
                       Kind{"AllBiases", {.tied = true, .all_biases = true}}, Kind{"HeadNorms", {.head_norms = true}},
-                      Kind{"Gemma", {.tied = true, .gemma = true}}, Kind{"Olmo", {.olmo = true}},
-                      Kind{"Granite", {.granite = true}}, Kind{"Opt", {.opt = true}}, Kind{"Delta", {.delta = true}}),
+                      Kind{"Gemma", {.tied = true, .gemma = true}}, Kind{"Gemma4", {.gemma4 = true}},
+                      Kind{"Olmo", {.olmo = true}}, Kind{"Granite", {.granite = true}}, Kind{"Opt", {.opt = true}},
+                      Kind{"Delta", {.delta = true}}),
     [](const auto& instance) { return instance.param.name; });
 
 // Gemma 3's norms behind MLPs have weights from 0 to 200 in one layer.

@@ -217,7 +217,7 @@ TEST(PlanLosses, WithCalibrationFitEveryMatrixToWhatItReads) {
   quantized.gate_up.weight = fitted(layer.gate_up.weight, half_input(kMlpHalf, layer, walk.context(), middle));
   quantized.down_proj.weight = fitted(layer.down_proj.weight, half_inner(kMlpHalf, layer, walk.context(), middle));
   MemoryCheckpoint expected = tiny_model({.layers = 1});
-  for (const auto& [suffix, values] : layer_tensors(quantized, model.config().head_dim))
+  for (const auto& [suffix, values] : layer_tensors(quantized))
     expected.at(layer_tensor_name(0, suffix)) = values.clone();
   // fp32 sums of moments: a code may round to the other side here and there.
   EXPECT_NEAR(losses.front(), loss_of(expected, windows), 2e-3);

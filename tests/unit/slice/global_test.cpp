@@ -71,7 +71,7 @@ TEST_P(GlobalBasis, GivesAnOrdinaryModelOfASmallerHiddenSize) {
   EXPECT_TRUE(sliced.config().is_ordinary());
   EXPECT_FALSE(sliced.config().is_sliced());
   EXPECT_EQ(sliced.config().hidden_size, 24);
-  EXPECT_EQ(sliced.config().head_dim, model.config().head_dim);
+  EXPECT_EQ(sliced.config().layers.front().head_dim, model.config().layers.front().head_dim);
   EXPECT_EQ(sliced.config().tie_word_embeddings, model.config().tie_word_embeddings);
   testing::expect_tensors_of_configuration(sliced);
 }

@@ -32,6 +32,13 @@ const Kind kKinds[] = {
     {"HeadNorms", [](LayerShape& shape) { shape.query_key_norm = QueryKeyNorm::kHead; }},
     {"RotatedHeadNorms", [](LayerShape& shape) { shape.query_key_norm = QueryKeyNorm::kRotatedHead; }},
     {"BranchNorms", [](LayerShape& shape) { shape.has_branch_norms = true; }},
+    {"KeysForValues",
+     [](LayerShape& shape) {
+       shape.query_key_norm = QueryKeyNorm::kHead;
+       shape.has_values = false;
+       shape.has_value_norm = shape.has_layer_scale = true;
+     },
+     [](ModelConfig& config) { config.rope.turning_share = 0.5; }},
     {"NormsBehindAlone",
      [](LayerShape& shape) {
        shape.query_key_norm = QueryKeyNorm::kWhole;
@@ -109,7 +116,7 @@ TEST_P(TrainableLayer, ComputesWhatTheWalkComputes) {
 }
 
 TEST_P(TrainableLayer, ItsTensorsAreThoseOfTheCheckpoint) {
-  const auto tensors = layer_tensors(layer_, model_.config().head_dim);
+  const auto tensors = layer_tensors(layer_);
   size_t of_layer = 0;
   for (const TensorInfo& info : model_.tensors()) of_layer += info.name.starts_with("model.layers.0.") ? 1 : 0;
   EXPECT_EQ(tensors.size(), of_layer);

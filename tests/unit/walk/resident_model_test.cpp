@@ -76,6 +76,7 @@ TEST(ResidentModel, GivesTheWalksLogitsHoweverTheTextIsCut) {
   expect_pieces_do_not_matter(tiny_model({.qkv_bias = true}), "qwen2's biases");
   expect_pieces_do_not_matter(tiny_model({.head_norms = true}), "qwen3's norms of heads");
   expect_pieces_do_not_matter(tiny_model({.tied = true, .gemma = true}), "gemma3's norms, ropes and scales");
+  expect_pieces_do_not_matter(tiny_model({.gemma4 = true}), "gemma4's heads");
   expect_pieces_do_not_matter(tiny_model({.gemma = true, .caps = true}), "capped scores and logits");
   expect_pieces_do_not_matter(tiny_model({.olmo = true}), "olmo2's norms");
   expect_pieces_do_not_matter(tiny_model({.granite = true}), "granite's multipliers");

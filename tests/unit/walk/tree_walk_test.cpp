@@ -143,8 +143,8 @@ TEST(TreeWalk, GivesEverySequenceItsOwnStream) {
   for (const ModelConfig& config :
        {testing::tiny_config({.qkv_bias = true}), sliding, testing::tiny_config({.gemma = true}),
         testing::tiny_config({.gemma = true, .caps = true}), testing::tiny_config({.olmo = true}),
-        testing::tiny_config({.granite = true}), testing::tiny_config({.opt = true}),
-        testing::tiny_config({.delta = true})}) {
+        testing::tiny_config({.gemma4 = true}), testing::tiny_config({.granite = true}),
+        testing::tiny_config({.opt = true}), testing::tiny_config({.delta = true})}) {
     const testing::MemoryCheckpoint model = testing::random_model(config);
     const Sequences sequences = branching_sequences();
     PrefixTree tree;
