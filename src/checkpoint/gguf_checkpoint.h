@@ -30,11 +30,11 @@ class GgufCheckpoint : public Checkpoint {
     size_t tensor = 0;  // index into file_.tensors()
     // Heads whose rows the file keeps in the order of interleaved rotary embeddings; 0 when rows are as they should.
     int64_t interleaved_heads = 0;
-    int64_t head_width = 0;  // of theirs
-    int64_t first_row = 0;   // of the file's tensor
+    int64_t first_row = 0;  // of the file's tensor
     // Of gated delta nets: the file's row for each of ours, its part of a row for each of ours, and whether it holds
     // -exp(x) of x.
     std::vector<int64_t> rows = {}, column_parts = {};
+    int64_t head_width = 0;  // of interleaved ones
     bool is_rate = false;
   };
 

@@ -1,6 +1,7 @@
 #include "jobs/modular_planning.h"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "dynslice/walk/memory_plan.h"
 
@@ -67,6 +68,120 @@ GivenUp give_up(const std::vector<LayerCurves>& curves, const ModelConfig& confi
     result.heads.push_back(curves[i].counts[static_cast<size_t>(step - sizes.begin())]);
   }
   return result;
+}
+
+namespace {
+
+// Steps of the layers' curves of heads, one a layer, at which all have `heads` heads, and those that began with as many
+// key-value heads end with as many; of several such, the ones that cost least. Empty: there are none.
+std::vector<size_t> steps_alike(const std::vector<LayerCurves>& curves, int64_t heads) {
+  std::vector<size_t> steps(curves.size());
+  std::vector<bool> placed(curves.size());
+  for (size_t first = 0; first < curves.size(); ++first) {
+    if (placed[first]) continue;
+    std::vector<size_t> best;
+    double least = 0;
+    for (const HeadCount& count : curves[first].counts) {
+      if (count.heads != heads) continue;
+      std::vector<size_t> found;
+      double loss = 0;
+      bool all = true;
+      for (size_t i = first; i < curves.size() && all; ++i) {
+        if (curves[i].counts.front() != curves[first].counts.front()) continue;
+        const auto step = std::ranges::find(curves[i].counts, count);
+        all = step != curves[i].counts.end();
+        if (!all) continue;
+        found.push_back(static_cast<size_t>(step - curves[i].counts.begin()));
+        loss += curves[i].heads.losses[found.back()];
+      }
+      if (!all || (!best.empty() && loss >= least)) continue;
+      best = found;
+      least = loss;
+    }
+    if (best.empty()) return {};
+    size_t next = 0;
+    for (size_t i = first; i < curves.size(); ++i) {
+      if (curves[i].counts.front() != curves[first].counts.front()) continue;
+      steps[i] = best[next++];
+      placed[i] = true;
+    }
+  }
+  return steps;
+}
+
+// Between its points.
+double loss_at(const LossCurve& curve, double step) {
+  const auto below = static_cast<size_t>(step);
+  if (below + 1 >= curve.losses.size()) return curve.losses.back();
+  return curve.losses[below] + (step - static_cast<double>(below)) * (curve.losses[below + 1] - curve.losses[below]);
+}
+
+// What layers of equal shapes can be: their heads, at these steps of their curves, give up so many weights.
+struct HeadsAlike {
+  std::vector<size_t> steps;
+  double gone = 0, loss = 0;
+};
+
+std::vector<HeadsAlike> choices_alike(const std::vector<LayerCurves>& curves) {
+  std::vector<HeadsAlike> found;
+  for (const HeadCount& count : curves.front().counts) {
+    HeadsAlike one{steps_alike(curves, count.heads)};
+    if (count.heads == 0 || one.steps.empty()) continue;
+    for (size_t i = 0; i < curves.size(); ++i) {
+      one.gone += curves[i].heads.sizes[one.steps[i]];
+      one.loss += curves[i].heads.losses[one.steps[i]];
+    }
+    found.push_back(std::move(one));
+  }
+  return found;
+}
+
+// Weights of a neuron of every layer, of all that may go, and how many neurons all layers can lose.
+struct WeightsAlike {
+  double a_neuron = 0, total = 0, most_neurons = 0;
+};
+
+WeightsAlike weights_alike(const std::vector<LayerCurves>& curves, const ModelConfig& config) {
+  WeightsAlike weights;
+  size_t most = SIZE_MAX;
+  for (const LayerCurves& layer : curves) {
+    weights.a_neuron += layer.neurons.sizes.at(1);
+    weights.total += layer.heads.sizes.back();
+    most = std::min(most, layer.neurons.losses.size() - 1);
+  }
+  weights.total += weights.a_neuron * static_cast<double>(config.layers.front().intermediate_size);
+  weights.most_neurons = static_cast<double>(most);
+  return weights;
+}
+
+}  // namespace
+
+double most_alike(const std::vector<LayerCurves>& curves, const ModelConfig& config) {
+  const WeightsAlike weights = weights_alike(curves, config);
+  double most = 0;
+  for (const HeadsAlike& heads : choices_alike(curves))
+    most = std::max(most, heads.gone + weights.most_neurons * weights.a_neuron);
+  return most / weights.total;
+}
+
+GivenUp give_up_alike(const std::vector<LayerCurves>& curves, const ModelConfig& config, double average) {
+  const WeightsAlike weights = weights_alike(curves, config);
+  const double asked = std::min(average, most_alike(curves, config)) * weights.total;
+  GivenUp best;
+  double least = 0;
+  for (const HeadsAlike& heads : choices_alike(curves)) {
+    const double neurons = std::max(0.0, (asked - heads.gone) / weights.a_neuron);
+    if (heads.gone > asked || neurons > weights.most_neurons * (1 + 1e-9)) continue;
+    double loss = heads.loss;
+    for (const LayerCurves& layer : curves) loss += loss_at(layer.neurons, neurons);
+    if (!best.ratios.empty() && loss >= least) continue;
+    least = loss;
+    const auto inner = static_cast<double>(config.layers.front().intermediate_size);
+    best = {std::vector<double>(curves.size(), neurons / inner), {}};
+    if (curves.front().counts.size() == 1) continue;
+    for (size_t i = 0; i < curves.size(); ++i) best.heads.push_back(curves[i].counts[heads.steps[i]]);
+  }
+  return best;
 }
 
 OrderedJson losses_of(const std::vector<LayerCurves>& curves, const SlicePlan& plan) {

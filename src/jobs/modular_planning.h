@@ -27,6 +27,13 @@ struct GivenUp {
 };
 GivenUp give_up(const std::vector<LayerCurves>& curves, const ModelConfig& config, double average);
 
+// The same with as many neurons, and heads, in every layer (in those that had as many): of the numbers of heads that
+// all can have, the one that costs the loss least.
+// A share that is beyond the most is that.
+GivenUp give_up_alike(const std::vector<LayerCurves>& curves, const ModelConfig& config, double average);
+// The most that layers can give up so.
+double most_alike(const std::vector<LayerCurves>& curves, const ModelConfig& config);
+
 // What the plan is expected to cost every layer, in nats a token.
 OrderedJson losses_of(const std::vector<LayerCurves>& curves, const SlicePlan& plan);
 

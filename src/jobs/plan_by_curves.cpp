@@ -1,4 +1,4 @@
-// Plans by measured curves: of --allocate loss, spectrum, blend and search.
+// Plans by measured curves: of --allocate loss, uniform, spectrum, blend and search.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -8,6 +8,7 @@
 #include "dynslice/plan/budget.h"
 #include "dynslice/slice/spectrum.h"
 #include "dynslice/support/error.h"
+#include "dynslice/support/format.h"
 #include "dynslice/support/log.h"
 #include "jobs/modular_planning.h"
 #include "jobs/plan_parts.h"
@@ -15,6 +16,20 @@
 
 namespace dynslice {
 namespace {
+
+// Of a uniform plan: what one of the same size with shapes of their own would cost every layer.
+constexpr const char* kFreeLosses = "losses_of_free_shapes";
+
+// Says what equal shapes cost.
+void tell_price(const SlicePlan& plan) {
+  const auto sum = [&](const char* key) {
+    double total = 0;
+    for (const auto& loss : plan.provenance.at(key)) total += loss.get<double>();
+    return total;
+  };
+  log(LogLevel::kInfo, "equal shapes are expected to cost " + format_fixed(sum("losses"), 3) +
+                           " nats a token, shapes of their own (--allocate loss) " + format_fixed(sum(kFreeLosses), 3));
+}
 
 // What every layer keeps of `whole` neurons or directions at that ratio.
 int64_t least_kept(const PlanningRequest& options, int64_t whole) {
@@ -36,10 +51,20 @@ PlanAt plans_by_parts(const PlanningInputs& in, const LayerWalk& walk) {
           curves =
               measure_loss_curves(walk, in.calibration.text().windows, in.sensitivity, modular_options(options.modular),
                                   least, phase(in.journal, "losses"))](double average) {
-    const GivenUp given = give_up(curves, config, average);
-    SlicePlan plan = plan_of_ratios(options, config, at_most(largest_ratio(options), given.ratios), average, average);
-    plan.heads = given.heads;
-    plan.provenance["losses"] = losses_of(curves, plan);
+    const auto plan_by = [&](const GivenUp& given) {
+      SlicePlan plan = plan_of_ratios(options, config, at_most(largest_ratio(options), given.ratios), average, average);
+      plan.heads = given.heads;
+      plan.provenance["losses"] = losses_of(curves, plan);
+      return plan;
+    };
+    if (options.allocator() != Allocator::kUniform) return plan_by(give_up(curves, config, average));
+    const double most = most_alike(curves, config);
+    if (options.average && average > most) {
+      throw_error(ErrorKind::kUsage, "layers of equal shapes can give up ", 100 * most,
+                  "% of their weights at most; ask for less or raise --max-ratio");
+    }
+    SlicePlan plan = plan_by(give_up_alike(curves, config, average));
+    plan.provenance[kFreeLosses] = plan_by(give_up(curves, config, average)).provenance["losses"];
     return plan;
   };
 }
@@ -150,6 +175,7 @@ Planned plan_by_curves(const PlanningInputs& in) {
   const auto blend_at = [&](double average) { return blend(in, by_curves(average), redundancy); };
   planned.plan = options.allocator() == Allocator::kBlend ? plan_by(blend_at) : plan_by(by_curves);
   if (options.allocator() == Allocator::kSearch) planned.plan = search_plan(in, planned.plan, blend_at, redundancy);
+  if (options.allocator() == Allocator::kUniform) tell_price(planned.plan);
   return planned;
 }
 

@@ -79,6 +79,7 @@ void check_method(const PlanningRequest& options, const Checkpoint& checkpoint) 
     }
     return;
   }
+  if (!options.allocation().is_of_slice) refuse("--allocate " + name_of(options.allocator()), "modular");
   if (options.modular.any_but_refit()) refuse("one of --attention, --neurons, --weigh-tokens", "modular");
   if (options.modular.refit == Refit::kSelf) refuse("--refit self", "modular");
   options.is_global() ? check_global(options) : check_several_bases(options);

@@ -123,8 +123,8 @@ def type_in(command, folder, scripts, line, home):
     "line, offers",
     [
         ("dynslice sc", ["score"]),
-        ("dynslice slice --allocate ", ["blend", "constant", "loss", "lr", "search", "softmax", "spectrum"]),
-        ("dynslice slice --allocate=", ["blend", "constant", "loss", "lr", "search", "softmax", "spectrum"]),
+        ("dynslice slice --allocate ", ["blend", "constant", "loss", "lr", "search", "softmax", "spectrum", "uniform"]),
+        ("dynslice slice --allocate=", ["blend", "constant", "loss", "lr", "search", "softmax", "spectrum", "uniform"]),
         ("dynslice slice --allocate=con", ["constant"]),
         ("dynslice slice --basis ", ["block", "global", "layer"]),
         ("dynslice plan --directions ", ["energy", "loss", "places"]),
@@ -221,7 +221,7 @@ def test_zsh_completes_in_a_terminal(scripts, paths, tmp_path):
     "line, offers",
     [
         ("dynslice sc", ["score"]),
-        ("dynslice slice --allocate ", ["blend", "constant", "loss", "lr", "search", "softmax", "spectrum"]),
+        ("dynslice slice --allocate ", ["blend", "constant", "loss", "lr", "search", "softmax", "spectrum", "uniform"]),
         ("dynslice slice --allocate=con", ["--allocate=constant"]),
         ("dynslice slice -o plan --dev", ["--device"]),
         ("dynslice score --calib wikitext2:te", ["wikitext2:test"]),

@@ -55,6 +55,28 @@ def test_the_loss_decides_which_layer_loses_how_much(modular, tmp_path):
     assert all(loss >= 0 for loss in done["plan"]["provenance"]["losses"])
 
 
+def test_equal_heads_and_neurons_are_chosen_by_the_loss_and_their_price_is_told(modular, run, llama, text_file, tmp_path):
+    for average in ["10%", "35%", "76%"]:
+        done = modular(None, "--avg", average, "--uniform", "--round-to", "1", verb="plan")["plan"]
+        assert done["allocator"] == "uniform" and len(set(done["dims"])) == len(set(done["heads"])) == len(set(done["kv_heads"])) == 1
+        free = modular(None, "--avg", average, "--allocate", "loss", "--round-to", "1", verb="plan")["plan"]
+        losses = {key: sum(done["provenance"][key]) for key in ("losses", "losses_of_free_shapes")}
+        assert losses["losses"] > losses["losses_of_free_shapes"] == pytest.approx(sum(free["provenance"]["losses"]), rel=1e-6)
+        # Of what may go: the first layer keeps some attention.
+        gone = 6 * (3 * 64 * (160 - done["dims"][0]) + 2 * 64 * 16 * (4 - done["heads"][0] + 2 - done["kv_heads"][0]))
+        most = 6 * (3 * 64 * 160 + 2 * 64 * 16 * 6)
+        assert gone == pytest.approx(float(average[:-1]) / 100 * most, rel=0.03)
+        if average == "76%":
+            assert done["heads"][0] < 4  # neurons alone would not do
+    text = ["--calib", text_file, *WORK]
+    shown = run("slice", llama, "--method", "modular", "--target", "params=52%", "--uniform", *text, "-o", tmp_path / "out")
+    assert "equal shapes are expected to cost" in shown.stderr and "--allocate loss" in shown.stderr
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "llama" and config["num_attention_heads"] < 4 and not list((tmp_path / "out").glob("*.py"))
+    refused = run("slice", llama, "--avg", "30%", "--uniform", *text, "-o", tmp_path / "no", expect=2)
+    assert "--method modular" in refused.stderr
+
+
 @pytest.mark.parametrize("heads", ["keep", "heads"])
 def test_by_default_layers_lose_what_lies_between_loss_and_influence(modular, heads):
     def plan(*options):

@@ -86,6 +86,16 @@ def test_equal_sizes_are_an_ordinary_model_to_transformers(name, compress, our_l
     assert (our_logits(out) - their_logits(out, window)).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("name, average", [("llama", "75%"), ("qwen3", "75%"), ("gemma4", "66%")])  # more than neurons alone can give
+def test_equal_heads_and_neurons_are_an_ordinary_model_to_transformers(name, average, run, tiny_model, text_file, our_logits, window, tmp_path):
+    family, changes = FAMILIES[name]
+    run("slice", tiny_model(family, **changes), "--method", "modular", "--uniform", "--avg", average, "--calib", text_file, "--samples", "8",
+        "--seqlen", "64", "--out-dtype", "fp32", "-o", tmp_path / "out")
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.model_type == family and config.num_attention_heads < 4
+    assert (our_logits(tmp_path / "out") - their_logits(tmp_path / "out", window)).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("name, allocate", [*itertools.product(FAMILIES, ["loss"]), *itertools.product(WITH_HEADS, ["heads"])])
 def test_other_sizes_load_with_the_modeling_code(name, allocate, compress, our_logits, window):
     out = compress(name, allocate)

@@ -38,7 +38,7 @@ inline constexpr std::array kDirectionChoices = {
 constexpr const auto& choices(DirectionChoice) { return kDirectionChoices; }
 
 // How an average is shared out among the layers.
-enum class Allocator { kLr, kConstant, kSoftmax, kSpectrum, kLoss, kBlend, kSearch };
+enum class Allocator { kLr, kConstant, kSoftmax, kSpectrum, kLoss, kUniform, kBlend, kSearch };
 struct AllocatorRow {
   Allocator value;
   std::string_view name, meaning;
@@ -46,7 +46,8 @@ struct AllocatorRow {
   bool reads_losses = false;   // what neurons, heads or directions cost the loss, by its gradients
   bool reads_epsilon = false;  // the temperature of softmax
   bool walks = false;          // through the calibration text, beside the scoring
-  bool is_of_modular = true;   // of WidthMethod::kSlice they all are
+  bool is_of_modular = true;
+  bool is_of_slice = true;
 };
 inline constexpr std::array kAllocators = {
     AllocatorRow{
@@ -70,6 +71,14 @@ inline constexpr std::array kAllocators = {
                  .meaning = "by what a layer's neurons, heads or directions cost the loss",
                  .reads_losses = true,
                  .walks = true},
+    AllocatorRow{.value = Allocator::kUniform,
+                 .name = "uniform",
+                 .meaning =
+                     "by the loss, with as many heads and neurons in every layer, an ordinary model that every runtime "
+                     "loads; of --method modular",
+                 .reads_losses = true,
+                 .walks = true,
+                 .is_of_slice = false},
     AllocatorRow{.value = Allocator::kBlend,
                  .name = "blend",
                  .meaning = "halfway between loss and softmax",

@@ -84,8 +84,8 @@ void define_slice(CLI::App& app, SliceRequest& options) {
           ->group(basic(Group::kWhat))
           ->type_name("FILE");
   for (const char* replaced :
-       {"--avg", "--target", "--method", "--basis", "--allocate", "--epsilon", "--base", "--max-ratio", "--round-to",
-        "--slice-head", "--scores", "--preset", "--attention", "--trials", "--sweep-samples"}) {
+       {"--avg", "--target", "--method", "--basis", "--allocate", "--uniform", "--epsilon", "--base", "--max-ratio",
+        "--round-to", "--slice-head", "--scores", "--preset", "--attention", "--trials", "--sweep-samples"}) {
     plan->excludes(verb->get_option(replaced));
   }
   add_output(*verb, options.output, "FOLDER", "folder of the sliced checkpoint",

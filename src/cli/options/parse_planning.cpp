@@ -44,6 +44,10 @@ void add_allocation(CLI::App& verb, PlanningRequest& options) {
   add_choice(verb, "--allocate", options.given_allocator, "how the average is shared out")
       ->group(basic(Group::kWhat))
       ->default_str("lr, with --method modular blend, with --basis global constant");
+  verb.add_flag_callback(
+          "--uniform", [&options] { options.given_allocator = Allocator::kUniform; }, "the same as --allocate uniform")
+      ->group(advanced(Group::kWhat))
+      ->excludes(verb.get_option("--allocate"));
   verb.add_option("--scores", options.scores,
                   "take lr or bi scores from this file of `dynslice score -o` instead of scoring now")
       ->group(advanced(Group::kWhat))
@@ -62,7 +66,7 @@ void add_allocation(CLI::App& verb, PlanningRequest& options) {
 // What is removed by --method modular.
 void add_modular(CLI::App& verb, ModularChoices& options) {
   add_choice(verb, "--attention", options.attention,
-             "of --method modular with --allocate loss, blend or search: what may go of attention")
+             "of --method modular with --allocate loss, uniform, blend or search: what may go of attention")
       ->group(advanced(Group::kWhat))
       ->default_str("heads");
   add_choice(verb, "--neurons", options.neurons, "of --method modular: which neurons go")
