@@ -171,7 +171,8 @@ GivenUp give_up_alike(const std::vector<LayerCurves>& curves, const ModelConfig&
   double least = 0;
   for (const HeadsAlike& heads : choices_alike(curves)) {
     const double neurons = std::max(0.0, (asked - heads.gone) / weights.a_neuron);
-    if (heads.gone > asked || neurons > weights.most_neurons * (1 + 1e-9)) continue;
+    if (neurons > weights.most_neurons * (1 + 1e-9)) continue;
+    if (heads.gone > asked && !best.ratios.empty()) continue;  // the first such, where neurons alone do not do
     double loss = heads.loss;
     for (const LayerCurves& layer : curves) loss += loss_at(layer.neurons, neurons);
     if (!best.ratios.empty() && loss >= least) continue;
