@@ -15,6 +15,7 @@
 #include "dynslice/support/error.h"
 #include "dynslice/walk/walk_estimate.h"
 #include "jobs/folder_job.h"
+#include "jobs/model_card.h"
 
 namespace dynslice {
 namespace {
@@ -36,7 +37,7 @@ DepthResult search_and_write(const DepthRequest& request, const DepthMethod& met
   if (in.text != nullptr) json["calibration"] = describe(*in.text, request.calibration);
   add_sizes(json, sizes);
   json = whole_record(std::move(json));
-  writer.write_text("dynslice.json", to_text(json));
+  write_record({CardKind::kFinetune, out, in.checkpoint, config}, json, writer);
   writer.commit([&] { in.journal.remove_files(); });
   return {.plan = std::move(chosen.plan),
           .search = std::move(chosen.search),

@@ -28,6 +28,7 @@
 #include "dynslice/train/estimate.h"
 #include "jobs/folder_job.h"
 #include "jobs/layer_origins.h"
+#include "jobs/model_card.h"
 #include "jobs/training.h"
 
 namespace dynslice {
@@ -225,7 +226,8 @@ HealResult heal_to_folder(const HealInputs& in, const std::filesystem::path& out
     write_companions(in.checkpoint, config, dtype, writer, progress);
   }
   result.record = whole_record(std::move(json));
-  writer.write_text("dynslice.json", to_text(result.record));
+  write_record({in.options.adapter ? CardKind::kAdapter : CardKind::kFinetune, out, in.checkpoint, config},
+               result.record, writer);
   writer.commit([&] { journal.remove_files(); });
   result.output = out;
   return result;

@@ -19,6 +19,7 @@
 #include "dynslice/resources/estimate.h"
 #include "dynslice/score/estimate.h"
 #include "dynslice/support/error.h"
+#include "jobs/model_card.h"
 #include "jobs/quantize_gguf.h"
 #include "jobs/quantize_sweep.h"
 #include "jobs/quantizing.h"
@@ -168,7 +169,7 @@ QuantizedModel quantize_to_folder(const Quantizing& in, const QuantizeOutput& to
                      in.options.fake_quant ? OrderedJson() : describe_packing(in.config(), format_of));
   }
   OrderedJson record = describe_quantizing(in, to, planned, format_of, journal.job(), progress);
-  writer.write_text("dynslice.json", to_text(record));
+  write_record({CardKind::kQuantized, to.out, in.checkpoint, in.config()}, record, writer);
   writer.commit([&] { journal.remove_files(); });
   if (in.options.gguf) write_gguf(in, format_of, to.folder, to.out, record, progress);
   return quantized_model(in, to, planned.plan, format_of, std::move(record));

@@ -26,6 +26,7 @@
 #include "dynslice/walk/journal.h"
 #include "dynslice/walk/layer_walk.h"
 #include "jobs/folder_job.h"
+#include "jobs/model_card.h"
 #include "jobs/modular_planning.h"
 
 namespace dynslice {
@@ -173,7 +174,7 @@ SliceJobResult slice_to_folder(const SliceInputs& in, const std::shared_ptr<Work
 
   write_companions(in.checkpoint, config, dtype, writer, progress);
   result.record = record_of_slice(in, planned, result.sizes, journal.job(), progress);
-  writer.write_text("dynslice.json", to_text(result.record));
+  write_record({CardKind::kFinetune, in.out, in.checkpoint, config}, result.record, writer);
   writer.commit([&] { journal.remove_files(); });
 
   result.plan = std::move(planned.plan);

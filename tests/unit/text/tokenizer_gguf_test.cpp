@@ -193,7 +193,7 @@ TEST(GgufTokenizer, ListsTheKnownKindsWhenItMeetsAnother) {
   EXPECT_THAT(message, HasSubstr("llama-bpe"));
   Metadata metadata = byte_level_metadata("smollm");
   metadata["tokenizer.ggml.model"] = std::string("bert");
-  EXPECT_THAT(load_error(metadata), HasSubstr("gpt2 and llama"));
+  EXPECT_THAT(load_error(metadata), HasSubstr("gpt2, llama and gemma4"));
 }
 
 TEST(GgufTokenizer, SaysThatAFileHasNoTokenizer) {
