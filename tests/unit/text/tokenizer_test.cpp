@@ -112,7 +112,7 @@ TEST(Tokenizer, ReplacesInvalidBytesBeforeItDoesAnythingElse) {
 
 TEST(Tokenizer, GivesBackEveryTextThatIsValid) {
   const auto tokenizer = load(byte_level_tokenizer({"i n", "Ġ in", "Ã ©"}));
-  const std::string text = std::string("in  caf\xC3\xA9\0\r\n\t ", 15) + "\xF0\x9F\x98\x80 12'34 \xE2\x96\x81";
+  const std::string text = std::string("in  caf\xC3\xA9\0\r\n\t \0", 15) + "\xF0\x9F\x98\x80 12'34 \xE2\x96\x81";
   EXPECT_EQ(tokenizer->decode(tokenizer->encode(text)), text);
 }
 
