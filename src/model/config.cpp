@@ -29,13 +29,19 @@ const LayerShape* ModelConfig::first_that_slides(bool is_sliding) const {
 
 namespace {
 
-// Whether heads are as config.json can say it where layers that see all have their own: equal in all layers of a kind,
-// and the last layer sees all, whatever layer_types says of it.
+// Whether heads are as config.json can say it where layers that see all have their own, and else are as those that
+// slide; the last layer sees all, whatever layer_types says of it.
 bool has_usual_global_heads(const ModelConfig& config) {
   const LayerShape *sliding = config.first_that_slides(true), *global = config.first_that_slides(false);
   if (global == nullptr || config.slides(config.layers.size() - 1)) return false;
   if (sliding == nullptr) return true;
-  return sliding->has_values && (!global->has_values || global->num_key_value_heads == sliding->num_key_value_heads);
+  if (!sliding->has_values || (global->has_values && global->num_key_value_heads != sliding->num_key_value_heads))
+    return false;
+  LayerShape same = *sliding;
+  same.head_dim = global->head_dim;
+  same.num_key_value_heads = global->num_key_value_heads;
+  same.has_values = global->has_values;
+  return same == *global;
 }
 
 }  // namespace

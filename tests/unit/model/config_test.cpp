@@ -325,8 +325,12 @@ TEST_F(Config, ReadsTheHeadsThatGemma4sLayersHaveByTheirType) {
   expect_refused(silent, {"hidden_size_per_layer_input"});
 }
 
-TEST_F(Config, IsNoOrdinaryGemma4WhoseLastLayerSlides) {
+TEST_F(Config, IsNoOrdinaryGemma4WhoseMlpsDifferOrWhoseLastLayerSlides) {
   ModelConfig config = read(gemma4());
+  for (size_t i : {1, 2}) config.layers[i].intermediate_size = 40;
+  EXPECT_FALSE(config.is_ordinary());
+  EXPECT_EQ(read(Json(write_config(config, "float32"))).layers, config.layers);
+  config = read(gemma4());
   config.layers[1].num_attention_heads = config.layers[1].num_key_value_heads = 0;
   EXPECT_EQ(read(Json(write_config(config, "float32"))).layers, config.layers);
   config.layers.resize(1);
